@@ -1,0 +1,1 @@
+"""The ground floor: the outside world (PostgreSQL, S3, an operator's policies) behind Prefect blocks."""

@@ -1,0 +1,140 @@
+"""The block that points at the catalog's PostgreSQL, and its one way to run a transaction."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import ClassVar, TypeVar
+
+from prefect.blocks.core import Block
+from pydantic import Field, SecretStr
+from sqlalchemy import URL, Connection, Engine, create_engine
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.pool import NullPool
+
+from blocks.errors import CatalogUnavailableError
+
+T = TypeVar("T")
+
+DEADLOCK_OR_SERIALIZATION = frozenset({"40P01", "40001"})
+ATTEMPTS = 6
+
+
+class CatalogDatabase(Block):
+    """The PostgreSQL database that holds the catalog; a database of its own, apart from Prefect's.
+
+    Example:
+        Load the block and count jobs:
+        ```python
+        from blocks.catalog import CatalogDatabase
+
+        catalog = CatalogDatabase.load("BLOCK_NAME")
+        catalog.transaction(lambda connection: connection.exec_driver_sql("SELECT count(*) FROM jobs").scalar_one())
+        ```
+    """
+
+    _block_type_name = "Catalog Database"
+    _block_type_slug = "catalog-database"
+    _logo_url = "https://cdn.sanity.io/images/3ugk85nk/production/fb3f4debabcda1c5a3aeea4f5b3f94c28845e23e-250x250.png"  # type: ignore[assignment]  # pydantic turns it into a URL
+    _documentation_url = "https://www.postgresql.org/docs/current/libpq-connect.html"  # type: ignore[assignment]  # as above
+    _description = "The PostgreSQL database that holds the storage catalog."
+
+    host: str = Field(
+        default=...,
+        description="Host name, or the folder of a Unix socket.",
+        examples=["db.internal"],
+        json_schema_extra={"position": 0},
+    )
+    port: int = Field(default=5432, description="TCP port of the server.", json_schema_extra={"position": 1})
+    database: str = Field(
+        default="transcode_flow", description="Name of the catalog's database.", json_schema_extra={"position": 2}
+    )
+    username: str = Field(
+        default="transcode_flow", description="Role that owns the catalog.", json_schema_extra={"position": 3}
+    )
+    password: SecretStr | None = Field(
+        default=None, description="Password of the role; none where the server trusts us.",
+        json_schema_extra={"position": 4},
+    )
+    sslmode: str = Field(
+        default="prefer", description="libpq's sslmode, for example require or verify-full.",
+        json_schema_extra={"position": 5},
+    )
+    pool_size: int = Field(
+        default=8, ge=1, le=200, description="Connections one process keeps open.", json_schema_extra={"position": 6}
+    )
+    maintenance_database: str = Field(
+        default="postgres",
+        description="Database to connect to where the catalog's own cannot be used (create, rename, sweep locks).",
+        json_schema_extra={"position": 7},
+    )
+
+    def url(self, *, maintenance: bool = False) -> URL:
+        """The SQLAlchemy URL of the catalog, or of the maintenance database."""
+        return URL.create(
+            "postgresql+psycopg2",
+            username=self.username,
+            password=self.password.get_secret_value() if self.password else None,
+            database=self.maintenance_database if maintenance else self.database,
+            # As query arguments, because a socket folder does not fit into a URL's host.
+            query={
+                "host": self.host,
+                "port": str(self.port),
+                "sslmode": self.sslmode,
+                "application_name": "transcode-flow",
+                "connect_timeout": "10",
+            },
+        )
+
+    @property
+    def engine(self) -> Engine:
+        """The process's pool for this database (one for equal settings, however often the block is loaded)."""
+        return _pooled_engine(self.url(), self.pool_size)
+
+    def direct_engine(self, *, maintenance: bool = False) -> Engine:
+        """An engine without a pool, for sessions that hold something: locks, snapshots, renames."""
+        return create_engine(self.url(maintenance=maintenance), poolclass=NullPool)
+
+    def transaction(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in one transaction; a deadlock or a lost connection before the commit runs it again.
+
+        `work` must have no effect outside the transaction, since it can run more than once.
+
+        Raises:
+            CatalogUnavailableError: PostgreSQL did not answer within the attempts, or the commit's outcome is unknown.
+        """
+        for attempt in range(ATTEMPTS):
+            committing = False
+            try:
+                with self.engine.connect() as connection, connection.begin() as transaction:
+                    result = work(connection)
+                    committing = True
+                    transaction.commit()
+                return result
+            except DBAPIError as error:
+                code = getattr(error.orig, "pgcode", None)
+                lost = isinstance(error, OperationalError | InterfaceError) and (code is None or code[:2] in self._GONE)
+                if not lost and code not in DEADLOCK_OR_SERIALIZATION:
+                    raise
+                # A COMMIT whose answer was lost may have happened: running it again could do it twice.
+                if (lost and committing) or attempt == ATTEMPTS - 1:
+                    raise CatalogUnavailableError(
+                        f"the catalog {self.database} at {self.host} did not answer: {_first_line(error)}"
+                    ) from error
+                # Jitter, so that the two of a deadlock do not meet again.
+                time.sleep(random.uniform(0.5, 1.0) * 0.02 * 2**attempt)  # noqa: S311 -- not a secret
+        raise AssertionError("unreachable")
+
+    # SQLSTATE classes of a server that goes away or comes up: connection exception, operator intervention, no slots.
+    _GONE: ClassVar[frozenset[str]] = frozenset({"08", "57", "53"})
+
+
+@lru_cache(maxsize=64)
+def _pooled_engine(url: URL, pool_size: int) -> Engine:
+    return create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True, pool_timeout=60)
+
+
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__

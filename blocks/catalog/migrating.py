@@ -1,0 +1,96 @@
+"""Bringing a catalog's schema to this code's revision, and refusing any other."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, text
+
+from blocks.catalog.block import CatalogDatabase
+from blocks.errors import SchemaError
+
+LOG_MONTHS_AHEAD = 14
+_MIGRATION_LOCK = 0x7472616E73636F64  # "transcod": two deployments at once migrate one after the other
+_checked: set[str] = set()
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+@lru_cache(maxsize=1)
+def head_revision() -> str:
+    """The revision this code was written for."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    if head is None:
+        raise SchemaError("this installation has no migrations; install the project again")
+    return head
+
+
+def current_revision(catalog: CatalogDatabase) -> str | None:
+    """The revision the database is at; None for an empty database."""
+    with catalog.engine.connect() as connection:
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def upgrade(catalog: CatalogDatabase) -> str:
+    """Migrate to `head_revision()` and make the log's months; safe to run at any time, also twice at once."""
+    config = _config()
+    engine = catalog.direct_engine()
+    with engine.connect() as connection:
+        connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+        connection.commit()
+        found = current_revision(catalog)
+        if found is not None and found not in _known_revisions():
+            raise SchemaError(_unknown(catalog, found))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        connection.execute(
+            text("SELECT create_log_partitions(:start, :months)"),
+            {"start": datetime.now(UTC).date(), "months": LOG_MONTHS_AHEAD},
+        )
+        connection.commit()
+    engine.dispose()
+    _checked.discard(str(catalog.url()))
+    return head_revision()
+
+
+def require_current_schema(catalog: CatalogDatabase) -> None:
+    """Refuse to work on a schema this code was not written for (looked at once a process).
+
+    Raises:
+        SchemaError: the database is empty, older or newer; the message says what to run.
+    """
+    if str(catalog.url()) in _checked:
+        return
+    found, wanted = current_revision(catalog), head_revision()
+    if found is None:
+        raise SchemaError(f"the database {catalog.database} holds no catalog; run `python -m flows upgrade`")
+    if found not in _known_revisions():
+        raise SchemaError(_unknown(catalog, found))
+    if found != wanted:
+        raise SchemaError(
+            f"the catalog {catalog.database} is at revision {found}, this code needs {wanted}; "
+            "run `python -m flows upgrade`"
+        )
+    _checked.add(str(catalog.url()))
+
+
+def _known_revisions() -> set[str]:
+    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
+def _unknown(catalog: CatalogDatabase, found: str) -> str:
+    return (
+        f"the catalog {catalog.database} is at revision {found}, which this code does not know: it was migrated by a "
+        f"newer version; install that version (this one knows up to {head_revision()})"
+    )

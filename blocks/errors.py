@@ -1,0 +1,75 @@
+"""Every error of the project. Each is terminal (asking again changes nothing) or transient (retried with backoff).
+
+A message names the thing, the limit and the way out: it is read by an operator in the UI, not by a programmer.
+"""
+
+from __future__ import annotations
+
+
+class StorageError(Exception):
+    """Base of all errors that this project raises on purpose."""
+
+
+class TerminalError(StorageError):
+    """Asking again changes nothing: bad input, a refusal, or content that is not what it should be."""
+
+
+class TransientError(StorageError):
+    """The other side did not answer as it should; the same call may succeed later."""
+
+
+class InvalidInputError(TerminalError):
+    """A value that breaks a rule; nothing was written."""
+
+
+class NotFoundError(TerminalError):
+    """A name or id that the catalog, the store or Prefect does not know."""
+
+
+class RefusedError(TerminalError):
+    """Known, but not allowed: a disabled key, another key's job, a status that forbids it."""
+
+
+class QuotaExceededError(RefusedError):
+    """The bytes asked for do not fit beside what is used and reserved."""
+
+
+class SourceChangedError(TerminalError):
+    """A source gave other bytes on the second read than on the first."""
+
+
+class ContentMismatchError(TerminalError):
+    """Bytes do not have the SHA-256 or the size that was expected."""
+
+
+class OvertakenError(TerminalError):
+    """Somebody else changed the row since it was read; this writer's work was undone."""
+
+
+class SchemaError(TerminalError):
+    """The catalog's schema is not the one this code was written for."""
+
+
+class ForeignCatalogError(TerminalError):
+    """A bucket and a catalog do not carry the same id and epoch; nothing is written or removed."""
+
+
+class UnfitStoreError(TerminalError):
+    """The store lacks something without which the platform would lose or leak bytes."""
+
+
+class StoreUnavailableError(TransientError):
+    """The object store did not answer, or answered with a server error."""
+
+
+class CatalogUnavailableError(TransientError):
+    """PostgreSQL did not answer."""
+
+
+class SourceUnavailableError(TransientError):
+    """A URL source did not answer, or answered with a server error."""
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether a retry makes sense."""
+    return isinstance(error, TransientError)

@@ -1,0 +1,36 @@
+"""Blocks by name: flows take names, and an unknown one is refused with the names that exist."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from prefect.blocks.core import Block
+
+from blocks.errors import NotFoundError
+
+B = TypeVar("B", bound=Block)
+
+
+def load_block(kind: type[B], name: str) -> B:
+    """The block of this type that was saved under `name`.
+
+    Raises:
+        NotFoundError: no such block; the message lists those that exist.
+    """
+    from prefect.client.orchestration import get_client
+
+    try:
+        loaded = kind.load(name, _sync=True)
+    except ValueError as error:
+        if "Unable to find block document" not in str(error):
+            raise
+        slug = kind.get_block_type_slug()
+        with get_client(sync_client=True) as client:
+            names = sorted(str(document.name) for document in client.read_block_documents_by_type(slug))
+        known = ", ".join(names) if names else "none is saved yet"
+        raise NotFoundError(
+            f"no block {slug}/{name}; there are: {known}. Save one under Blocks in the Prefect UI."
+        ) from error
+    if not isinstance(loaded, kind):
+        raise NotFoundError(f"the block {name} is not a {kind.__name__}")
+    return loaded

@@ -1,0 +1,111 @@
+"""What an operator tunes in the UI. Flat blocks: scalars and Literals, whole days, a unit in every name.
+
+Every policy has sensible defaults; `python -m flows up` saves one of each under the name `default`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect.blocks.core import Block
+from pydantic import Field
+
+_LOGO: Any = "https://cdn.sanity.io/images/3ugk85nk/production/fb3f4debabcda1c5a3aeea4f5b3f94c28845e23e-250x250.png"
+_DOCS: Any = "https://docs.prefect.io/v3/concepts/blocks"
+
+GIB = 1024**3
+MIB = 1024**2
+
+
+def _field(position: int, description: str, default: Any, **limits: Any) -> Any:
+    # Prefect stores schemas as JSON in PostgreSQL, which forgets the order of keys: forms follow `position`.
+    return Field(default=default, description=description, json_schema_extra={"position": position}, **limits)
+
+
+class IngestPolicy(Block):
+    """What may be taken in, from where, and how much quota is held meanwhile.
+
+    Example:
+        Load the policy:
+        ```python
+        from blocks.policies import IngestPolicy
+
+        policy = IngestPolicy.load("BLOCK_NAME")
+        ```
+    """
+
+    _block_type_name = "Ingest Policy"
+    _block_type_slug = "ingest-policy"
+    _logo_url = _LOGO
+    _documentation_url = _DOCS
+    _description = "What may be taken in, from where, and how much quota is held meanwhile."
+
+    expected_outputs_ratio: float = _field(
+        0, "Room held for what a job will make, as a share of its source: 1.0 holds as much again.", 1.0, ge=0, le=20
+    )
+    outputs_reservation_hours: int = _field(
+        1, "Hours that room is held for a job whose outputs are not registered yet.", 24, ge=0, le=24 * 30
+    )
+    reservation_minutes: int = _field(
+        2, "Minutes a source's own reservation lasts, beside the time its size takes.", 60, ge=1, le=24 * 60
+    )
+    slowest_upload_mib_per_second: float = _field(
+        3, "A reservation lasts as long as the source would take at this speed.", 1.0, gt=0, le=10_000
+    )
+    largest_source_gib: int = _field(4, "Sources above this size are refused.", 5 * 1024, ge=1, le=5 * 1024)
+    batch_files: int = _field(5, "Sources that go through the catalog together.", 200, ge=1, le=1000)
+    parallel_batches: int = _field(6, "Batches in work at the same time.", 2, ge=1, le=32)
+    parallel_transfers: int = _field(7, "Transfers one batch has under way at the same time.", 16, ge=1, le=256)
+    source_roots: str = _field(
+        8, "Folders that sources on a worker's disk and file:// URLs may come from, separated by commas.", ""
+    )
+    url_schemes: str = _field(
+        9, "Schemes that URL sources may use, separated by commas: https, http, s3, file.", "https,http,s3"
+    )
+    allow_private_addresses: bool = _field(
+        10, "Whether a URL source may lie on a private, loopback or link-local address.", False
+    )
+    url_timeout_seconds: int = _field(11, "Seconds a URL source may stay silent.", 30, ge=1, le=3600)
+
+    def roots(self) -> tuple[Path, ...]:
+        """The folders of `source_roots`, links resolved."""
+        return tuple(Path(root.strip()).expanduser().resolve() for root in self.source_roots.split(",") if root.strip())
+
+    def schemes(self) -> frozenset[str]:
+        """The schemes of `url_schemes`, in lower case."""
+        return frozenset(scheme.strip().lower() for scheme in self.url_schemes.split(",") if scheme.strip())
+
+
+class AccessPolicy(Block):
+    """How long presigned URLs and upload forms last.
+
+    Example:
+        Load the policy:
+        ```python
+        from blocks.policies import AccessPolicy
+
+        policy = AccessPolicy.load("BLOCK_NAME")
+        ```
+    """
+
+    _block_type_name = "Access Policy"
+    _block_type_slug = "access-policy"
+    _logo_url = _LOGO
+    _documentation_url = _DOCS
+    _description = "How long presigned URLs and upload forms last."
+
+    download_minutes: int = _field(0, "Minutes a download URL lasts unless asked otherwise.", 60, ge=1, le=7 * 24 * 60)
+    shortest_download_seconds: int = _field(1, "The shortest download URL.", 10, ge=1, le=3600)
+    # 7 days is where SigV4 ends.
+    longest_download_hours: int = _field(2, "The longest download URL; no server takes more than 168.", 168, ge=1, le=168)
+    upload_minutes: int = _field(3, "Minutes an upload form lasts unless asked otherwise.", 30, ge=1, le=24 * 60)
+    longest_upload_hours: int = _field(4, "The longest upload form.", 24, ge=1, le=168)
+    completion_minutes: int = _field(
+        5, "Minutes after an upload form's end in which its reservation still holds.", 60, ge=1, le=24 * 60
+    )
+    # A presigned form is one PUT: S3 ends it at 5 GiB.
+    largest_upload_mib: int = _field(6, "Uploads above this size are refused; a form ends at 5120.", 5120, ge=1, le=5120)
+
+
+POLICIES: tuple[type[Block], ...] = (IngestPolicy, AccessPolicy)
