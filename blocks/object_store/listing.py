@@ -29,14 +29,9 @@ def list_prefix(store: ObjectStore, prefix: str) -> Iterator[Listed]:
             for item in page:
                 etag = item["e_tag"]
                 yield Listed(
-                    key=_relative(store, item["path"]),
+                    key=item["path"],
                     size_bytes=item["size"],
                     etag=etag.strip('"') if etag else None,
                     last_modified=item["last_modified"],
                 )
 
-
-def _relative(store: ObjectStore, path: str) -> str:
-    # obstore answers with paths as the server has them, prefix included, in some versions and without in others.
-    full = f"{store.prefix}/" if store.prefix else ""
-    return path.removeprefix(full)

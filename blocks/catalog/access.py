@@ -1,0 +1,92 @@
+"""Finding what a customer asked for, and noting that it was asked for, in one statement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from blocks.catalog.customers import find_customer, require_enabled
+from blocks.catalog.jobs import find_job, require_readable
+from blocks.errors import NotFoundError, RefusedError
+
+
+@dataclass(frozen=True)
+class Handed:
+    """An object that may be handed out until `expires_at`; its old bytes stay at least as long."""
+
+    object_id: UUID
+    kind: str
+    name: str
+    key: str
+    codec: str
+    location: str
+    size_bytes: int
+    sha256: str
+    filename: str
+    expires_at: datetime
+
+
+# One statement: whoever moves this object afterwards sees `url_expires_at` and keeps the old bytes until then, and
+# whoever moved it before is what this statement reads. `greatest`, because an earlier URL may last longer.
+_HAND_OUT = text(
+    """
+    WITH job AS (
+        UPDATE jobs j SET last_accessed_at = clock_timestamp()
+          FROM api_keys k
+         WHERE j.id = CAST(:job AS uuid) AND k.id = j.api_key_id AND k.disabled_at IS NULL
+           AND (k.label = :key OR k.id = :key_id) AND j.deleted_at IS NULL
+           AND j.status NOT IN ('uploading', 'failed', 'cleaned_up')
+        RETURNING j.id, j.filename
+    )
+    UPDATE stored_objects o
+       SET url_expires_at = greatest(o.url_expires_at, clock_timestamp() + :lasts)
+      FROM job, locations l
+     WHERE o.job_id = job.id AND o.kind = :kind AND o.state = 'live' AND l.id = o.location_id
+       AND (CAST(:name AS text) IS NULL OR o.name = :name) AND NOT l.needs_restore
+    RETURNING o.id, o.kind, o.name, o.key, o.codec, l.name AS location, o.size_bytes, o.sha256,
+              job.filename, clock_timestamp() + :lasts AS expires_at
+    """
+)
+
+
+def hand_out(
+    connection: Connection, *, api_key: str, job_id: UUID, kind: str, lasts: timedelta, name: str | None = None
+) -> list[Handed]:
+    """The live objects of this kind, if the job is this customer's and readable; sorted by name.
+
+    Raises:
+        NotFoundError: no such key, job of that key, or object of that kind.
+        RefusedError: the key is disabled, the job is not readable, or the object's place has to restore it first.
+    """
+    number = int(api_key) if api_key.isascii() and api_key.isdigit() and len(api_key) <= 18 else None
+    if "\0" not in api_key and "\0" not in (name or ""):
+        rows = connection.execute(
+            _HAND_OUT,
+            {"job": str(job_id), "key": api_key, "key_id": number, "kind": kind, "name": name, "lasts": lasts},
+        ).all()
+        if rows:
+            return sorted((Handed(*row) for row in rows), key=lambda handed: handed.name)
+    raise _why_not(connection, api_key, job_id, kind, name)
+
+
+def _why_not(connection: Connection, api_key: str, job_id: UUID, kind: str, name: str | None) -> Exception:
+    require_enabled(find_customer(connection, api_key))
+    job = require_readable(find_job(connection, job_id, api_key=api_key))
+    rows = connection.execute(
+        text(
+            "SELECT o.kind, o.state, o.name, l.name AS location, l.needs_restore FROM stored_objects o "
+            "  JOIN locations l ON l.id = o.location_id WHERE o.job_id = CAST(:job AS uuid) AND o.state <> 'purging'"
+        ),
+        {"job": str(job.id)},
+    ).all()
+    same = [row for row in rows if row.kind == kind and name in (None, row.name)]
+    if any(row.needs_restore for row in same):
+        return RefusedError(f"{kind} of job {job_id} lies in {same[0].location}, which must restore it first")
+    if same:
+        return RefusedError(f"{kind} of job {job_id} is {same[0].state}; run explain-object to see what happened to it")
+    kinds = ", ".join(sorted({row.kind for row in rows if row.state == "live"})) or "nothing yet"
+    wanted = f"{kind} named {name!r}" if name else kind
+    return NotFoundError(f"job {job_id} has no {wanted}; it has: {kinds}")

@@ -1,0 +1,213 @@
+"""Letting bytes in: duplicates first, then quota, then the rows that name the keys (invariants 2, 3 and 5).
+
+Every function runs inside a transaction that touches one customer, and locks that customer's row first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from blocks.catalog.customers import Customer, lock_customer, require_enabled
+from blocks.catalog.objects import NewObject, insert_pending, release_pending
+
+ABANDONED = "the upload was abandoned: its reservation had lapsed when the same video arrived again"
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A video that wants in: its bytes are hashed, nothing is written yet."""
+
+    filename: str
+    original: NewObject
+    reserve_bytes: int
+    lifetime: timedelta
+
+
+@dataclass(frozen=True)
+class KnownJob:
+    """A job that has this video already. `healable` when the original's bytes are known to be missing."""
+
+    job_id: UUID
+    status: str
+    object_id: UUID | None
+    generation: int | None
+    healable: bool
+    created_at: datetime | None = None
+    completed_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What became of each arrival, by its job id: a partition."""
+
+    customer: Customer
+    admitted: frozenset[UUID] = frozenset()
+    known: dict[UUID, KnownJob] = field(default_factory=dict)
+    refused: dict[UUID, str] = field(default_factory=dict)
+
+
+def find_known(connection: Connection, customer_id: int, hashes: Sequence[str]) -> dict[str, KnownJob]:
+    """Jobs that can be handed out for these hashes; abandoned uploads are not among them."""
+    rows = connection.execute(
+        text(
+            # The index's own predicate, word for word, or the planner cannot use it.
+            "SELECT j.source_file_hash, j.id AS job_id, j.status, o.id AS object_id, o.generation, "
+            "       coalesce(o.state = 'missing', false) AS healable, j.created_at, j.completed_at "
+            "  FROM jobs j LEFT JOIN stored_objects o "
+            "    ON o.job_id = j.id AND o.kind = 'original' AND o.state <> 'purging' "
+            " WHERE j.api_key_id = :key AND j.source_file_hash = ANY (:hashes) "
+            "   AND j.source_file_hash IS NOT NULL AND NOT j.reprocess AND j.deleted_at IS NULL "
+            "   AND j.status NOT IN ('failed', 'cleaned_up') "
+            "   AND (j.status <> 'uploading' OR EXISTS (SELECT 1 FROM reservations r "
+            "        WHERE r.job_id = j.id AND r.expires_at > clock_timestamp()))"
+        ),
+        {"key": customer_id, "hashes": list(hashes)},
+    )
+    return {row.source_file_hash: KnownJob(*row[1:]) for row in rows}
+
+
+def admit(
+    connection: Connection, customer_id: int, arrivals: Sequence[Arrival], *, reprocess: bool, release: UUID | None = None
+) -> Admission:
+    """Sort arrivals into admitted, known and refused; the admitted have their job, reservation and pending row.
+
+    `release` is a reservation that made room for these bytes until now, and ends here.
+
+    Raises:
+        RefusedError: the key is disabled.
+    """
+    require_enabled(lock_customer(connection, customer_id))
+    if release is not None:
+        settle(connection, customer_id, {release: 0}, keep_for=timedelta(0))
+    known: dict[UUID, KnownJob] = {}
+    fresh: list[Arrival] = []
+    if reprocess:
+        fresh = list(arrivals)
+    else:
+        existing = find_known(connection, customer_id, [arrival.original.sha256 for arrival in arrivals])
+        leaders: dict[str, Arrival] = {}
+        for arrival in arrivals:
+            if (job := existing.get(arrival.original.sha256)) is not None:
+                known[arrival.original.job_id] = job
+            elif (leader := leaders.setdefault(arrival.original.sha256, arrival)) is not arrival:
+                # The same bytes twice in one run: the second is a duplicate of the first.
+                original = leader.original
+                known[arrival.original.job_id] = KnownJob(original.job_id, "uploading", original.id, 1, healable=False)
+            else:
+                fresh.append(arrival)
+        _fail_abandoned(connection, customer_id, [arrival.original.sha256 for arrival in fresh])
+        _touch(connection, [job.job_id for job in existing.values()])
+    admitted = reserve(
+        connection,
+        customer_id,
+        [(a.original.job_id, a.original.job_id, a.reserve_bytes, a.lifetime) for a in fresh],
+    )
+    customer = lock_customer(connection, customer_id)
+    entering = [arrival for arrival in fresh if arrival.original.job_id in admitted]
+    _insert_jobs(connection, customer_id, entering, reprocess=reprocess)
+    insert_pending(connection, customer_id, [arrival.original for arrival in entering])
+    refused = {
+        arrival.original.job_id: customer.over_quota(arrival.reserve_bytes)
+        for arrival in fresh
+        if arrival.original.job_id not in admitted
+    }
+    # A duplicate of a refused video is refused with it.
+    for job_id, job in list(known.items()):
+        if job.job_id in refused:
+            refused[job_id] = refused[job.job_id]
+            del known[job_id]
+    return Admission(customer, admitted, known, refused)
+
+
+def reserve(
+    connection: Connection, customer_id: int, wanted: Sequence[tuple[UUID, UUID | None, int, timedelta]]
+) -> frozenset[UUID]:
+    """Reserve (id, job, bytes, lifetime) in order, each that still fits; returns the ids that were admitted."""
+    if not wanted:
+        return frozenset()
+    ids, jobs, sizes, lifetimes = zip(*wanted, strict=True)
+    admitted = connection.execute(
+        text(
+            "SELECT reserve_storage(:key, CAST(:ids AS uuid[]), CAST(:jobs AS uuid[]), CAST(:sizes AS bigint[]), "
+            "CAST(:lifetimes AS interval[]))"
+        ),
+        {
+            "key": customer_id,
+            "ids": [str(one) for one in ids],
+            "jobs": [str(job) if job else None for job in jobs],
+            "sizes": list(sizes),
+            "lifetimes": list(lifetimes),
+        },
+    ).scalar_one()
+    return frozenset(_uuids(admitted))
+
+
+def settle(
+    connection: Connection, customer_id: int, keep: dict[UUID, int], *, keep_for: timedelta
+) -> frozenset[UUID]:
+    """Shrink each reservation to what is to be kept, 0 ends it; returns those that had not lapsed and gone."""
+    if not keep:
+        return frozenset()
+    found = connection.execute(
+        text("SELECT settle_reservations(:key, CAST(:ids AS uuid[]), CAST(:keep AS bigint[]), :keep_for)"),
+        {"key": customer_id, "ids": [str(one) for one in keep], "keep": list(keep.values()), "keep_for": keep_for},
+    ).scalar_one()
+    return frozenset(_uuids(found))
+
+
+def _fail_abandoned(connection: Connection, customer_id: int, hashes: Sequence[str]) -> None:
+    """Fail `uploading` jobs whose reservation has lapsed, so that these videos can come in again."""
+    failed = connection.execute(
+        text(
+            "UPDATE jobs j SET status = 'failed', error_message = :why, updated_at = clock_timestamp() "
+            " WHERE j.api_key_id = :key AND j.source_file_hash = ANY (:hashes) "
+            "   AND j.source_file_hash IS NOT NULL AND NOT j.reprocess AND j.deleted_at IS NULL "
+            "   AND j.status NOT IN ('failed', 'cleaned_up') AND j.status = 'uploading' "
+            "   AND NOT EXISTS (SELECT 1 FROM reservations r WHERE r.job_id = j.id "
+            "                      AND r.expires_at > clock_timestamp()) RETURNING j.id"
+        ),
+        {"key": customer_id, "hashes": list(hashes), "why": ABANDONED},
+    ).scalars()
+    release_pending(connection, list(failed))
+
+
+def _insert_jobs(
+    connection: Connection, customer_id: int, arrivals: Sequence[Arrival], *, reprocess: bool
+) -> None:
+    if not arrivals:
+        return
+    connection.execute(
+        text(
+            "INSERT INTO jobs (id, api_key_id, status, filename, source_file_hash, reprocess) "
+            "SELECT n.id, :key, 'uploading', n.filename, n.hash, :reprocess "
+            "  FROM unnest(CAST(:ids AS uuid[]), CAST(:names AS text[]), CAST(:hashes AS text[])) "
+            "    AS n (id, filename, hash)"
+        ),
+        {
+            "key": customer_id,
+            "ids": [str(arrival.original.job_id) for arrival in arrivals],
+            "names": [arrival.filename for arrival in arrivals],
+            "hashes": [arrival.original.sha256 for arrival in arrivals],
+            "reprocess": reprocess,
+        },
+    )
+
+
+def _touch(connection: Connection, job_ids: Sequence[UUID]) -> None:
+    if job_ids:
+        connection.execute(
+            text("UPDATE jobs SET last_accessed_at = clock_timestamp() WHERE id = ANY (CAST(:ids AS uuid[]))"),
+            {"ids": [str(job_id) for job_id in job_ids]},
+        )
+
+
+def _uuids(array: object) -> list[UUID]:
+    # psycopg2 gives a uuid[] back as its text form.
+    if isinstance(array, str):
+        return [UUID(one) for one in array.strip("{}").split(",") if one]
+    return [one if isinstance(one, UUID) else UUID(str(one)) for one in array]  # type: ignore[attr-defined]  # a list

@@ -1,0 +1,164 @@
+"""The life of an object's row: pending, live, released. Every change is fenced by `generation` (invariant 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+
+@dataclass(frozen=True)
+class NewObject:
+    """A row to be: what will lie under `key`. Bytes may be written once it is committed as `pending`."""
+
+    id: UUID
+    job_id: UUID
+    kind: str
+    name: str
+    location_id: int
+    key: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Bytes that are under their key and proved to be the expected ones."""
+
+    object_id: UUID
+    etag: str | None
+    generation: int = 1
+
+
+@dataclass(frozen=True)
+class Released:
+    """Bytes that may go: their row is `purging`."""
+
+    object_id: UUID
+    location_id: int
+    key: str
+
+
+def insert_pending(connection: Connection, customer_id: int, objects: Sequence[NewObject]) -> None:
+    """Name the keys that are about to be written."""
+    if not objects:
+        return
+    connection.execute(
+        text(
+            "INSERT INTO stored_objects "
+            "  (id, job_id, api_key_id, kind, name, location_id, key, size_bytes, stored_bytes, sha256, state) "
+            "SELECT n.id, n.job_id, :customer, n.kind, n.name, n.location_id, n.key, n.size, n.size, n.sha256, 'pending' "
+            "  FROM unnest(CAST(:ids AS uuid[]), CAST(:jobs AS uuid[]), CAST(:kinds AS text[]), CAST(:names AS text[]), "
+            "              CAST(:locations AS bigint[]), CAST(:keys AS text[]), CAST(:sizes AS bigint[]), "
+            "              CAST(:hashes AS text[])) "
+            "    AS n (id, job_id, kind, name, location_id, key, size, sha256)"
+        ),
+        {
+            "customer": customer_id,
+            "ids": [str(new.id) for new in objects],
+            "jobs": [str(new.job_id) for new in objects],
+            "kinds": [new.kind for new in objects],
+            "names": [new.name for new in objects],
+            "locations": [new.location_id for new in objects],
+            "keys": [new.key for new in objects],
+            "sizes": [new.size_bytes for new in objects],
+            "hashes": [new.sha256 for new in objects],
+        },
+    )
+
+
+def make_live(
+    connection: Connection, verified: Sequence[Verified], *, job_statuses: Sequence[str]
+) -> dict[UUID, UUID]:
+    """Pending rows become live where nobody touched them and their job still stands as expected.
+
+    Returns the job of each object that became live; the others were overtaken.
+    """
+    if not verified:
+        return {}
+    rows = connection.execute(
+        text(
+            "UPDATE stored_objects o SET state = 'live', etag = w.etag, generation = o.generation + 1, "
+            "       verified_at = clock_timestamp() "
+            "  FROM unnest(CAST(:ids AS uuid[]), CAST(:generations AS bigint[]), CAST(:etags AS text[])) "
+            "    AS w (id, generation, etag), jobs j "
+            " WHERE o.id = w.id AND o.generation = w.generation AND o.state = 'pending' "
+            "   AND j.id = o.job_id AND j.status = ANY (:statuses) AND j.deleted_at IS NULL "
+            "RETURNING o.id, o.job_id"
+        ),
+        {
+            "ids": [str(one.object_id) for one in verified],
+            "generations": [one.generation for one in verified],
+            "etags": [one.etag for one in verified],
+            "statuses": list(job_statuses),
+        },
+    )
+    return {row.id: row.job_id for row in rows}
+
+
+def release_pending(connection: Connection, job_ids: Sequence[UUID]) -> None:
+    """Give up what was being written for these jobs: the rows keep their keys until the bytes are gone."""
+    if job_ids:
+        connection.execute(
+            text(
+                "UPDATE stored_objects SET state = 'purging', generation = generation + 1 "
+                " WHERE job_id = ANY (CAST(:ids AS uuid[])) AND state = 'pending'"
+            ),
+            {"ids": [str(job_id) for job_id in job_ids]},
+        )
+
+
+def release_objects(connection: Connection, object_ids: Sequence[UUID]) -> None:
+    """Give up single objects that are still pending."""
+    if object_ids:
+        connection.execute(
+            text(
+                "UPDATE stored_objects SET state = 'purging', generation = generation + 1 "
+                " WHERE id = ANY (CAST(:ids AS uuid[])) AND state = 'pending'"
+            ),
+            {"ids": [str(object_id) for object_id in object_ids]},
+        )
+
+
+def find_released(connection: Connection, job_ids: Sequence[UUID]) -> list[Released]:
+    """Rows of these jobs whose bytes may go."""
+    rows = connection.execute(
+        text(
+            "SELECT id, location_id, key FROM stored_objects "
+            " WHERE job_id = ANY (CAST(:ids AS uuid[])) AND state = 'purging'"
+        ),
+        {"ids": [str(job_id) for job_id in job_ids]},
+    )
+    return [Released(*row) for row in rows]
+
+
+def forget_released(connection: Connection, object_ids: Sequence[UUID]) -> None:
+    """Drop the rows of bytes that are gone."""
+    if object_ids:
+        connection.execute(
+            text("DELETE FROM stored_objects WHERE id = ANY (CAST(:ids AS uuid[])) AND state = 'purging'"),
+            {"ids": [str(object_id) for object_id in object_ids]},
+        )
+
+
+@dataclass(frozen=True)
+class ExistingOutput:
+    """An object that a job has under a name."""
+
+    id: UUID
+    state: str
+    sha256: str
+
+
+def find_named(connection: Connection, job_id: UUID) -> dict[str, ExistingOutput]:
+    """A job's objects by name; a released one, whose key may not be written again, under `released:` and its name."""
+    rows = connection.execute(
+        text("SELECT id, name, state, sha256 FROM stored_objects WHERE job_id = CAST(:job AS uuid)"),
+        {"job": str(job_id)},
+    )
+    return {
+        (f"released:{row.name}" if row.state == "purging" else row.name): ExistingOutput(row.id, row.state, row.sha256)
+        for row in rows
+    }

@@ -1,0 +1,85 @@
+"""Intents: a second writing of an object, committed before its bytes, swapped in under a generation check."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from blocks.catalog.customers import lock_customer
+from blocks.catalog.log import Change, record
+from blocks.catalog.objects import NewObject
+
+
+def open_intent(
+    connection: Connection, intent_id: UUID, target: NewObject, generation: int, *, operation: str
+) -> None:
+    """Name the key that is about to be written for an existing row."""
+    connection.execute(
+        text(
+            "INSERT INTO relocations (id, object_id, generation, operation, location_id, key) "
+            "VALUES (CAST(:id AS uuid), CAST(:object AS uuid), :generation, :operation, :location, :key)"
+        ),
+        {
+            "id": str(intent_id),
+            "object": str(target.id),
+            "generation": generation,
+            "operation": operation,
+            "location": target.location_id,
+            "key": target.key,
+        },
+    )
+
+
+def swap_healed(
+    connection: Connection,
+    intent_id: UUID,
+    customer_id: int,
+    target: NewObject,
+    generation: int,
+    *,
+    etag: str | None,
+    keep: timedelta,
+    run: str,
+) -> bool:
+    """Point a missing row at the new bytes; False where the row is no longer the one that was read."""
+    lock_customer(connection, customer_id)
+    old = connection.execute(
+        text(
+            "SELECT location_id, key, url_expires_at FROM stored_objects "
+            " WHERE id = CAST(:id AS uuid) AND generation = :generation AND state = 'missing' AND sha256 = :sha256 "
+            "   FOR UPDATE"
+        ),
+        {"id": str(target.id), "generation": generation, "sha256": target.sha256},
+    ).one_or_none()
+    if old is None:
+        return False
+    connection.execute(
+        text(
+            "UPDATE stored_objects SET location_id = :location, key = :key, codec = 'identity', stored_bytes = size_bytes, "
+            "       etag = :etag, state = 'live', generation = generation + 1, verified_at = clock_timestamp(), "
+            "       relocated_at = clock_timestamp() WHERE id = CAST(:id AS uuid)"
+        ),
+        {"id": str(target.id), "location": target.location_id, "key": target.key, "etag": etag},
+    )
+    connection.execute(
+        text(
+            "UPDATE relocations SET state = 'swapped', old_location_id = :location, old_key = :key, "
+            "       release_after = coalesce(:until, clock_timestamp()) + :keep WHERE id = CAST(:id AS uuid)"
+        ),
+        {"id": str(intent_id), "location": old.location_id, "key": old.key, "until": old.url_expires_at, "keep": keep},
+    )
+    before, after = {"state": "missing", "key": old.key}, {"state": "live", "key": target.key}
+    record(
+        connection,
+        [Change(run, "heal", "original_missing", customer_id, target.job_id, target.id, before, after, target.size_bytes)],
+    )
+    return True
+
+
+def finish_intent(connection: Connection, intent_id: UUID, *, state: str) -> None:
+    """Close an intent: `done` when the old bytes are gone, `failed` when the new ones are."""
+    connection.execute(
+        text("UPDATE relocations SET state = :state WHERE id = CAST(:id AS uuid)"), {"id": str(intent_id), "state": state}
+    )

@@ -1,0 +1,42 @@
+"""Bytes and times as people read and write them."""
+
+from __future__ import annotations
+
+import re
+
+from blocks.errors import InvalidInputError
+
+_UNITS = {"": 1, "B": 1, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3, "TIB": 1024**4, "PIB": 1024**5,
+          "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}  # fmt: skip
+MOST_BYTES = 2**63 - 1
+
+
+def format_bytes(size: int | None) -> str:
+    """`10 GiB`, `9.7 GiB`, `0 B`; None is `unlimited`."""
+    if size is None:
+        return "unlimited"
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
+        # 1023.96 would be printed as 1024.0: it belongs to the next unit.
+        if abs(value) < 1023.95 or unit == "PiB":
+            text = f"{value:.1f}".removesuffix(".0")
+            return f"{text} {unit}"
+        value /= 1024
+    raise AssertionError("unreachable")
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from `1048576`, `10 GiB`, `1.5TB`.
+
+    Raises:
+        InvalidInputError: not a size, negative, or beyond what the catalog holds.
+    """
+    found = re.fullmatch(r"\s*(\d{1,19}(?:\.\d{1,6})?)\s*([A-Za-z]{0,3})\s*", text, flags=re.ASCII)
+    unit = found.group(2).upper() if found else ""
+    if not found or unit not in _UNITS:
+        raise InvalidInputError(f"{text[:50]!r} is not a size; write for example 500 MiB, 10 GiB or 0")
+    number = found.group(1)
+    size = int(number) * _UNITS[unit] if "." not in number else round(float(number) * _UNITS[unit])
+    if size > MOST_BYTES:
+        raise InvalidInputError(f"{text[:50]!r} is more than the catalog can count ({MOST_BYTES} bytes)")
+    return size

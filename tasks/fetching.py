@@ -1,0 +1,186 @@
+"""Bringing a URL's bytes into `temp/`, hashed on the way. A URL is somebody else's word: each hop is checked."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import urljoin, urlsplit
+from uuid import uuid4
+
+import httpx
+
+from blocks.errors import InvalidInputError, RefusedError, SourceUnavailableError
+from blocks.object_store.transfer import put_stream
+from blocks.policies import GIB, IngestPolicy
+from tasks.checks import shown
+from tasks.layout import temp_key
+from tasks.stores import OpenLocation
+
+MOST_REDIRECTS = 5
+READ_BYTES = 1024**2
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a URL gave, now under `key`."""
+
+    key: str
+    sha256: str
+    size_bytes: int
+
+
+def fetch(location: OpenLocation, policy: IngestPolicy, url: str) -> Fetched:
+    """Stream a URL into a fresh key under `temp/`.
+
+    Raises:
+        InvalidInputError: not a URL, or one with credentials in it.
+        RefusedError: a scheme, address or size the policy does not allow, or the server says no.
+        SourceUnavailableError: it did not answer, or broke off.
+    """
+    check_url(url, policy)
+    key = temp_key(uuid4())
+    digest, size = hashlib.sha256(), 0
+    largest = policy.largest_source_gib * GIB
+
+    def hashed() -> Iterator[bytes]:
+        nonlocal size
+        for chunk in _read(location, policy, url, largest):
+            digest.update(chunk)
+            size += len(chunk)
+            if size > largest:
+                raise RefusedError(f"{shown(url)} gives more than the largest allowed, {policy.largest_source_gib} GiB")
+            yield chunk
+        if size == 0:
+            raise InvalidInputError(f"{shown(url)} is empty")
+
+    put_stream(
+        location.store, key, hashed(), part_bytes=location.store.multipart_upload_part_bytes, attributes={}
+    )
+    return Fetched(key, digest.hexdigest(), size)
+
+
+def check_url(url: str, policy: IngestPolicy) -> None:
+    """Refuse what can be refused without asking anybody."""
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    if scheme not in policy.schemes() or scheme not in ("http", "https", "s3"):
+        allowed = ", ".join(sorted(policy.schemes())) or "none"
+        raise RefusedError(f"{shown(url)}: the scheme {scheme} is not allowed; the ingest policy allows {allowed}")
+    if parts.username is not None or parts.password is not None:
+        # Run parameters can be read by everybody who sees the UI.
+        raise InvalidInputError("a URL with credentials in it is refused: everybody could read them in the run's parameters")
+    if not parts.hostname or any(ord(char) <= 0x20 or ord(char) == 0x7F for char in url):
+        raise InvalidInputError(f"{shown(url)} is no URL")
+
+
+def _read(location: OpenLocation, policy: IngestPolicy, url: str, largest: int) -> Iterator[bytes]:
+    if urlsplit(url).scheme.lower() == "s3":
+        return _read_s3(location, url, largest)
+    return _read_http(policy, url, largest)
+
+
+def _read_s3(location: OpenLocation, url: str, largest: int) -> Iterator[bytes]:
+    """From another bucket of the same server, through fsspec, with the store's credentials."""
+    import s3fs
+
+    parts = urlsplit(url)
+    if parts.hostname == location.store.bucket:
+        raise RefusedError(f"{shown(url)} lies in the platform's own bucket; what is there belongs to its customers")
+    frozen = location.store.credentials.get_boto3_session().get_credentials().get_frozen_credentials()
+    files = s3fs.S3FileSystem(
+        key=frozen.access_key,
+        secret=frozen.secret_key,
+        token=frozen.token,
+        endpoint_url=location.store.endpoint_url or None,
+        client_kwargs={"region_name": location.store.region},
+        use_listings_cache=False,
+        skip_instance_cache=True,
+    )
+    try:
+        with files.open(f"{parts.netloc}{parts.path}", "rb", block_size=8 * READ_BYTES, cache_type="readahead") as file:
+            if file.size > largest:
+                raise RefusedError(f"{shown(url)} has {file.size} bytes, more than the policy allows")
+            while chunk := file.read(8 * READ_BYTES):
+                yield chunk
+    except FileNotFoundError as error:
+        raise RefusedError(f"{shown(url)}: no such object") from error
+    except PermissionError as error:
+        raise RefusedError(f"{shown(url)}: the store's credentials may not read it") from error
+    except OSError as error:
+        raise SourceUnavailableError(f"{shown(url)} could not be read: {error}") from error
+
+
+def _read_http(policy: IngestPolicy, url: str, largest: int) -> Iterator[bytes]:
+    timeout = httpx.Timeout(policy.url_timeout_seconds)
+    with httpx.Client(timeout=timeout, follow_redirects=False, trust_env=False) as client:
+        for _ in range(MOST_REDIRECTS + 1):
+            check_url(url, policy)
+            try:
+                with _get(client, url, policy) as response:
+                    if response.is_redirect:
+                        url = urljoin(url, response.headers["location"])
+                        continue
+                    yield from _body(response, url, largest)
+                    return
+            except httpx.HTTPError as error:
+                raise SourceUnavailableError(f"{shown(url)} could not be read: {error or type(error).__name__}") from error
+        raise RefusedError(f"{shown(url)} redirects more than {MOST_REDIRECTS} times")
+
+
+@contextmanager
+def _get(client: httpx.Client, url: str, policy: IngestPolicy) -> Iterator[httpx.Response]:
+    """GET from the very address that was checked: a name that resolves anew may point somewhere else by then."""
+    parts = httpx.URL(url)
+    address = _checked_address(parts.host, parts.port or (443 if parts.scheme == "https" else 80), policy)
+    request = client.build_request(
+        "GET",
+        parts.copy_with(host=address),
+        headers={"Host": parts.netloc.decode(), "Accept-Encoding": "identity"},
+        extensions={"sni_hostname": parts.host},
+    )
+    response = client.send(request, stream=True)
+    try:
+        yield response
+    finally:
+        response.close()
+
+
+def _checked_address(host: str, port: int, policy: IngestPolicy) -> str:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise SourceUnavailableError(f"the host {shown(host)} was not found") from error
+    addresses = [str(one[4][0]).partition("%")[0] for one in found]
+    private = [one for one in addresses if not _is_public(one)]
+    if private and not policy.allow_private_addresses:
+        raise RefusedError(
+            f"the host {shown(host)} is at the private address {private[0]}; the ingest policy allows public ones only"
+        )
+    return addresses[0]
+
+
+def _is_public(address: str) -> bool:
+    one = ipaddress.ip_address(address)
+    if isinstance(one, ipaddress.IPv6Address):
+        # An IPv4 address in IPv6's clothes is judged by what is inside.
+        inner = one.ipv4_mapped or one.sixtofour or (one.teredo[1] if one.teredo else None)
+        if inner is not None:
+            return inner.is_global and not inner.is_multicast
+    return one.is_global and not one.is_multicast
+
+
+def _body(response: httpx.Response, url: str, largest: int) -> Iterator[bytes]:
+    if response.status_code >= 500 or response.status_code in (408, 429):
+        raise SourceUnavailableError(f"{shown(url)} answered {response.status_code}")
+    if response.status_code != 200:
+        raise RefusedError(f"{shown(url)} answered {response.status_code}")
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise RefusedError(f"{shown(url)} is sent encoded ({response.headers['content-encoding']}); it was not asked for")
+    length = response.headers.get("content-length", "")
+    if length.isdigit() and int(length) > largest:
+        raise RefusedError(f"{shown(url)} has {length} bytes, more than the policy allows")
+    yield from response.iter_raw(READ_BYTES)

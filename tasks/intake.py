@@ -1,0 +1,257 @@
+"""From hashed bytes to committed jobs: what every way in shares (files, URLs, upload forms).
+
+Duplicates and quota are decided first, rows name the keys, bytes are written and proved, and one transaction makes
+them live. Killed anywhere, the reservation lapses and the next arrival of the same video takes over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Literal
+from uuid import UUID, uuid4
+
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.admission import Admission, Arrival, KnownJob, admit
+from blocks.catalog.customers import Customer
+from blocks.catalog.jobs import Arrived, Output, commit_arrivals, fail_jobs, list_outputs
+from blocks.catalog.objects import NewObject
+from blocks.catalog.tables import ObjectKind
+from blocks.errors import StorageError
+from blocks.policies import MIB, IngestPolicy
+from tasks.healing import heal
+from tasks.layout import object_key, original_name
+from tasks.purging import purge_released
+from tasks.stores import OpenLocation
+from tasks.writing import LocalFile, StoredBlob, WriteResult, Writing, write_objects
+
+Result = Literal["ingested", "duplicate", "healed", "refused", "failed"]
+
+
+@dataclass(frozen=True)
+class Hashed:
+    """A source whose bytes were read once."""
+
+    source: str
+    filename: str
+    sha256: str
+    size_bytes: int
+    bytes_from: LocalFile | StoredBlob
+
+
+@dataclass(frozen=True)
+class IngestOutcome:
+    """What became of one source. `refused`: bad input or no quota; `failed`: try again."""
+
+    source: str
+    result: Result
+    filename: str = ""
+    job_id: UUID | None = None
+    original_job_id: UUID | None = None
+    job_status: str = ""
+    job_created_at: datetime | None = None
+    job_completed_at: datetime | None = None
+    sha256: str = ""
+    size_bytes: int = 0
+    sent_bytes: int = 0
+    outputs: tuple[Output, ...] = ()
+    error: str = ""
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the video is in the platform now."""
+        return self.result in ("ingested", "duplicate", "healed")
+
+
+def take_in(
+    catalog: CatalogDatabase,
+    location: OpenLocation,
+    policy: IngestPolicy,
+    customer: Customer,
+    hashed: Sequence[Hashed],
+    *,
+    reprocess: bool = False,
+    release: UUID | None = None,
+    run: str = "",
+    operation: str = "ingest",
+    progress: Callable[[int], None] = lambda size_bytes: None,
+) -> list[IngestOutcome]:
+    """One batch of videos of one customer; the outcomes are in the order of `hashed`.
+
+    Raises:
+        RefusedError: the key is disabled.
+        CatalogUnavailableError: PostgreSQL did not answer; what was under way lapses by itself.
+    """
+    if not hashed:
+        return []
+    arrivals = [plan_arrival(one, location, policy) for one in hashed]
+    admission = catalog.transaction(
+        lambda connection: admit(connection, customer.id, arrivals, reprocess=reprocess, release=release)
+    )
+    entering = [
+        (one, arrival)
+        for one, arrival in zip(hashed, arrivals, strict=True)
+        if arrival.original.job_id in admission.admitted
+    ]
+    reasons = _write_and_commit(catalog, location, policy, customer, entering, run, operation, progress)
+    healed = _heal_missing(catalog, location, admission, hashed, arrivals, run)
+    known_ids = [job.job_id for job in admission.known.values()]
+    outputs = catalog.transaction(lambda connection: list_outputs(connection, known_ids)) if known_ids else {}
+    return [
+        _outcome(one, arrival.original.job_id, admission, reasons, healed, outputs)
+        for one, arrival in zip(hashed, arrivals, strict=True)
+    ]
+
+
+def plan_arrival(hashed: Hashed, location: OpenLocation, policy: IngestPolicy) -> Arrival:
+    """The rows a video will have, the quota it needs with its outputs, and how long that is held."""
+    job_id = uuid4()
+    name = original_name(hashed.filename)
+    seconds = hashed.size_bytes / (policy.slowest_upload_mib_per_second * MIB)
+    return Arrival(
+        filename=hashed.filename,
+        original=NewObject(
+            id=uuid4(),
+            job_id=job_id,
+            kind=ObjectKind.ORIGINAL,
+            name=name,
+            location_id=location.place.id,
+            key=object_key(job_id, name),
+            size_bytes=hashed.size_bytes,
+            sha256=hashed.sha256,
+        ),
+        reserve_bytes=hashed.size_bytes + outputs_bytes(hashed.size_bytes, policy),
+        lifetime=timedelta(minutes=policy.reservation_minutes, seconds=seconds),
+    )
+
+
+def outputs_bytes(size_bytes: int, policy: IngestPolicy) -> int:
+    """Room for what will be made of a video of this size."""
+    return int(size_bytes * policy.expected_outputs_ratio)
+
+
+def _write_and_commit(
+    catalog: CatalogDatabase,
+    location: OpenLocation,
+    policy: IngestPolicy,
+    customer: Customer,
+    entering: Sequence[tuple[Hashed, Arrival]],
+    run: str,
+    operation: str,
+    progress: Callable[[int], None],
+) -> dict[UUID, str]:
+    """Returns why, for each job that did not make it; its bytes and its quota are given back."""
+    if not entering:
+        return {}
+    writings = [Writing(arrival.original, one.bytes_from) for one, arrival in entering]
+    try:
+        written = write_objects(location, writings, parallel=policy.parallel_transfers, progress=progress)
+        arrived = plan_commit(written, [arrival for _, arrival in entering], location, policy)
+        reasons = {
+            arrival.original.job_id: written.failed[arrival.original.key]
+            for _, arrival in entering
+            if arrival.original.key in written.failed
+        }
+        reasons |= catalog.transaction(
+            lambda connection: commit_arrivals(
+                connection,
+                customer.id,
+                arrived,
+                keep_for=timedelta(hours=policy.outputs_reservation_hours),
+                run=run,
+                operation=operation,
+            )
+        )
+    except KeyboardInterrupt:
+        # Somebody at the keyboard: leave nothing behind that would only lapse later.
+        _give_up(catalog, location, customer, {a.original.job_id: "the upload was interrupted" for _, a in entering})
+        raise
+    if reasons:
+        _give_up(catalog, location, customer, reasons)
+    return reasons
+
+
+def plan_commit(
+    written: WriteResult, arrivals: Sequence[Arrival], location: OpenLocation, policy: IngestPolicy
+) -> list[Arrived]:
+    """What is to become live, and what each reservation keeps for the outputs to come."""
+    by_object = {arrival.original.id: arrival.original for arrival in arrivals}
+    hours = policy.outputs_reservation_hours
+    return [
+        Arrived(
+            job_id=original.job_id,
+            verified=verified,
+            size_bytes=original.size_bytes,
+            keep_bytes=outputs_bytes(original.size_bytes, policy) if hours else 0,
+            after={"state": "live", "location": location.place.name, "key": original.key},
+        )
+        for verified in written.verified
+        for original in [by_object[verified.object_id]]
+    ]
+
+
+def _give_up(
+    catalog: CatalogDatabase, location: OpenLocation, customer: Customer, reasons: dict[UUID, str]
+) -> None:
+    catalog.transaction(lambda connection: fail_jobs(connection, customer.id, reasons))
+    purge_released(catalog, location, list(reasons))
+
+
+def _heal_missing(
+    catalog: CatalogDatabase,
+    location: OpenLocation,
+    admission: Admission,
+    hashed: Sequence[Hashed],
+    arrivals: Sequence[Arrival],
+    run: str,
+) -> dict[UUID, str]:
+    """Known videos whose bytes are missing get them from this source; returns an empty reason where that worked."""
+    healed: dict[UUID, str] = {}
+    for one, arrival in zip(hashed, arrivals, strict=True):
+        known = admission.known.get(arrival.original.job_id)
+        if known is None or not known.healable or known.object_id is None or known.generation is None:
+            continue
+        healed_object = replace(arrival.original, id=known.object_id, job_id=known.job_id)
+        try:
+            heal(catalog, location, admission.customer, healed_object, known.generation, one.bytes_from, run=run)
+            healed[arrival.original.job_id] = ""
+        except StorageError as error:
+            healed[arrival.original.job_id] = str(error)
+    return healed
+
+
+def _outcome(
+    one: Hashed,
+    job_id: UUID,
+    admission: Admission,
+    reasons: dict[UUID, str],
+    healed: dict[UUID, str],
+    outputs: dict[UUID, tuple[Output, ...]],
+) -> IngestOutcome:
+    base = IngestOutcome(
+        source=one.source, result="failed", filename=one.filename, sha256=one.sha256, size_bytes=one.size_bytes
+    )
+    if job_id in admission.refused:
+        return replace(base, result="refused", error=admission.refused[job_id])
+    known: KnownJob | None = admission.known.get(job_id)
+    if known is not None:
+        # A duplicate within this batch shares the fate of the one that was sent.
+        if known.job_id in reasons:
+            return replace(base, error=reasons[known.job_id])
+        duplicate = replace(
+            base,
+            result="duplicate",
+            job_id=known.job_id,
+            original_job_id=known.job_id,
+            job_status="queued" if known.job_id in admission.admitted else known.status,
+            job_created_at=known.created_at,
+            job_completed_at=known.completed_at,
+            outputs=outputs.get(known.job_id, ()),
+        )
+        if healed.get(job_id) == "":
+            return replace(duplicate, result="healed", sent_bytes=one.size_bytes)
+        return replace(duplicate, error=healed.get(job_id, ""))
+    if job_id in reasons:
+        return replace(base, error=reasons[job_id])
+    return replace(base, result="ingested", job_id=job_id, job_status="queued", sent_bytes=one.size_bytes)

@@ -1,0 +1,255 @@
+"""Taking in what the transcoder made of a video. No admission: what was transcoded is kept, an overrun is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection
+
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.customers import lock_customer
+from blocks.catalog.jobs import JobRow, complete_job, find_job
+from blocks.catalog.log import Change, record
+from blocks.catalog.objects import (
+    ExistingOutput,
+    NewObject,
+    find_named,
+    insert_pending,
+    make_live,
+    release_objects,
+)
+from blocks.catalog.tables import ObjectState
+from blocks.errors import InvalidInputError, OvertakenError, RefusedError, StorageError
+from blocks.object_store.listing import list_prefix
+from blocks.object_store.transfer import hash_file, hash_object, read_bytes
+from blocks.policies import IngestPolicy
+from blocks.units import format_bytes
+from tasks.checks import shown
+from tasks.layout import PLAYLIST, TEMP, Named, name_output, object_key, rewritten_key
+from tasks.playlists import segment_names
+from tasks.purging import purge_released
+from tasks.sources import allowed_path
+from tasks.stores import OpenLocation
+from tasks.writing import LocalFile, StoredBlob, Writing, write_objects
+
+REGISTERABLE = ("queued", "processing", "transcoding", "completed")
+LARGEST_PLAYLIST_BYTES = 16 * 1024**2
+
+
+@dataclass(frozen=True)
+class FoundOutput:
+    """A file that the transcoder left, read once."""
+
+    named: Named
+    sha256: str
+    size_bytes: int
+    bytes_from: LocalFile | StoredBlob
+
+
+@dataclass(frozen=True)
+class RegisterReport:
+    """What was taken in of a folder; `over_quota` is the sentence to show where the customer is past the limit now."""
+
+    job_id: UUID
+    registered: tuple[str, ...]
+    already_there: tuple[str, ...]
+    skipped: tuple[str, ...]
+    added_bytes: int
+    over_quota: str = ""
+
+    def summary(self) -> str:
+        """One line for a person."""
+        parts = [f"{len(self.registered)} outputs registered ({format_bytes(self.added_bytes)})"]
+        if self.already_there:
+            parts.append(f"{len(self.already_there)} were there already")
+        if self.skipped:
+            parts.append(f"{len(self.skipped)} files are no outputs of the platform")
+        return f"job {self.job_id}: " + ", ".join(parts) + (f"; {self.over_quota}" if self.over_quota else "")
+
+
+@dataclass(frozen=True)
+class OutputPlan:
+    """What to write, what is there already, and stale writings to give up."""
+
+    writings: tuple[Writing, ...]
+    already_there: tuple[str, ...]
+    stale: tuple[UUID, ...]
+
+
+def register_outputs(
+    catalog: CatalogDatabase,
+    location: OpenLocation,
+    policy: IngestPolicy,
+    *,
+    job_id: UUID,
+    outputs: str,
+    run: str = "",
+    progress: Callable[[int], None] = lambda size_bytes: None,
+) -> RegisterReport:
+    """Take in a folder on this machine, or a prefix under `temp/`, and mark the job `completed`.
+
+    Raises:
+        NotFoundError, RefusedError: no such job, or one whose status takes no outputs.
+        InvalidInputError: no outputs there, a playlist without its segments, or other content under a known name.
+        OvertakenError: the job was failed or deleted meanwhile; nothing of it stays.
+    """
+    job = catalog.transaction(lambda connection: _registerable(connection, job_id))
+    found, skipped = read_outputs(location, policy, outputs)
+    existing = catalog.transaction(lambda connection: find_named(connection, job_id))
+    plan = plan_outputs(job_id, location.place.id, found, existing)
+    if not plan.writings and not plan.already_there:
+        raise InvalidInputError(f"{shown(outputs)} holds no outputs of the platform")
+
+    def begin(connection: Connection) -> None:
+        lock_customer(connection, job.api_key_id)
+        release_objects(connection, plan.stale)
+        insert_pending(connection, job.api_key_id, [writing.new for writing in plan.writings])
+
+    catalog.transaction(begin)
+    written = write_objects(location, plan.writings, parallel=policy.parallel_transfers, progress=progress)
+    by_id = {writing.new.id: writing.new for writing in plan.writings}
+
+    def commit(connection: Connection) -> str:
+        customer = lock_customer(connection, job.api_key_id)
+        live = make_live(connection, written.verified, job_statuses=REGISTERABLE)
+        if len(live) != len(by_id):
+            raise OvertakenError(f"job {job_id} was failed, deleted or registered by another run meanwhile")
+        complete_job(connection, job)
+        record(connection, [_change(run, customer.id, location, by_id[object_id]) for object_id in live])
+        customer = lock_customer(connection, customer.id)
+        over = customer.quota_bytes is not None and customer.used_bytes > customer.quota_bytes
+        return customer.over_quota(0) if over else ""
+
+    try:
+        if written.failed:
+            key, reason = next(iter(written.failed.items()))
+            raise OvertakenError(f"{len(written.failed)} outputs could not be stored, the first {key}: {reason}")
+        over_quota = catalog.transaction(commit)
+    except StorageError:
+        catalog.transaction(lambda connection: release_objects(connection, list(by_id)))
+        raise
+    finally:
+        purge_released(catalog, location, [job_id])
+    return RegisterReport(
+        job_id=job_id,
+        registered=tuple(writing.new.name for writing in plan.writings),
+        already_there=plan.already_there,
+        skipped=tuple(skipped),
+        added_bytes=sum(writing.new.size_bytes for writing in plan.writings),
+        over_quota=over_quota,
+    )
+
+
+def plan_outputs(
+    job_id: UUID, location_id: int, found: Sequence[FoundOutput], existing: dict[str, ExistingOutput]
+) -> OutputPlan:
+    """Which files are new, which are there with the same content, and which writings an earlier run left half done.
+
+    Raises:
+        InvalidInputError: a name is there already with other content; outputs are never overwritten.
+    """
+    writings: list[Writing] = []
+    already_there: list[str] = []
+    stale: list[UUID] = []
+    for one in found:
+        before = existing.get(one.named.name)
+        object_id, key = uuid4(), object_key(job_id, one.named.name)
+        if before is not None and before.state != ObjectState.PENDING:
+            if before.sha256 != one.sha256:
+                raise InvalidInputError(
+                    f"{one.named.name} of job {job_id} is there already with other content; "
+                    "ingest the video again with reprocess to get a new job"
+                )
+            already_there.append(one.named.name)
+            continue
+        if before is not None:
+            stale.append(before.id)
+        if before is not None or f"released:{one.named.name}" in existing:
+            key = rewritten_key(job_id, one.named.name, object_id)
+        new = NewObject(
+            object_id, job_id, one.named.kind, one.named.name, location_id, key, one.size_bytes, one.sha256
+        )
+        writings.append(Writing(new, one.bytes_from))
+    return OutputPlan(tuple(writings), tuple(already_there), tuple(stale))
+
+
+def read_outputs(location: OpenLocation, policy: IngestPolicy, outputs: str) -> tuple[list[FoundOutput], list[str]]:
+    """Hash every output in a folder or under a prefix; the second list holds files that are none.
+
+    Raises:
+        InvalidInputError: a playlist names segments that are not there.
+    """
+    if outputs.startswith(f"{TEMP}/"):
+        found, skipped = _read_prefix(location, outputs.rstrip("/"))
+    else:
+        found, skipped = _read_folder(allowed_path(outputs, policy))
+    _check_playlists(location, found)
+    return found, skipped
+
+
+def _read_folder(folder: Path) -> tuple[list[FoundOutput], list[str]]:
+    if not folder.is_dir():
+        raise InvalidInputError(f"{shown(str(folder))} is no folder")
+    found, skipped = [], []
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            skipped.append(relative)
+        elif path.is_file():
+            if (named := name_output(relative)) is None:
+                skipped.append(relative)
+                continue
+            sha256, size = hash_file(path)
+            found.append(FoundOutput(named, sha256, size, LocalFile(path)))
+    return found, skipped
+
+
+def _read_prefix(location: OpenLocation, prefix: str) -> tuple[list[FoundOutput], list[str]]:
+    if any(part in ("", ".", "..") for part in prefix.split("/")):
+        raise InvalidInputError(f"{shown(prefix)} is no prefix")
+    found, skipped = [], []
+    for listed in list_prefix(location.store, prefix):
+        relative = listed.key.removeprefix(f"{prefix}/")
+        if (named := name_output(relative)) is None:
+            skipped.append(relative)
+            continue
+        sha256, size = hash_object(location.store, listed.key)
+        found.append(FoundOutput(named, sha256, size, StoredBlob(listed.key)))
+    return found, skipped
+
+
+def _check_playlists(location: OpenLocation, found: Sequence[FoundOutput]) -> None:
+    names = {one.named.name for one in found}
+    for kind in {one.named.kind for one in found if one.named.kind.is_hls}:
+        folder = f"{kind[4:]}/segments"
+        playlist = next((one for one in found if one.named.name == f"{folder}/{PLAYLIST}"), None)
+        if playlist is None:
+            raise InvalidInputError(f"{folder} holds segments and no {PLAYLIST}")
+        missing = [name for name in segment_names(_text(location, playlist)) if f"{folder}/{name}" not in names]
+        if missing:
+            raise InvalidInputError(f"{playlist.named.name} names {shown(missing[0])}, which is not there")
+
+
+def _text(location: OpenLocation, one: FoundOutput) -> str:
+    if one.size_bytes > LARGEST_PLAYLIST_BYTES:
+        raise InvalidInputError(f"{one.named.name} has {one.size_bytes} bytes: that is no playlist")
+    if isinstance(one.bytes_from, LocalFile):
+        return one.bytes_from.path.read_text(encoding="utf-8", errors="replace")
+    return read_bytes(location.store, one.bytes_from.key, at_most=LARGEST_PLAYLIST_BYTES).decode(errors="replace")
+
+
+def _registerable(connection: Connection, job_id: UUID) -> JobRow:
+    job = find_job(connection, job_id)
+    if job.deleted_at is not None or job.status not in REGISTERABLE:
+        state = "deleted" if job.deleted_at is not None else job.status
+        why = f": {job.error_message}" if job.error_message else ""
+        raise RefusedError(f"job {job_id} is {state}{why}; outputs are taken for {', '.join(REGISTERABLE)}")
+    return job
+
+
+def _change(run: str, customer_id: int, location: OpenLocation, new: NewObject) -> Change:
+    after = {"state": "live", "location": location.place.name, "key": new.key}
+    return Change(run, "register", "", customer_id, new.job_id, new.id, None, after, new.size_bytes)

@@ -1,0 +1,194 @@
+"""What an operator may name as a source: files, folders, URLs, a manifest of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from blocks.errors import InvalidInputError, RefusedError, StorageError
+from blocks.policies import IngestPolicy
+from tasks.checks import check_filename, check_sha256, shown
+
+VIDEO_ENDINGS = frozenset({"mp4", "mov", "mkv", "webm", "avi", "m4v", "mpg", "mpeg", "ts", "mts", "wmv", "flv", "3gp"})
+LARGEST_MANIFEST_BYTES = 64 * 1024**2
+
+
+@dataclass(frozen=True)
+class Source:
+    """One video to take in. `path` is None for a URL that has to be fetched first."""
+
+    where: str
+    filename: str
+    path: Path | None
+    expected_sha256: str | None = None
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class RefusedSource:
+    """A source that is refused before a byte is read."""
+
+    where: str
+    error: str
+
+
+def find_sources(
+    wanted: Sequence[str], policy: IngestPolicy, *, expected_sha256: Mapping[str, str], manifest: str = ""
+) -> tuple[list[Source], list[RefusedSource]]:
+    """Every file and URL behind what was asked for, and what is refused of it.
+
+    Raises:
+        InvalidInputError: nothing was asked for, or the manifest or an expected hash cannot be read.
+    """
+    entries = [Entry(where) for where in wanted]
+    if manifest:
+        entries += read_manifest(allowed_path(manifest, policy))
+    if not entries:
+        raise InvalidInputError("nothing to take in: name at least one file, folder, URL or a manifest")
+    hashes = {where: check_sha256(value) for where, value in expected_sha256.items()}
+    sources: list[Source] = []
+    refused: list[RefusedSource] = []
+    for entry in entries:
+        try:
+            expected = check_sha256(entry.sha256) if entry.sha256 else hashes.get(entry.where)
+            for source in _expand(entry, policy, expected):
+                if isinstance(source, RefusedSource):
+                    refused.append(source)
+                else:
+                    sources.append(source)
+        except (StorageError, OSError, ValueError) as error:
+            refused.append(RefusedSource(entry.where, _reason(error)))
+    unused = hashes.keys() - {entry.where for entry in entries} - {source.where for source in sources}
+    by_name = {source.filename: hashes[source.filename] for source in sources if source.filename in hashes}
+    unused -= by_name.keys()
+    if unused:
+        raise InvalidInputError(f"an expected hash names no source: {', '.join(shown(one) for one in sorted(unused)[:5])}")
+    sources = [
+        Source(s.where, s.filename, s.path, s.expected_sha256 or hashes.get(s.where) or by_name.get(s.filename),
+               s.size_bytes)
+        for s in sources
+    ]  # fmt: skip
+    return sources, refused
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a manifest, or one source given by hand."""
+
+    where: str
+    filename: str = ""
+    sha256: str = ""
+
+
+def read_manifest(path: Path) -> list[Entry]:
+    """Entries of a CSV (columns source, filename, sha256), a JSON list, or JSON lines.
+
+    Raises:
+        InvalidInputError: it is none of these, too large, or an entry has no source.
+    """
+    try:
+        if path.stat().st_size > LARGEST_MANIFEST_BYTES:
+            raise InvalidInputError(f"the manifest {path.name} is larger than {LARGEST_MANIFEST_BYTES} bytes")
+        text = path.read_text(encoding="utf-8-sig")
+        rows = _manifest_rows(path, text)
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"the manifest {path.name} cannot be read: {_reason(error)}") from error
+    entries = []
+    for number, row in enumerate(rows, 1):
+        if isinstance(row, str):
+            row = {"source": row}  # noqa: PLW2901 -- a bare string is a source
+        if not isinstance(row, dict) or not isinstance(row.get("source"), str) or not row["source"].strip():
+            raise InvalidInputError(f"entry {number} of the manifest {path.name} names no source")
+        entries.append(Entry(row["source"].strip(), str(row.get("filename") or ""), str(row.get("sha256") or "")))
+    return entries
+
+
+def _manifest_rows(path: Path, text: str) -> Iterable[object]:
+    if path.suffix == ".csv":
+        return list(csv.DictReader(io.StringIO(text)))
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    if path.suffix == ".json":
+        rows = json.loads(text)
+        if not isinstance(rows, list):
+            raise ValueError("the top is not a list")
+        return rows
+    raise ValueError("its name must end in .csv, .json or .jsonl")
+
+
+def is_url(where: str) -> bool:
+    """Whether a source is a URL rather than a path."""
+    return "://" in where
+
+
+def allowed_path(where: str, policy: IngestPolicy) -> Path:
+    """The real path of a local source, if it lies under a configured root.
+
+    Raises:
+        RefusedError: it does not, or no root is configured.
+    """
+    if "\0" in where or not where.strip():
+        raise InvalidInputError(f"{shown(where)} is no path")
+    roots = policy.roots()
+    path = Path(where).expanduser().resolve()
+    if not any(path.is_relative_to(root) for root in roots):
+        known = ", ".join(str(root) for root in roots) or "none is configured"
+        raise RefusedError(f"{shown(where)} lies under no source root ({known}); add one to the ingest policy")
+    return path
+
+
+def _expand(entry: Entry, policy: IngestPolicy, expected: str | None) -> Iterable[Source | RefusedSource]:
+    if is_url(entry.where) and urlsplit(entry.where).scheme.lower() != "file":
+        yield Source(entry.where, check_filename(entry.filename or _url_name(entry.where)), None, expected)
+        return
+    where = entry.where
+    if is_url(where):
+        if "file" not in policy.schemes():
+            raise RefusedError(f"{shown(where)}: the ingest policy allows no file:// sources")
+        where = unquote(urlsplit(where).path)
+    path = allowed_path(where, policy)
+    if path.is_dir():
+        if expected or entry.filename:
+            raise InvalidInputError(f"{shown(entry.where)} is a folder; a hash or a file name belongs to a file")
+        yield from _expand_folder(path, policy)
+        return
+    if not path.exists():
+        raise InvalidInputError(f"{shown(entry.where)}: no such file")
+    if not path.is_file():
+        raise InvalidInputError(f"{shown(entry.where)} is neither a file nor a folder")
+    yield Source(entry.where, check_filename(entry.filename or Path(where).name), path, expected, path.stat().st_size)
+
+
+def _expand_folder(folder: Path, policy: IngestPolicy) -> Iterable[Source | RefusedSource]:
+    found = False
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir() or any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        if path.suffix.lower().lstrip(".") not in VIDEO_ENDINGS:
+            continue
+        found = True
+        try:
+            if path.is_symlink():
+                # A link in an uploaded folder may point at anything the worker can read.
+                raise RefusedError(f"{shown(path.name)} is a symbolic link; name its target instead")
+            checked = allowed_path(str(path), policy)
+            yield Source(str(path), check_filename(path.name), checked, None, checked.stat().st_size)
+        except (StorageError, OSError) as error:
+            yield RefusedSource(str(path), _reason(error))
+    if not found:
+        raise InvalidInputError(f"the folder {folder.name} holds no videos ({', '.join(sorted(VIDEO_ENDINGS))})")
+
+
+def _url_name(url: str) -> str:
+    return unquote(urlsplit(url).path).rpartition("/")[2]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{Path(str(error.filename or '')).name}: {error.strerror or error}"
+    return str(error)

@@ -1,0 +1,110 @@
+"""Writing bytes under keys that the catalog has named, and proving what lies there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from blocks.catalog.objects import NewObject, Verified
+from blocks.errors import ContentMismatchError, SourceChangedError, StorageError
+from blocks.object_store.transfer import Written, copy, hash_object, put_file
+from tasks.layout import content_type
+from tasks.stores import OpenLocation
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """Bytes on this machine's disk."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class StoredBlob:
+    """Bytes in the same bucket under a key that others may still write, such as an upload form's."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class Writing:
+    """One object to write, and where its bytes come from."""
+
+    new: NewObject
+    source: LocalFile | StoredBlob
+
+
+@dataclass(frozen=True)
+class WriteResult:
+    """Every writing, told apart: proved to be there, or not with the reason."""
+
+    verified: tuple[Verified, ...]
+    failed: dict[str, str]
+    """Reason by key."""
+
+
+def write_objects(
+    location: OpenLocation,
+    writings: Sequence[Writing],
+    *,
+    parallel: int,
+    progress: Callable[[int], None] = lambda size_bytes: None,
+) -> WriteResult:
+    """Write and prove each object; `progress` hears the bytes of each that is done."""
+
+    def write(writing: Writing) -> Verified | str:
+        try:
+            written = write_object(location, writing)
+        except StorageError as error:
+            return str(error)
+        except OSError as error:
+            return f"{Path(str(error.filename or '')).name}: {error.strerror or error}"
+        progress(writing.new.size_bytes)
+        return Verified(writing.new.id, written.etag)
+
+    with ThreadPoolExecutor(max_workers=max(1, min(parallel, len(writings)))) as pool:
+        results = list(pool.map(write, writings))
+    return WriteResult(
+        verified=tuple(result for result in results if isinstance(result, Verified)),
+        failed={
+            writing.new.key: result
+            for writing, result in zip(writings, results, strict=True)
+            if isinstance(result, str)
+        },
+    )
+
+
+def write_object(location: OpenLocation, writing: Writing) -> Written:
+    """Write one object and prove it, by the store's own check where the probe saw one, by reading back where not.
+
+    Raises:
+        SourceChangedError: the source gave other bytes than were hashed.
+        ContentMismatchError: other bytes arrived than were sent.
+    """
+    new, store = writing.new, location.store
+    # The row's id and hash travel with the bytes, so that a lost row or a lost object can be matched again.
+    attributes = {"Content-Type": content_type(new.name), "object-id": str(new.id), "sha256": new.sha256}
+    if location.place.storage_class:
+        attributes["Storage-Class"] = location.place.storage_class
+    if isinstance(writing.source, LocalFile):
+        written = put_file(
+            store, new.key, writing.source.path, sha256=new.sha256, size_bytes=new.size_bytes, attributes=attributes
+        )
+        proved = location.capabilities.checks_uploads
+    else:
+        written = copy(store, writing.source.key, new.key, size_bytes=new.size_bytes, attributes=attributes)
+        # What was hashed before may have been replaced since: this copy is what counts, and no form can write it.
+        proved = False
+    if not proved:
+        found, size = hash_object(store, new.key)
+        if (found, size) != (new.sha256, new.size_bytes):
+            if isinstance(writing.source, StoredBlob):
+                raise SourceChangedError(f"{writing.source.key} was replaced while it was taken in; nothing was stored")
+            raise ContentMismatchError(f"{new.key} holds other bytes than were sent; nothing was stored")
+    elif written.size_bytes != new.size_bytes:
+        raise ContentMismatchError(
+            f"{new.key} holds {written.size_bytes} bytes where {new.size_bytes} were sent; nothing was stored"
+        )
+    return written
