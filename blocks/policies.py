@@ -5,7 +5,8 @@ Every policy has sensible defaults; `python -m flows up` saves one of each under
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from functools import lru_cache
 from typing import Any
 
 from prefect.blocks.core import Block
@@ -21,6 +22,11 @@ MIB = 1024**2
 def _field(position: int, description: str, default: Any, **limits: Any) -> Any:
     # Prefect stores schemas as JSON in PostgreSQL, which forgets the order of keys: forms follow `position`.
     return Field(default=default, description=description, json_schema_extra={"position": position}, **limits)
+
+
+@lru_cache(maxsize=64)
+def _real_folders(folders: str) -> tuple[str, ...]:
+    return tuple(os.path.realpath(os.path.expanduser(one.strip())) for one in folders.split(",") if one.strip())
 
 
 class IngestPolicy(Block):
@@ -68,9 +74,9 @@ class IngestPolicy(Block):
     )
     url_timeout_seconds: int = _field(11, "Seconds a URL source may stay silent.", 30, ge=1, le=3600)
 
-    def roots(self) -> tuple[Path, ...]:
+    def roots(self) -> tuple[str, ...]:
         """The folders of `source_roots`, links resolved."""
-        return tuple(Path(root.strip()).expanduser().resolve() for root in self.source_roots.split(",") if root.strip())
+        return _real_folders(self.source_roots)
 
     def schemes(self) -> frozenset[str]:
         """The schemes of `url_schemes`, in lower case."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -123,7 +124,10 @@ def ingest_batch(
             result = "failed" if is_transient(error) else "refused"
             return IngestOutcome(source.where, result, source.filename, error=_reason(error))
 
-    with ThreadPoolExecutor(max_workers=max(1, min(policy.parallel_transfers, len(batch)))) as pool:
+    # Hashing needs processors and fetching waits: files get as many threads as there are cores, URLs as transfers.
+    from_urls = any(source.path is None for source in batch)
+    workers = policy.parallel_transfers if from_urls else os.cpu_count() or 1
+    with ThreadPoolExecutor(max_workers=max(1, min(workers, len(batch)))) as pool:
         read_ones = list(pool.map(read, batch))
     hashed = [one for one in read_ones if isinstance(one, Hashed)]
     fetched = [one.bytes_from.key for one in hashed if isinstance(one.bytes_from, StoredBlob)]

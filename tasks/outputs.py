@@ -27,7 +27,7 @@ from blocks.object_store.listing import list_prefix
 from blocks.object_store.transfer import hash_file, hash_object, read_bytes
 from blocks.policies import IngestPolicy
 from blocks.units import format_bytes
-from tasks.checks import shown
+from tasks.checks import check_job_id, shown
 from tasks.layout import PLAYLIST, TEMP, Named, name_output, object_key, rewritten_key
 from tasks.playlists import segment_names
 from tasks.purging import purge_released
@@ -84,7 +84,7 @@ def register_outputs(
     location: OpenLocation,
     policy: IngestPolicy,
     *,
-    job_id: UUID,
+    job_id: str | UUID,
     outputs: str,
     run: str = "",
     progress: Callable[[int], None] = lambda size_bytes: None,
@@ -96,6 +96,7 @@ def register_outputs(
         InvalidInputError: no outputs there, a playlist without its segments, or other content under a known name.
         OvertakenError: the job was failed or deleted meanwhile; nothing of it stays.
     """
+    job_id = check_job_id(job_id)
     job = catalog.transaction(lambda connection: _registerable(connection, job_id))
     found, skipped = read_outputs(location, policy, outputs)
     existing = catalog.transaction(lambda connection: find_named(connection, job_id))

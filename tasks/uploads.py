@@ -13,7 +13,7 @@ from blocks.catalog.admission import reserve, settle
 from blocks.catalog.customers import Customer, find_customer, lock_customer, require_enabled
 from blocks.catalog.jobs import find_job, list_outputs, require_readable
 from blocks.catalog.log import Change, record
-from blocks.catalog.objects import NewObject, insert_pending, make_live, release_objects
+from blocks.catalog.objects import NewObject, find_named, insert_pending, make_live, release_objects
 from blocks.catalog.tables import ObjectKind, UploadStatus
 from blocks.catalog.uploads import UploadRow, find_upload, finish_upload, insert_upload
 from blocks.errors import InvalidInputError, NotFoundError, OvertakenError, QuotaExceededError, RefusedError, StorageError
@@ -143,6 +143,7 @@ def complete_upload(
     else:
         outcome = _add_to_job(catalog, location, customer, upload, upload.job_id, hashed, run)
     if outcome.succeeded:
+        # Killed before this, the blob is still there, and the next call finds the job that it became.
         catalog.transaction(
             lambda connection: finish_upload(
                 connection, upload.id, status=UploadStatus.COMPLETED, job_id=outcome.job_id, object_id=None
@@ -186,22 +187,23 @@ def _add_to_job(
     hashed: Hashed,
     run: str,
 ) -> IngestOutcome:
-    new = NewObject(
-        id=uuid4(),
-        job_id=job_id,
-        kind=ObjectKind.UPLOAD,
-        # The user's file name lives in the row; the key holds only ids.
-        name=f"uploads/{upload.id}/{upload.filename}",
-        location_id=location.place.id,
-        key=f"{upload_key(job_id, upload.id)}",
-        size_bytes=hashed.size_bytes,
-        sha256=hashed.sha256,
-    )
+    # The user's file name lives in the row; the key holds only ids.
+    name = f"uploads/{upload.id}/{upload.filename}"
 
-    def begin(connection: Connection) -> None:
+    def begin(connection: Connection) -> NewObject:
         lock_customer(connection, customer.id)
         require_readable(find_job(connection, job_id, api_key=customer.label))
-        insert_pending(connection, customer.id, [new])
+        existing = find_named(connection, job_id)
+        object_id, key = uuid4(), upload_key(job_id, upload.id)
+        if name in existing or f"released:{name}" in existing:
+            # An earlier call broke off: what it may have written is released, and this one writes elsewhere.
+            release_objects(connection, [existing[name].id] if name in existing else [])
+            key = f"{key}.{object_id}"
+        fresh = NewObject(
+            object_id, job_id, ObjectKind.UPLOAD, name, location.place.id, key, hashed.size_bytes, hashed.sha256
+        )
+        insert_pending(connection, customer.id, [fresh])
+        return fresh
 
     def commit(connection: Connection) -> None:
         lock_customer(connection, customer.id)
@@ -215,8 +217,9 @@ def _add_to_job(
             raise OvertakenError(f"job {job_id} was deleted or failed meanwhile; nothing was stored")
         after = {"state": "live", "location": location.place.name, "key": new.key}
         record(connection, [Change(run, "upload", "", customer.id, job_id, new.id, None, after, new.size_bytes)])
+        finish_upload(connection, upload.id, status=UploadStatus.COMPLETED, job_id=job_id, object_id=new.id)
 
-    catalog.transaction(begin)
+    new = catalog.transaction(begin)
     written = write_objects(location, [Writing(new, StoredBlob(upload.key))], parallel=1)
     try:
         if written.failed:

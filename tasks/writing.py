@@ -90,7 +90,13 @@ def write_object(location: OpenLocation, writing: Writing) -> Written:
         attributes["Storage-Class"] = location.place.storage_class
     if isinstance(writing.source, LocalFile):
         written = put_file(
-            store, new.key, writing.source.path, sha256=new.sha256, size_bytes=new.size_bytes, attributes=attributes
+            store,
+            new.key,
+            writing.source.path,
+            sha256=new.sha256,
+            size_bytes=new.size_bytes,
+            attributes=attributes,
+            checksums=location.capabilities.reads_checksum_headers,
         )
         proved = location.capabilities.checks_uploads
     else:

@@ -51,9 +51,14 @@ class Capabilities:
         return any(finding.name == name and finding.works for finding in self.findings)
 
     @property
+    def reads_checksum_headers(self) -> bool:
+        """Whether sending a SHA-256 in a header makes the store refuse other bytes, in one request and in parts."""
+        return self.has("refuses_wrong_checksum_header") and self.has("refuses_wrong_part_checksum")
+
+    @property
     def checks_uploads(self) -> bool:
-        """Whether the store refuses a body that is not the one that was signed: then no read-back is needed."""
-        return self.has("refuses_wrong_sha256")
+        """Whether the store itself refuses other bytes than were sent: then no read-back is needed."""
+        return self.has("refuses_wrong_signed_sha256") or self.reads_checksum_headers
 
     def as_json(self) -> dict[str, Any]:
         """The form that the catalog keeps."""
@@ -145,7 +150,7 @@ def _refused_and_absent(store: ObjectStore, key: str, status: int) -> str | None
     return "refused, and stored it all the same" if exists(store, key) else None
 
 
-def _refuses_wrong_sha256(store: ObjectStore, key: str) -> str | None:
+def _refuses_wrong_signed_sha256(store: ObjectStore, key: str) -> str | None:
     return _refused_and_absent(store, key, _signed_put(store, key, {}, _SignsAnotherBody))
 
 
@@ -157,6 +162,20 @@ def _refuses_wrong_md5(store: ObjectStore, key: str) -> str | None:
 def _refuses_wrong_checksum_header(store: ObjectStore, key: str) -> str | None:
     wrong = base64.b64encode(hashlib.sha256(OTHER).digest()).decode()
     return _refused_and_absent(store, key, _signed_put(store, key, {"x-amz-checksum-sha256": wrong}, S3SigV4Auth))
+
+
+def _refuses_wrong_part_checksum(store: ObjectStore, key: str) -> str | None:
+    same: Any = {"Bucket": store.bucket, "Key": store.path(key)}
+    upload = store.s3.create_multipart_upload(ChecksumAlgorithm="SHA256", **same)["UploadId"]
+    wrong = base64.b64encode(hashlib.sha256(OTHER).digest()).decode()
+    try:
+        store.s3.upload_part(UploadId=upload, PartNumber=1, Body=BODY, ChecksumSHA256=wrong, **same)
+    except ClientError as error:
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        return None if status < 500 else f"answered {status} to a part with a wrong checksum"
+    finally:
+        store.s3.abort_multipart_upload(UploadId=upload, **same)
+    return "took a part with a wrong checksum"
 
 
 def _puts_once(store: ObjectStore, key: str) -> str | None:
@@ -261,8 +280,8 @@ def _lifecycle_rule(store: ObjectStore, rule: dict[str, Any]) -> str | None:
         if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
             raise
         before = []
-    # Disabled, and for a prefix that holds nothing: asking must not expire anybody's objects.
-    asked: Any = {"ID": "probe", "Status": "Disabled", "Filter": {"Prefix": store.path("probe/none/")}} | rule
+    # Enabled, since servers take any rule that does nothing; for a prefix that never holds anything, and in ten years.
+    asked: Any = {"ID": "probe", "Status": "Enabled", "Filter": {"Prefix": store.path("probe/none/")}} | rule
     try:
         store.s3.put_bucket_lifecycle_configuration(
             Bucket=store.bucket, LifecycleConfiguration={"Rules": [*before, asked]}
@@ -309,9 +328,10 @@ def _finish_expiry(url: str, expires_at: float) -> Finding:
 
 TRIALS: dict[str, Callable[[ObjectStore, str], str | None]] = {
     "reads_back": _reads_back,
-    "refuses_wrong_sha256": _refuses_wrong_sha256,
+    "refuses_wrong_signed_sha256": _refuses_wrong_signed_sha256,
     "refuses_wrong_md5": _refuses_wrong_md5,
     "refuses_wrong_checksum_header": _refuses_wrong_checksum_header,
+    "refuses_wrong_part_checksum": _refuses_wrong_part_checksum,
     "puts_once": _puts_once,
     "refuses_stale_if_match": _refuses_stale_if_match,
     "presigned_get": _presigned_get,

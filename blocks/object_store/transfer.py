@@ -51,23 +51,29 @@ def hash_file(path: Path) -> tuple[str, int]:
     Raises:
         OSError: the file cannot be read.
     """
-    digest, size = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as file:
-        while block := file.read(READ_BYTES):
-            digest.update(block)
-            size += len(block)
-    return digest.hexdigest(), size
+        return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
 
 
-def put_bytes(store: ObjectStore, key: str, body: bytes, attributes: Mapping[str, str]) -> Written:
-    """Write a small object in one request; its SHA-256 is part of the signature."""
+def put_bytes(
+    store: ObjectStore, key: str, body: bytes, attributes: Mapping[str, str], *, checksums: bool = False
+) -> Written:
+    """Write a small object in one request; its SHA-256 is part of the signature, and of a header if asked for."""
     with store_errors(store, f"writing {key}"):
-        result = obstore.put(store.fast, key, body, attributes=dict(attributes), use_multipart=False)
+        client = store.checked if checksums else store.fast
+        result = obstore.put(client, key, body, attributes=dict(attributes), use_multipart=False)
     return Written(etag=_unquoted(result["e_tag"]), size_bytes=len(body))
 
 
 def put_file(
-    store: ObjectStore, key: str, path: Path, *, sha256: str, size_bytes: int, attributes: Mapping[str, str]
+    store: ObjectStore,
+    key: str,
+    path: Path,
+    *,
+    sha256: str,
+    size_bytes: int,
+    attributes: Mapping[str, str],
+    checksums: bool = False,
 ) -> Written:
     """Write a file that was hashed before, in parallel parts when it is large.
 
@@ -83,7 +89,7 @@ def put_file(
                 body += more
         if len(body) != size_bytes or hashlib.sha256(body).hexdigest() != sha256:
             raise SourceChangedError(f"{path.name} changed while it was read; nothing of it was stored")
-        return put_bytes(store, key, body, attributes)
+        return put_bytes(store, key, body, attributes, checksums=checksums)
 
     def unchanged(part_bytes: int) -> Iterator[bytes]:
         digest, sent = hashlib.sha256(), 0
@@ -96,16 +102,24 @@ def put_file(
             raise SourceChangedError(f"{path.name} changed while it was read; nothing of it was stored")
 
     part_bytes = part_size(store, size_bytes)
-    return put_stream(store, key, unchanged(part_bytes), part_bytes=part_bytes, attributes=attributes)
+    return put_stream(
+        store, key, unchanged(part_bytes), part_bytes=part_bytes, attributes=attributes, checksums=checksums
+    )
 
 
 def put_stream(
-    store: ObjectStore, key: str, chunks: Iterator[bytes], *, part_bytes: int, attributes: Mapping[str, str]
+    store: ObjectStore,
+    key: str,
+    chunks: Iterator[bytes],
+    *,
+    part_bytes: int,
+    attributes: Mapping[str, str],
+    checksums: bool = False,
 ) -> Written:
     """Write an object of unknown size in parts; an exception of `chunks` gives the upload up and comes through."""
     with store_errors(store, f"writing {key}"):
         obstore.put(
-            store.fast,
+            store.checked if checksums else store.fast,
             key,
             chunks,
             attributes=dict(attributes),

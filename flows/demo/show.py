@@ -1,0 +1,316 @@
+"""The demo itself: what is done, in order, and what must be true after each step."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from blocks.embedded import Stack
+from blocks.errors import StorageError
+from flows.demo.transcoding import CLIPS, LARGE_CLIP, make_clip, play, transcode
+from flows.local_stack import bring_up, deploy_all, local_stack, wait_for_deployed_run
+
+SMALL_QUOTA = "3 MiB"
+
+
+class DemoError(StorageError):
+    """Something the demo claims did not happen."""
+
+
+def run_demo(out: Console, *, videos: Path | None, keep_running: bool) -> bool:
+    """Run every step; returns whether all of them were seen to be true."""
+    started = time.monotonic()
+    stack = local_stack()
+    was_running = stack.status()["prefect"] is not None
+    try:
+        with tempfile.TemporaryDirectory(prefix="clips-", dir=_work_folder(stack)) as folder:
+            Demo(out, stack, Path(folder), videos).run()
+    except StorageError as error:
+        out.print(f"\n[bold red]the demo failed:[/] {escape(str(error))}")
+        return False
+    finally:
+        if not (was_running or keep_running):
+            out.print("stopping what the demo started …")
+            stack.stop()
+    out.print(f"\n[bold green]All of it happened, in {time.monotonic() - started:.0f} s.[/]")
+    out.print(_NEXT)
+    return True
+
+
+class Demo:
+    """The steps share what they made: clips, customers, jobs."""
+
+    def __init__(self, out: Console, stack: Stack, folder: Path, videos: Path | None) -> None:
+        self.out, self.stack, self.folder, self.videos = out, stack, folder, videos
+        self.jobs: dict[Path, str] = {}
+        self.facts: list[tuple[str, str]] = []
+
+    def run(self) -> None:
+        """All steps in order."""
+        with ThreadPoolExecutor(max_workers=1) as background:
+            self.start_servers()
+            # Deploying takes some seconds of waiting: it happens while ffmpeg works.
+            deployed = background.submit(deploy_all, self.stack)
+            self.make_clips()
+            self.make_customers()
+            self.ingest()
+            self.ingest_again()
+            self.ingest_too_large()
+            self.transcode_and_register()
+            self.download_and_compare()
+            self.play_hls()
+            self.upload_with_a_form()
+            self.run_a_deployment(deployed)
+        self.show_usage()
+
+    def start_servers(self) -> None:
+        """PostgreSQL, S3 and Prefect, the catalog, the blocks."""
+        roots = str(self.folder) if self.videos is None else f"{self.folder}, {self.videos.resolve()}"
+        with self.step("start PostgreSQL, an S3 server and Prefect") as say:
+            endpoints = bring_up(self.stack, source_roots=roots, worker=False, deploy=False, say=say)
+            from blocks.catalog import CatalogDatabase
+            from blocks.loading import load_block
+
+            self.catalog = load_block(CatalogDatabase, "main")
+            say(f"Prefect UI at {endpoints.prefect_url}")
+
+    def make_clips(self) -> None:
+        """Real clips, or the user's own videos."""
+        with self.step("make the clips" if self.videos is None else "look at your videos") as say:
+            if self.videos is None:
+                self.clips = [self.folder / name for name in CLIPS]
+                for clip, picture in zip(self.clips, CLIPS.values(), strict=True):
+                    say(clip.name)
+                    make_clip(clip, picture)
+            else:
+                from tasks.sources import VIDEO_ENDINGS
+
+                found = sorted(self.videos.resolve().iterdir())
+                self.clips = [one for one in found if one.is_file() and one.suffix.lower()[1:] in VIDEO_ENDINGS]
+                check(bool(self.clips), f"{self.videos} holds no videos")
+            self.large = self.folder / LARGE_CLIP[0]
+            make_clip(self.large, LARGE_CLIP[1])
+            total = sum(clip.stat().st_size for clip in self.clips)
+            say(f"{len(self.clips)} videos, {_size(total)}; and one of {_size(self.large.stat().st_size)}")
+
+    def make_customers(self) -> None:
+        """Two customers of this run, one with a small quota."""
+        from tasks.customers import create_key, list_keys
+
+        with self.step("make two customers") as say:
+            number = 1 + sum(customer.label.startswith("studio-") for customer in list_keys(self.catalog))
+            self.studio, self.hobby = f"studio-{number}", f"hobby-{number}"
+            for label, quota in ((self.studio, "unlimited"), (self.hobby, SMALL_QUOTA)):
+                create_key(self.catalog, label, quota)
+            say(f"{self.studio} without a limit, {self.hobby} with {SMALL_QUOTA}")
+
+    def ingest(self) -> None:
+        """The flow ingest-videos takes the clips in."""
+        with self.step("ingest the videos") as say:
+            report = self._ingest(self.studio, self.clips)
+            check(len(report.outcomes) == len(self.clips), "the report does not list every video")
+            jobs = {str(outcome.job_id) for outcome in report.outcomes if outcome.succeeded}
+            by_content = {_sha256(clip) for clip in self.clips}
+            check(len(jobs) == len(by_content), report.summary())
+            self.jobs = {Path(outcome.source): str(outcome.job_id) for outcome in report.outcomes}
+            say(report.summary())
+
+    def ingest_again(self) -> None:
+        """The same video again: nothing is sent."""
+        with self.step("ingest one of them again") as say:
+            (outcome,) = self._ingest(self.studio, self.clips[:1]).outcomes
+            check(outcome.result == "duplicate" and outcome.sent_bytes == 0, f"it was {outcome.result}")
+            check(str(outcome.original_job_id) == self.jobs[self.clips[0]], "another job came back")
+            say(f"nothing sent, job {outcome.original_job_id} came back")
+
+    def ingest_too_large(self) -> None:
+        """A video beyond the quota is refused, and leaves nothing behind."""
+        from tasks.customers import list_keys
+
+        with self.step("ingest more than the quota allows") as say:
+            refusal = ""
+            try:
+                self._ingest(self.hobby, [self.large])
+            except StorageError as error:
+                refusal = str(error)
+            check("quota exceeded" in refusal and "free" in refusal, f"it was not refused as it should be: {refusal}")
+            (hobby,) = (customer for customer in list_keys(self.catalog) if customer.label == self.hobby)
+            check((hobby.used_bytes, hobby.reserved_bytes) == (0, 0), "the refused video holds quota")
+            say("refused: " + refusal.partition("the first: ")[2])
+
+    def transcode_and_register(self) -> None:
+        """ffmpeg makes the outputs; the flow register-outputs takes them in."""
+        from flows.register_outputs import register_outputs
+
+        with self.step("transcode, and register the outputs") as say:
+            outputs = 0
+            for number, (clip, job) in enumerate(self.jobs.items(), 1):
+                say(f"{number} of {len(self.jobs)}: {clip.name}")
+                made = self.folder / job
+                transcode(clip, made)
+                report = register_outputs(job_id=job, outputs=str(made))
+                check(not report.skipped, f"{report.skipped} were not taken in")
+                outputs += len(report.registered)
+                shutil.rmtree(made)
+            (again,) = self._ingest(self.studio, self.clips[:1]).outcomes
+            kinds = {output.kind for output in again.outputs}
+            check({"original", "video_720p", "hls_360p", "audio", "metadata"} <= kinds, f"a duplicate shows only {kinds}")
+            check(again.job_status == "completed", f"the job is {again.job_status}")
+            say(f"{outputs} files; a duplicate now comes back with all {len(kinds)} kinds")
+
+    def download_and_compare(self) -> None:
+        """A presigned URL gives back exactly what was taken in."""
+        with self.step("download through a presigned URL") as say:
+            clip = self.clips[-1]
+            issued = self._url(self.jobs[clip], "original")
+            answer = httpx.get(issued.url, timeout=60)
+            check(answer.status_code == 200, f"the URL answered {answer.status_code}")
+            check(hashlib.sha256(answer.content).hexdigest() == _sha256(clip), "the download is not the source")
+            say(f"{_size(len(answer.content))}, SHA-256 equal")
+
+    def play_hls(self) -> None:
+        """A player plays the presigned playlist to its end."""
+        with self.step("play HLS through a presigned playlist") as say:
+            clip = self.clips[0]
+            whole = play(self._url(self.jobs[clip], "video_720p").url)
+            issued = self._url(self.jobs[clip], "hls_720p")
+            played = play(issued.url)
+            check(
+                played.frames > 0 and abs(played.frames - whole.frames) <= 1,
+                f"{played.frames} frames of {whole.frames} were played",
+            )
+            say(f"{issued.files - 1} segments, {played.frames} frames, {played.seconds:.1f} s")
+
+    def upload_with_a_form(self) -> None:
+        """A customer uploads by themselves; the form cannot be used to change it afterwards."""
+        with self.step("upload with a presigned form") as say:
+            from blocks.loading import load_block
+            from blocks.policies import AccessPolicy, IngestPolicy
+            from flows.opening import open_store
+            from tasks.uploads import complete_upload, issue_upload_url
+
+            location, rules = open_store(self.catalog, "main"), load_block(IngestPolicy, "default")
+            job, body = self.jobs[self.clips[0]], b"\xff\xd8\xff a thumbnail \xff\xd9"
+            issued = issue_upload_url(
+                self.catalog, location, load_block(AccessPolicy, "default"), rules,
+                api_key=self.studio, filename="thumbnail.jpg", size_bytes=len(body), job_id=job,
+            )  # fmt: skip
+            sent = httpx.post(issued.form.url, data=issued.form.fields, files={"file": body}, timeout=30)
+            check(sent.status_code < 300, f"the form answered {sent.status_code}")
+            complete_upload(self.catalog, location, rules, api_key=self.studio, upload_id=issued.upload_id)
+            httpx.post(issued.form.url, data=issued.form.fields, files={"file": body[::-1]}, timeout=30)
+            stored = httpx.get(self._url(job, "upload").url, timeout=30).content
+            check(stored == body, "posting the form again changed what was stored")
+            say("taken in; posting the form again changed nothing")
+
+    def run_a_deployment(self, deployed: Future[None]) -> None:
+        """The same flow through Prefect's worker, as the UI and the schedules run it."""
+        with self.step("run a deployed flow through the worker") as say:
+            say("deploying")
+            deployed.result()
+            self.stack.start_worker(cwd=self.stack.folder)
+            say("waiting for the worker")
+            state = wait_for_deployed_run(
+                "issue-download-url/issue-download-url",
+                {"api_key": self.studio, "job_id": self.jobs[self.clips[0]], "kind": "audio"},
+                seconds=90,
+            )
+            check(state == "Completed", f"the run ended as {state}")
+            say("issue-download-url: Completed, its URL is a link artifact in the UI")
+
+    def show_usage(self) -> None:
+        """Usage by customer and kind, and that it is what the quota counts."""
+        from reports.usage import usage_frame, usage_rows
+        from tasks.customers import list_keys
+
+        frame = usage_frame(self.catalog, [self.studio, self.hobby])
+        counted = {customer.label: customer.used_bytes for customer in list_keys(self.catalog)}[self.studio]
+        check(int(frame["size_bytes"].sum()) == counted, "the usage report and the quota's counter differ")
+        table = Table(title="\nusage by customer and kind", title_justify="left")
+        for column, justify in (("customer", "left"), ("kind", "left"), ("files", "right"), ("size", "right")):
+            table.add_column(column, justify=justify)  # type: ignore[arg-type]  # two of rich's literals
+        for customer, kind, objects, size in usage_rows(frame):
+            table.add_row(customer, kind, objects, size, style="bold" if kind == "all" else "", end_section=kind == "all")
+        table.add_row(self.hobby, "all", "0", "0 B", style="bold")
+        self.out.print(table)
+
+    def _ingest(self, customer: str, clips: list[Path]) -> Any:
+        from flows.ingest_videos import ingest_videos
+
+        return ingest_videos(api_key=customer, sources=[str(clip) for clip in clips])
+
+    def _url(self, job: str, kind: str) -> Any:
+        from blocks.loading import load_block
+        from blocks.object_store import ObjectStore
+        from blocks.policies import AccessPolicy
+        from tasks.access import issue_download_url
+
+        return issue_download_url(
+            self.catalog,
+            load_block(ObjectStore, "main"),
+            load_block(AccessPolicy, "default"),
+            api_key=self.studio,
+            job_id=job,
+            kind=kind,
+        )
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Callable[[str], None]]:
+        """Show what is going on, then one line with the last thing said."""
+        started, last = time.monotonic(), [""]
+        with self.out.status(f"{title} …") as status:
+
+            def say(line: str) -> None:
+                last[0] = line
+                status.update(f"{title}: {escape(line)}")
+
+            yield say
+        took = time.monotonic() - started
+        self.out.print(f"[green]✓[/] {title} [dim]({took:.1f} s)[/]\n    {escape(last[0])}", highlight=False)
+
+
+def check(true: bool, otherwise: str) -> None:
+    """The demo claims nothing that it did not see."""
+    if not true:
+        raise DemoError(otherwise)
+
+
+def _work_folder(stack: Stack) -> Path:
+    folder = stack.folder / "demo"
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob("clips-*"):
+        # A demo that was killed could not tidy up.
+        shutil.rmtree(leftover, ignore_errors=True)
+    return folder
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size(size_bytes: int) -> str:
+    from blocks.units import format_bytes
+
+    return format_bytes(size_bytes)
+
+
+_NEXT = """
+Try next:
+  make up                                   keep the servers running; it prints where the Prefect UI is
+  .venv/bin/python -m flows status          what runs, and what the customers store
+  .venv/bin/python -m flows key create me   a customer of your own
+  make demo VIDEOS=~/Videos                 the same with your own videos
+  make down                                 stop everything"""

@@ -1,0 +1,125 @@
+"""The flow `ingest-videos`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.futures import as_completed
+from prefect.states import Completed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from blocks.errors import RefusedError
+from blocks.loading import load_block
+from blocks.policies import IngestPolicy
+from flows.opening import open_catalog, open_store, run_label, show_table
+from tasks import ingest
+from tasks.ingest import IngestReport
+from tasks.intake import IngestOutcome
+from tasks.sources import Source, find_sources
+
+SHOWN_OUTCOMES = 500
+"""Rows in the table artifact; the failures come first."""
+
+
+@flow(
+    name="ingest-videos",
+    flow_run_name="ingest for {api_key}",
+    # Each batch has transfers of its own under way; more batches at once only wait for each other.
+    task_runner=ThreadPoolTaskRunner(max_workers=2),
+)
+def ingest_videos(
+    api_key: str,
+    sources: list[str] | None = None,
+    expected_sha256: dict[str, str] | None = None,
+    manifest: str = "",
+    reprocess: bool = False,
+    store: str = "main",
+    catalog: str = "main",
+    policy: str = "default",
+) -> State[IngestReport]:
+    """Take in videos for a customer: hashed, deduplicated, within the quota, verified, each as one job.
+
+    A video that the customer has already sends 0 bytes and gives the existing job back; one whose stored bytes are
+    missing is healed. Bad sources are refused one by one with their reason, and the good ones go through. It never
+    changes or removes a source, and never takes in a byte beyond the quota.
+
+    Args:
+        api_key: Label or id of the customer.
+        sources: Files, folders and URLs, as the worker sees them; files below the policy's source roots only.
+        expected_sha256: SHA-256 that a source must have, by the source or by its file name.
+        manifest: A .csv, .json or .jsonl file of many sources, with the fields source, filename and sha256.
+        reprocess: Make a new job even for a video that is known.
+        store: Name of the Object Store block.
+        catalog: Name of the Catalog Database block.
+        policy: Name of the Ingest Policy block.
+    """
+    started = time.monotonic()
+    database = open_catalog(catalog)
+    rules = load_block(IngestPolicy, policy)
+    open_store(database, store)
+    customer = ingest.find_enabled(database, api_key)
+    found, refused = find_sources(sources or [], rules, expected_sha256=expected_sha256 or {}, manifest=manifest)
+    batches = ingest.plan_batches(found, files=rules.batch_files, size_bytes=ingest.BATCH_BYTES)
+    outcomes = _run_batches(batches, customer.label, reprocess, store, catalog, policy)
+    report = ingest.make_report(customer.label, outcomes, refused, seconds=time.monotonic() - started)
+    return _finish(report)
+
+
+@task(name="ingest-batch", task_run_name="batch of {count}", retries=0)
+def ingest_batch(
+    batch: Sequence[Source], count: int, api_key: str, reprocess: bool, store: str, catalog: str, policy: str, run: str
+) -> list[IngestOutcome]:
+    """Take in some hundred sources; takes names of blocks, so that it can run on another machine."""
+    database = open_catalog(catalog)
+    return ingest.ingest_batch(
+        database,
+        open_store(database, store),
+        load_block(IngestPolicy, policy),
+        ingest.find_enabled(database, api_key),
+        batch,
+        reprocess=reprocess,
+        run=run,
+    )
+
+
+def _run_batches(
+    batches: Sequence[Sequence[Source]], api_key: str, reprocess: bool, store: str, catalog: str, policy: str
+) -> list[IngestOutcome]:
+    run = run_label()
+    futures = [
+        ingest_batch.submit(batch, len(batch), api_key, reprocess, store, catalog, policy, run) for batch in batches
+    ]
+    progress = create_progress_artifact(0.0, key="ingest-progress", description=f"Ingest for {api_key}")
+    for done, _ in enumerate(as_completed(list(futures)), 1):
+        update_progress_artifact(progress, 100.0 * done / len(futures))
+    return [outcome for future in futures for outcome in future.result()]
+
+
+def _finish(report: IngestReport) -> State[IngestReport]:
+    ordered = sorted(report.outcomes, key=lambda outcome: outcome.succeeded)
+    show_table(
+        "ingest-videos",
+        [
+            {
+                "source": o.source,
+                "result": o.result,
+                "job": o.job_id,
+                "status": o.job_status,
+                "bytes": o.size_bytes,
+                "sent": o.sent_bytes,
+                "error": o.error,
+            }
+            for o in ordered[:SHOWN_OUTCOMES]
+        ],
+        report.summary(),
+    )
+    get_run_logger().info(report.summary())
+    if len(report.unsuccessful) == len(report.outcomes):
+        raise RefusedError(
+            f"none of {len(report.outcomes)} sources was taken in; the first: {report.outcomes[0].error}"
+        )
+    name = "Completed" if not report.unsuccessful else "Partial"
+    return Completed(name=name, message=report.summary(), data=report)

@@ -1,0 +1,188 @@
+"""What `up` adds to the bare servers: the catalog, the blocks, the deployments and a worker."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from blocks.embedded import Endpoints, Stack
+from blocks.errors import StorageError, TransientError
+
+PROJECT = Path(__file__).resolve().parent.parent
+CATALOG = "transcode_flow"
+BUCKETS = ("videos", "backups")
+
+
+class SetupError(StorageError):
+    """A step of `up` did not work; the message holds what it printed."""
+
+
+def local_stack() -> Stack:
+    """The stack of this checkout, or of the folder in TRANSCODE_FLOW_HOME."""
+    return Stack(Path(os.environ.get("TRANSCODE_FLOW_HOME", PROJECT / ".local")))
+
+
+def use_local_prefect() -> bool:
+    """Point this process at the running embedded Prefect server, unless the environment names another one.
+
+    To be called before Prefect is imported: its settings are read then.
+    """
+    if os.environ.get("PREFECT_API_URL"):
+        return False
+    try:
+        stack = local_stack()
+        running = stack.status()["prefect"] is not None
+    except StorageError:
+        return False
+    if running:
+        os.environ.update(stack.environment())
+        # Prefect warns about events it has not sent yet whenever a short command ends.
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+    return running
+
+
+def bring_up(
+    stack: Stack, *, source_roots: str, worker: bool = True, deploy: bool = True, say: Callable[[str], None]
+) -> Endpoints:
+    """Servers, catalog, blocks, deployments and worker; each step finds out whether it is done already."""
+    had_worker = stack.status()["worker"] is not None
+    endpoints = stack.start(say=say)
+    os.environ.update(stack.environment())
+    say("catalog and blocks")
+    prepare_catalog(endpoints, CATALOG)
+    save_blocks(endpoints, source_roots=source_roots)
+    if not had_worker:
+        mark_leftovers_crashed()
+    if deploy:
+        say("deployments")
+        deploy_all(stack)
+    if worker:
+        say("worker")
+        stack.start_worker(cwd=stack.folder)
+    return endpoints
+
+
+def prepare_catalog(endpoints: Endpoints, database: str) -> None:
+    """Create the catalog's database and buckets where they are missing, and migrate."""
+    import psycopg2
+
+    from blocks.catalog import CatalogDatabase
+    from blocks.catalog.migrating import upgrade
+
+    connection = psycopg2.connect(host=str(endpoints.postgres_folder), user="postgres", dbname="postgres")
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,))
+            if cursor.fetchone() is None:
+                cursor.execute(f'CREATE DATABASE "{database}"')
+    finally:
+        connection.close()
+    upgrade(CatalogDatabase(host=str(endpoints.postgres_folder), username="postgres", database=database))
+
+
+def save_blocks(endpoints: Endpoints, *, source_roots: str) -> None:
+    """Register the block types, and save one block of each: `main` for the servers, `default` for the policies.
+
+    A policy that an operator changed is left alone, but for the source roots, which follow the command line.
+    """
+    from botocore.exceptions import ClientError
+    from prefect_aws.credentials import MinIOCredentials
+
+    from blocks.catalog import CatalogDatabase
+    from blocks.object_store import ObjectStore
+    from blocks.policies import POLICIES, IngestPolicy
+    from tasks.stores import probe_store
+
+    for kind in (MinIOCredentials, CatalogDatabase, ObjectStore, *POLICIES):
+        kind.register_type_and_schema(_sync=True)
+    credentials = MinIOCredentials(minio_root_user=endpoints.access_key, minio_root_password=endpoints.secret_key)
+    credentials.save("main", overwrite=True, _sync=True)
+    catalog = CatalogDatabase(host=str(endpoints.postgres_folder), username="postgres", database=CATALOG)
+    catalog.save("main", overwrite=True, _sync=True)
+    # Loaded back, so that the store holds a reference to the credentials block and no copy of its secret.
+    saved = MinIOCredentials.load("main", _sync=True)
+    store = ObjectStore(credentials=saved, endpoint_url=endpoints.s3_url, bucket=BUCKETS[0])
+    store.save("main", overwrite=True, _sync=True)
+    for bucket in BUCKETS:
+        try:
+            store.s3.create_bucket(Bucket=bucket)
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                raise
+    for policy in POLICIES:
+        try:
+            existing = policy.load("default", _sync=True)
+        except ValueError:
+            existing = policy()
+        if isinstance(existing, IngestPolicy) and source_roots:
+            existing.source_roots = _joined(existing.source_roots, source_roots)
+        existing.save("default", overwrite=True, _sync=True)
+    probe_store(catalog, store, "main")
+
+
+def deploy_all(stack: Stack) -> None:
+    """Deploy everything in prefect.yaml; a work pool is made where it is missing."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+
+    from blocks.embedded.prefect_server import POOL
+
+    with get_client(sync_client=True) as client:
+        try:
+            client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+        except ObjectAlreadyExists:
+            pass
+    finished = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(PROJECT / "prefect.yaml")],
+        cwd=PROJECT,
+        env={**os.environ, **stack.environment()},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    if finished.returncode != 0:
+        raise SetupError(f"the deployments could not be made:\n{finished.stdout[-3000:]}{finished.stderr[-3000:]}")
+
+
+def mark_leftovers_crashed() -> int:
+    """Runs that this machine's worker was working on when it was killed: nothing else would notice."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
+    from prefect.states import Crashed
+
+    from blocks.embedded.prefect_server import POOL
+
+    runs_filter = FlowRunFilter(state={"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}})  # type: ignore[arg-type]  # pydantic builds it from the dict
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(
+            flow_run_filter=runs_filter, work_pool_filter=WorkPoolFilter(name={"any_": [POOL]})  # type: ignore[arg-type]  # as above
+        )
+        for run in runs:
+            client.set_flow_run_state(run.id, Crashed(message="its worker was stopped or killed"), force=True)
+    return len(runs)
+
+
+def wait_for_deployed_run(deployment: str, parameters: dict[str, object], *, seconds: float) -> str:
+    """Run a deployment through the worker and wait; returns the name of the final state.
+
+    Raises:
+        TransientError: it did not end in time.
+    """
+    from prefect.deployments import run_deployment
+
+    run = run_deployment(deployment, parameters=parameters, timeout=seconds, poll_interval=0.5, _sync=True)
+    if run.state is None or not run.state.is_final():
+        raise TransientError(f"the run of {deployment} did not end within {seconds:.0f} s")
+    return str(run.state.name)
+
+
+def _joined(roots: str, more: str) -> str:
+    known = [root.strip() for root in roots.split(",") if root.strip()]
+    return ", ".join(known + [root.strip() for root in more.split(",") if root.strip() not in known])

@@ -1,0 +1,43 @@
+"""The flow `register-outputs`."""
+
+from __future__ import annotations
+
+from prefect import flow, get_run_logger
+
+from blocks.loading import load_block
+from blocks.policies import IngestPolicy
+from flows.opening import open_catalog, open_store, run_label, show_table
+from tasks import outputs as outputs_of_jobs
+from tasks.outputs import RegisterReport
+
+
+@flow(name="register-outputs", flow_run_name="outputs of {job_id}")
+def register_outputs(
+    job_id: str, outputs: str, store: str = "main", catalog: str = "main", policy: str = "default"
+) -> RegisterReport:
+    """Take in what the transcoder made of a video, count it, and mark the job completed.
+
+    All of a job's outputs come in together or not at all. What was transcoded is kept even past the quota, and the
+    overrun is reported. It never overwrites an output: other content under a known name is refused.
+
+    Args:
+        job_id: The job the outputs belong to.
+        outputs: A folder as the worker sees it, laid out like a job (360p/, 720p/, audio/, …), or a prefix under temp/.
+        store: Name of the Object Store block.
+        catalog: Name of the Catalog Database block.
+        policy: Name of the Ingest Policy block, for its source roots.
+    """
+    database = open_catalog(catalog)
+    location = open_store(database, store)
+    report = outputs_of_jobs.register_outputs(
+        database, location, load_block(IngestPolicy, policy), job_id=job_id, outputs=outputs, run=run_label()
+    )
+    show_table(
+        "register-outputs",
+        [{"output": name, "result": "registered"} for name in report.registered]
+        + [{"output": name, "result": "was there"} for name in report.already_there]
+        + [{"output": name, "result": "skipped: no output of the platform"} for name in report.skipped],
+        report.summary(),
+    )
+    get_run_logger().info(report.summary())
+    return report

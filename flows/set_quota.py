@@ -1,0 +1,30 @@
+"""The flow `set-quota`."""
+
+from __future__ import annotations
+
+from prefect import flow, get_run_logger
+
+from flows.opening import open_catalog, show_table
+from tasks import customers
+
+
+@flow(name="set-quota", flow_run_name="quota of {api_key}: {quota}")
+def set_quota(api_key: str, quota: str, catalog: str = "main") -> str:
+    """Raise, lower or lift a customer's quota. What is stored stays, even above a lowered quota.
+
+    Keys are created on the command line only (`python -m flows key create`), where the secret is shown once.
+
+    Args:
+        api_key: Label or id of the customer.
+        quota: A size such as 500 MiB or 10 GiB, 0 to take nothing in, or unlimited.
+        catalog: Name of the Catalog Database block.
+    """
+    change = customers.set_quota(open_catalog(catalog), api_key=api_key, quota=quota)
+    after = change.after
+    show_table(
+        "set-quota",
+        [{"key": after.label, "before": change.before.quota_bytes, "after": after.quota_bytes, "used": after.used_bytes}],
+        change.summary(),
+    )
+    get_run_logger().info(change.summary())
+    return change.summary()
