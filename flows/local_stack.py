@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -125,13 +126,16 @@ def save_blocks(endpoints: Endpoints, *, source_roots: str) -> None:
 
 
 def deploy_all(stack: Stack) -> None:
-    """Deploy everything in prefect.yaml; a work pool is made where it is missing."""
+    """Deploy everything in prefect.yaml, if it or a flow changed since; a work pool is made where it is missing."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
 
     from blocks.embedded.prefect_server import POOL
 
+    deployed, wanted = stack.folder / "deployed", _fingerprint()
+    if deployed.exists() and deployed.read_text() == wanted:
+        return
     with get_client(sync_client=True) as client:
         try:
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
@@ -149,6 +153,15 @@ def deploy_all(stack: Stack) -> None:
     )
     if finished.returncode != 0:
         raise SetupError(f"the deployments could not be made:\n{finished.stdout[-3000:]}{finished.stderr[-3000:]}")
+    deployed.write_text(wanted)
+
+
+def _fingerprint() -> str:
+    """What deployments are made from: their list, and the flows whose parameters are the forms in the UI."""
+    digest = hashlib.sha256()
+    for path in [PROJECT / "prefect.yaml", *sorted((PROJECT / "flows").glob("*.py"))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def mark_leftovers_crashed() -> int:

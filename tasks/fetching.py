@@ -73,7 +73,9 @@ def check_url(url: str, policy: IngestPolicy) -> None:
     if parts.username is not None or parts.password is not None:
         # Run parameters can be read by everybody who sees the UI.
         raise InvalidInputError("a URL with credentials in it is refused: everybody could read them in the run's parameters")
-    if not parts.hostname or any(ord(char) <= 0x20 or ord(char) == 0x7F for char in url):
+    # A key may hold spaces; in an http URL they are %20.
+    controls = any(ord(char) < 0x20 or ord(char) == 0x7F or (char == " " and scheme != "s3") for char in url)
+    if not parts.hostname or controls:
         raise InvalidInputError(f"{shown(url)} is no URL")
 
 

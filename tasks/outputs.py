@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.customers import lock_customer
+from blocks.catalog.customers import Customer, lock_customer
 from blocks.catalog.jobs import JobRow, complete_job, find_job
 from blocks.catalog.log import Change, record
 from blocks.catalog.objects import (
@@ -121,8 +121,7 @@ def register_outputs(
         complete_job(connection, job)
         record(connection, [_change(run, customer.id, location, by_id[object_id]) for object_id in live])
         customer = lock_customer(connection, customer.id)
-        over = customer.quota_bytes is not None and customer.used_bytes > customer.quota_bytes
-        return customer.over_quota(0) if over else ""
+        return overrun(customer)
 
     try:
         if written.failed:
@@ -141,6 +140,16 @@ def register_outputs(
         skipped=tuple(skipped),
         added_bytes=sum(writing.new.size_bytes for writing in plan.writings),
         over_quota=over_quota,
+    )
+
+
+def overrun(customer: Customer) -> str:
+    """The sentence to show where a customer stores more than the quota; empty where not."""
+    if customer.quota_bytes is None or customer.used_bytes <= customer.quota_bytes:
+        return ""
+    return (
+        f"key {customer.label} is {format_bytes(customer.used_bytes - customer.quota_bytes)} over its quota of "
+        f"{format_bytes(customer.quota_bytes)} now; nothing more is taken in until some is freed or the quota raised"
     )
 
 

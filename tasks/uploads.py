@@ -80,7 +80,7 @@ def issue_upload_url(
             require_readable(find_job(connection, job, api_key=api_key))
         held_for = lasts + timedelta(minutes=access.completion_minutes)
         if not reserve(connection, customer.id, [(upload_id, None, wanted, held_for)]):
-            raise QuotaExceededError(lock_customer(connection, customer.id).over_quota(wanted))
+            raise QuotaExceededError(lock_customer(connection, customer.id).over_quota(wanted, wanted - size_bytes))
         return insert_upload(
             connection,
             upload_id=upload_id,

@@ -112,7 +112,7 @@ def admit(
     _insert_jobs(connection, customer_id, entering, reprocess=reprocess)
     insert_pending(connection, customer_id, [arrival.original for arrival in entering])
     refused = {
-        arrival.original.job_id: customer.over_quota(arrival.reserve_bytes)
+        arrival.original.job_id: customer.over_quota(arrival.reserve_bytes, arrival.reserve_bytes - arrival.original.size_bytes)
         for arrival in fresh
         if arrival.original.job_id not in admitted
     }

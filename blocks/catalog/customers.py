@@ -32,13 +32,16 @@ class Customer:
             return None
         return max(0, self.quota_bytes - self.used_bytes - self.reserved_bytes)
 
-    def over_quota(self, asked_bytes: int) -> str:
-        """Why `asked_bytes` more do not fit, and the way out."""
+    def over_quota(self, asked_bytes: int, outputs_bytes: int = 0) -> str:
+        """Why `asked_bytes` more do not fit, of which `outputs_bytes` are room for what will be made, and the way out."""
+        over = self.used_bytes + self.reserved_bytes + asked_bytes - (self.quota_bytes or 0)
+        asked = f"{format_bytes(asked_bytes)} asked"
+        if outputs_bytes:
+            asked += f" ({format_bytes(asked_bytes - outputs_bytes)} and {format_bytes(outputs_bytes)} for its outputs)"
         return (
             f"quota exceeded for key {self.label}: {format_bytes(self.used_bytes)} used + "
-            f"{format_bytes(self.reserved_bytes)} reserved + {format_bytes(asked_bytes)} asked > "
-            f"{format_bytes(self.quota_bytes)}; {format_bytes(self.free_bytes)} free: "
-            f"free {format_bytes(asked_bytes - (self.free_bytes or 0))} or raise the quota"
+            f"{format_bytes(self.reserved_bytes)} reserved + {asked} > {format_bytes(self.quota_bytes)}; "
+            f"{format_bytes(self.free_bytes)} is free, remove {format_bytes(over)} or raise the quota"
         )
 
 

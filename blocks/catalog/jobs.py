@@ -94,7 +94,7 @@ def commit_arrivals(
     reasons = {job_id: "another run took this job over; its work was undone" for job_id in overtaken}
     for one in lapsed:
         if one.job_id not in again:
-            reasons[one.job_id] = "the reservation lapsed, and " + customer.over_quota(one.size_bytes + one.keep_bytes)
+            reasons[one.job_id] = "the reservation lapsed, and " + customer.over_quota(one.size_bytes + one.keep_bytes, one.keep_bytes)
     return reasons
 
 

@@ -40,6 +40,8 @@ def start(command: list[str], *, log: Path, env: Mapping[str, str], cwd: Path) -
             env={**os.environ, **env},
             cwd=cwd,
         )
+    # It is meant to outlive this object, which would otherwise complain about that when it is collected.
+    process.returncode = 0
     return Running(process.pid, psutil.Process(process.pid).create_time())
 
 

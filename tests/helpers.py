@@ -1,0 +1,107 @@
+"""What many tests look at: the counters, the objects, the bytes behind them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect_aws.credentials import MinIOCredentials
+from sqlalchemy import text
+
+from blocks.catalog import CatalogDatabase
+from blocks.object_store.listing import list_prefix
+from blocks.object_store.transfer import hash_object
+from tasks.stores import OpenLocation
+
+
+def rows(catalog: CatalogDatabase, statement: str, **parameters: Any) -> list[Any]:
+    """The rows of a query."""
+    return list(catalog.transaction(lambda connection: connection.execute(text(statement), parameters).all()))
+
+
+def one(catalog: CatalogDatabase, statement: str, **parameters: Any) -> Any:
+    """The single value of a query."""
+    return catalog.transaction(lambda connection: connection.execute(text(statement), parameters).scalar_one())
+
+
+def execute(catalog: CatalogDatabase, statement: str, **parameters: Any) -> None:
+    """Change something behind the project's back."""
+    catalog.transaction(lambda connection: connection.execute(text(statement), parameters))
+
+
+def stored_keys(location: OpenLocation, prefix: str = "processed") -> list[str]:
+    """What lies in the bucket."""
+    return sorted(listed.key for listed in list_prefix(location.store, prefix))
+
+
+def write_video(path: Path, content: bytes = b"a video") -> Path:
+    """A file that is as good as a video to everything but a player."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def run_elsewhere(
+    catalog: CatalogDatabase, location: OpenLocation, script: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process of its own, which can be killed; it finds `catalog`, `location` and `IngestPolicy`.
+
+    A fork would not do: obstore's threads do not survive it.
+    """
+    credentials = location.store.credentials
+    assert isinstance(credentials, MinIOCredentials)
+    given = {
+        "catalog": catalog.model_dump(include={"host", "username", "database"}),
+        "store": location.store.model_dump(include={"bucket", "prefix", "endpoint_url", "multipart_upload_part_bytes"}),
+        "user": credentials.minio_root_user,
+        "password": credentials.minio_root_password.get_secret_value(),
+    }
+    opening = (
+        "import json, os\n"
+        "from prefect_aws.credentials import MinIOCredentials\n"
+        "from blocks.catalog import CatalogDatabase\n"
+        "from blocks.object_store import ObjectStore\n"
+        "from blocks.policies import IngestPolicy\n"
+        "from tasks.stores import open_location\n"
+        "given = json.loads(os.environ['GIVEN'])\n"
+        "catalog = CatalogDatabase(**given['catalog'])\n"
+        "credentials = MinIOCredentials(minio_root_user=given['user'], minio_root_password=given['password'])\n"
+        "store = ObjectStore(credentials=credentials, **given['store'])\n"
+        "location = open_location(catalog, store, 'main')\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", opening + script],
+        env={**os.environ, "GIVEN": json.dumps(given)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def assert_sound(catalog: CatalogDatabase, location: OpenLocation) -> None:
+    """Invariants 1, 2, 4 and 5 as they can be seen from outside, whatever a test did before."""
+    for row in rows(
+        catalog,
+        "SELECT k.label, k.storage_used_bytes AS used, k.storage_reserved_bytes AS reserved, "
+        "  (SELECT coalesce(sum(o.size_bytes), 0) FROM stored_objects o WHERE o.api_key_id = k.id "
+        "      AND o.state IN ('live', 'missing', 'corrupt')) AS used_sum, "
+        "  (SELECT coalesce(sum(r.bytes), 0) FROM reservations r WHERE r.api_key_id = k.id) AS reserved_sum "
+        "FROM api_keys k",
+    ):
+        assert row.used == row.used_sum, row.label
+        assert row.reserved == row.reserved_sum, row.label
+    for row in rows(catalog, "SELECT key, sha256, size_bytes FROM stored_objects WHERE state = 'live'"):
+        assert hash_object(location.store, row.key) == (row.sha256, row.size_bytes), row.key
+    named = {row.key for row in rows(catalog, "SELECT key FROM stored_objects UNION SELECT key FROM relocations")}
+    for prefix in ("processed", "uploads"):
+        assert set(stored_keys(location, prefix)) <= named

@@ -1,0 +1,171 @@
+"""Sources given as URLs: a real HTTP server on loopback, and the addresses that must never be asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from blocks.catalog import CatalogDatabase
+from blocks.errors import InvalidInputError, RefusedError
+from blocks.policies import IngestPolicy
+from tasks.fetching import check_url, fetch
+from tasks.ingest import ingest_videos
+from tasks.stores import OpenLocation
+from tests.helpers import assert_sound, sha256, stored_keys
+
+VIDEO = b"video over http " * 50_000
+
+
+class Site(BaseHTTPRequestHandler):
+    """Answers as the path says."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:  # noqa: N802 -- http.server's name
+        path = self.path.partition("?")[0]
+        if path == "/good.mp4":
+            self._send(200, VIDEO)
+        elif path == "/empty.mp4":
+            self._send(200, b"")
+        elif path == "/short.mp4":
+            self._send(200, VIDEO[:1000], length=len(VIDEO))
+        elif path == "/moved.mp4":
+            self._send(302, b"", location="/good.mp4")
+        elif path == "/inward.mp4":
+            self._send(302, b"", location="http://169.254.169.254/latest/meta-data/")
+        elif path == "/file.mp4":
+            self._send(302, b"", location="file:///etc/passwd")
+        elif path == "/loop.mp4":
+            self._send(302, b"", location="/loop.mp4")
+        elif path == "/broken.mp4":
+            self._send(503, b"later")
+        else:
+            self._send(404, b"no")
+
+    def _send(self, status: int, body: bytes, *, length: int | None = None, location: str = "") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        if location:
+            self.send_header("Location", location)
+        self.end_headers()
+        self.wfile.write(body)
+        self.close_connection = length is not None
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def open_policy() -> IngestPolicy:
+    return IngestPolicy(allow_private_addresses=True, expected_outputs_ratio=0)
+
+
+def test_urls_go_through_temp(catalog: CatalogDatabase, location: OpenLocation, open_policy, acme, site) -> None:  # type: ignore[no-untyped-def]
+    report = ingest_videos(
+        catalog, location, open_policy, api_key=acme,
+        sources=[f"{site}/{name}.mp4" for name in ("good", "empty", "short", "moved", "loop", "broken", "absent")],
+    )  # fmt: skip
+    by_name = {outcome.source.rpartition("/")[2]: outcome for outcome in report.outcomes}
+    assert by_name["good.mp4"].result == "ingested"
+    assert by_name["good.mp4"].sha256 == sha256(VIDEO)
+    assert by_name["moved.mp4"].result == "duplicate"
+    assert "is empty" in by_name["empty.mp4"].error
+    assert by_name["short.mp4"].result == "failed", "a broken transfer may work later"
+    assert "redirects more than" in by_name["loop.mp4"].error
+    assert (by_name["broken.mp4"].result, by_name["absent.mp4"].result) == ("failed", "refused")
+    assert stored_keys(location, "temp") == [], "nothing waits under temp/ afterwards"
+    assert len(stored_keys(location)) == 1
+    assert_sound(catalog, location)
+
+
+def test_a_known_url_sends_nothing_on(catalog, location, open_policy, acme, site) -> None:  # type: ignore[no-untyped-def]
+    for expected in ("ingested", "duplicate"):
+        report = ingest_videos(catalog, location, open_policy, api_key=acme, sources=[f"{site}/good.mp4"])
+        assert report.counts == {expected: 1}
+    assert report.sent_bytes == 0
+
+
+def test_a_wrong_expected_hash_of_a_url(catalog, location, open_policy, acme, site) -> None:  # type: ignore[no-untyped-def]
+    report = ingest_videos(
+        catalog, location, open_policy, api_key=acme, sources=[f"{site}/good.mp4"],
+        expected_sha256={f"{site}/good.mp4": "0" * 64},
+    )  # fmt: skip
+    assert "expected was 0000" in report.unsuccessful[0].error
+    assert stored_keys(location, "temp") == stored_keys(location) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/x.mp4", "http://localhost:1/x.mp4", "http://[::1]/x.mp4", "http://0.0.0.0/x.mp4",
+        "http://10.1.2.3/x.mp4", "http://192.168.1.1/x.mp4", "http://169.254.169.254/x.mp4",
+        "http://[::ffff:127.0.0.1]/x.mp4", "http://[fd00::1]/x.mp4", "http://[2002:7f00:1::]/x.mp4",
+        "http://2130706433/x.mp4", "http://0x7f.1/x.mp4",
+    ],
+)  # fmt: skip
+def test_private_addresses_are_never_asked(location: OpenLocation, url: str) -> None:
+    with pytest.raises(RefusedError, match="private address"):
+        fetch(location, IngestPolicy(), url)
+
+
+def test_a_redirect_inward_is_refused(location: OpenLocation, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tasks.fetching
+
+    # The site itself counts as public here, as one on the internet would; where it points to is judged for real.
+    real = tasks.fetching._is_public
+    monkeypatch.setattr(tasks.fetching, "_is_public", lambda address: address == "127.0.0.1" or real(address))
+    with pytest.raises(RefusedError, match="169.254.169.254"):
+        fetch(location, IngestPolicy(), f"{site}/inward.mp4")
+    with pytest.raises(RefusedError, match="the scheme file is not allowed"):
+        fetch(location, IngestPolicy(), f"{site}/file.mp4")
+
+
+@pytest.mark.parametrize("url", ["ftp://host/x.mp4", "gopher://host/x", "file:///etc/passwd", "data:,x", "http:///x"])
+def test_schemes_and_nonsense(url: str) -> None:
+    with pytest.raises((RefusedError, InvalidInputError)):
+        check_url(url, IngestPolicy())
+
+
+def test_credentials_in_urls_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="credentials") as caught:
+        check_url("https://user:hunter2@host/x.mp4", IngestPolicy())
+    assert "hunter2" not in str(caught.value)
+
+
+def test_sources_from_another_bucket(catalog, location, open_policy, acme) -> None:  # type: ignore[no-untyped-def]
+    s3 = location.store.s3
+    s3.create_bucket(Bucket="partner")
+    s3.put_object(Bucket="partner", Key="in/one film.mp4", Body=VIDEO)
+    report = ingest_videos(
+        catalog, location, open_policy, api_key=acme,
+        sources=["s3://partner/in/one film.mp4", "s3://partner/absent.mp4", "s3://videos/processed/x.mp4"],
+    )  # fmt: skip
+    errors = {outcome.source: outcome.error for outcome in report.unsuccessful}
+    assert report.counts == {"ingested": 1, "refused": 2}
+    assert "no such object" in errors["s3://partner/absent.mp4"]
+    assert "own bucket" in errors["s3://videos/processed/x.mp4"]
+
+
+def test_file_urls_only_below_a_root(catalog, location, acme, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "a b.mp4").write_bytes(b"x")
+    policy = IngestPolicy(source_roots=str(tmp_path), url_schemes="file", expected_outputs_ratio=0)
+    report = ingest_videos(
+        catalog, location, policy, api_key=acme, sources=[f"file://{tmp_path}/a%20b.mp4", "file:///etc/passwd"]
+    )
+    assert report.counts == {"ingested": 1, "refused": 1}
+    report = ingest_videos(catalog, location, IngestPolicy(), api_key=acme, sources=["file:///etc/passwd"])
+    assert "allows no file://" in report.unsuccessful[0].error
