@@ -1,0 +1,163 @@
+"""Registering what the transcoder made."""
+
+from __future__ import annotations
+
+import pytest
+
+from blocks.errors import InvalidInputError, NotFoundError, OvertakenError, RefusedError
+from blocks.object_store.transfer import put_bytes
+from tasks import outputs
+from tasks.outputs import register_outputs
+from tests.helpers import assert_sound, execute, one, rows, stored_keys
+from tests.tasks.conftest import write_outputs
+
+
+@pytest.fixture
+def register(catalog, location, policy):  # type: ignore[no-untyped-def]
+    def run(job_id, folder):  # type: ignore[no-untyped-def]
+        return register_outputs(catalog, location, policy, job_id=job_id, outputs=str(folder))
+
+    yield run
+    assert_sound(catalog, location)
+
+
+def test_a_folder_completes_the_job(register, new_job, catalog, location, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    job = new_job()
+    folder = write_outputs(tmp_path / "out")
+    (folder / "core.dump").write_bytes(b"not ours")
+    report = register(job, folder)
+    assert len(report.registered) == 2 + 2 * 4 + 1 + 4 + 1
+    assert report.skipped == ("core.dump",)
+    assert rows(catalog, "SELECT status, completed_at IS NOT NULL FROM jobs") == [("completed", True)]
+    assert f"processed/{job}/720p/segments/playlist.m3u8" in stored_keys(location)
+    assert one(catalog, "SELECT count(*) FROM operation_log WHERE operation = 'register'") == len(report.registered)
+
+
+def test_the_platforms_view(register, new_job, catalog, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    job = new_job()
+    register(job, write_outputs(tmp_path / "out"))
+    view = rows(catalog, "SELECT * FROM job_outputs")[0]
+    assert view.source_size_bytes == len(b"the original")
+    assert view.output_360p_size_bytes == len(b"mp4 360p") * 10
+    assert view.output_audio_size_bytes == len(b"sound")
+    hls = rows(catalog, "SELECT sum(size_bytes) FROM stored_objects WHERE kind = 'hls_720p'")[0][0]
+    assert view.segments_720p_size_bytes == hls
+    assert view.source_path == f"processed/{job}/raw/video_original.mp4"
+    assert view.segments_360p_path == f"processed/{job}/360p/segments/playlist.m3u8"
+    assert view.transcript_vtt_path == f"processed/{job}/transcription/transcript.vtt"
+
+
+def test_twice_is_once(register, new_job, catalog, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    job = new_job()
+    folder = write_outputs(tmp_path / "out")
+    first = register(job, folder)
+    again = register(job, folder)
+    assert (again.registered, len(again.already_there)) == ((), len(first.registered))
+    (folder / "audio" / "audio.mp3").write_bytes(b"other sound")
+    with pytest.raises(InvalidInputError, match="audio/audio.mp3 of job .* other content"):
+        register(job, folder)
+
+
+def test_outputs_may_come_in_two_steps(register, new_job, catalog, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    job = new_job()
+    (tmp_path / "one" / "audio").mkdir(parents=True)
+    (tmp_path / "one" / "audio" / "audio.mp3").write_bytes(b"sound")
+    register(job, tmp_path / "one")
+    report = register(job, write_outputs(tmp_path / "out"))
+    assert report.already_there == ("audio/audio.mp3",)
+
+
+def test_a_prefix_under_temp(register, new_job, catalog, location, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    job = new_job()
+    folder = write_outputs(tmp_path / "out")
+    for path in folder.rglob("*"):
+        if path.is_file():
+            put_bytes(location.store, f"temp/w1/{path.relative_to(folder)}", path.read_bytes(), {})
+    assert len(register(job, "temp/w1").registered) == 16
+    for hostile in ("temp/../processed", "temp/", "temp//x"):
+        with pytest.raises(InvalidInputError):
+            register(job, hostile)
+
+
+def test_room_held_for_outputs_is_given_back(register, new_job, catalog, policy, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    policy.expected_outputs_ratio = 2.0
+    job = new_job()
+    assert one(catalog, "SELECT storage_reserved_bytes FROM api_keys") == 2 * len(b"the original")
+    register(job, write_outputs(tmp_path / "out"))
+    assert one(catalog, "SELECT storage_reserved_bytes FROM api_keys") == 0
+
+
+def test_an_overrun_is_kept_and_reported(register, new_job, catalog, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    job = new_job()
+    execute(catalog, "UPDATE api_keys SET storage_quota_bytes = 100")
+    report = register(job, write_outputs(tmp_path / "out"))
+    assert "over its quota of 100 B" in report.over_quota
+    assert one(catalog, "SELECT status FROM jobs") == "completed"
+
+
+def test_a_playlist_without_its_segments(register, new_job, catalog, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    job = new_job()
+    folder = write_outputs(tmp_path / "out")
+    (folder / "720p" / "segments" / "segment_0001.ts").unlink()
+    with pytest.raises(InvalidInputError, match="segment_0001.ts', which is not there"):
+        register(job, folder)
+    (folder / "720p" / "segments" / "playlist.m3u8").unlink()
+    with pytest.raises(InvalidInputError, match="holds segments and no playlist"):
+        register(job, folder)
+    assert one(catalog, "SELECT count(*) FROM stored_objects") == 1
+
+
+def test_jobs_that_take_no_outputs(register, new_job, catalog, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    job, folder = new_job(), write_outputs(tmp_path / "out")
+    for unknown in ("00000000-0000-0000-0000-000000000000",):
+        with pytest.raises(NotFoundError):
+            register(unknown, folder)
+    for nonsense in ("", "../x", "x" * 1000, "\0", "'; DROP TABLE jobs"):
+        with pytest.raises(InvalidInputError, match="is no job id"):
+            register(nonsense, folder)
+    with pytest.raises(RefusedError, match="no source root"):
+        register(job, "/etc")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidInputError, match="no outputs of the platform"):
+        register(job, tmp_path / "empty")
+    execute(catalog, "UPDATE jobs SET status = 'failed', error_message = 'broken file'")
+    with pytest.raises(RefusedError, match="is failed: broken file"):
+        register(job, folder)
+
+
+def test_a_link_among_the_outputs_is_not_followed(register, new_job, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    job, folder = new_job(), write_outputs(tmp_path / "out")
+    (folder / "metadata.json").unlink()
+    (folder / "metadata.json").symlink_to("/etc/passwd")
+    assert register(job, folder).skipped == ("metadata.json",)
+
+
+def test_a_job_failed_meanwhile_keeps_nothing(register, new_job, catalog, location, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    job, folder = new_job(), write_outputs(tmp_path / "out")
+    write = outputs.write_objects
+
+    def fail_meanwhile(*arguments, **options):  # type: ignore[no-untyped-def]
+        written = write(*arguments, **options)
+        execute(catalog, "UPDATE jobs SET status = 'failed'")
+        return written
+
+    monkeypatch.setattr(outputs, "write_objects", fail_meanwhile)
+    with pytest.raises(OvertakenError):
+        register(job, folder)
+    assert stored_keys(location) == [f"processed/{job}/raw/video_original.mp4"]
+    assert one(catalog, "SELECT count(*) FROM stored_objects") == 1
+
+
+def test_a_broken_off_registration_is_done_again_elsewhere(register, new_job, catalog, location, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    job, folder = new_job(), write_outputs(tmp_path / "out")
+    execute(
+        catalog,
+        "INSERT INTO stored_objects (id, job_id, api_key_id, kind, name, location_id, key, size_bytes, stored_bytes, sha256) "
+        "SELECT gen_random_uuid(), id, api_key_id, 'audio', 'audio/audio.mp3', 1, "
+        "       'processed/' || id || '/audio/audio.mp3', 9, 9, repeat('0', 64) FROM jobs",
+    )
+    put_bytes(location.store, f"processed/{job}/audio/audio.mp3", b"half done", {})
+    register(job, folder)
+    (key,) = (row.key for row in rows(catalog, "SELECT key FROM stored_objects WHERE kind = 'audio'"))
+    assert key != f"processed/{job}/audio/audio.mp3", "no key is ever written twice"
+    assert f"processed/{job}/audio/audio.mp3" not in stored_keys(location), "and what was half done is gone"
