@@ -20,7 +20,7 @@ def load_block(kind: type[B], name: str) -> B:
     from prefect.client.orchestration import get_client
 
     try:
-        loaded = kind.load(name, _sync=True)
+        loaded = kind.load(name)
     except ValueError as error:
         if "Unable to find block document" not in str(error):
             raise

@@ -104,14 +104,18 @@ class AccessPolicy(Block):
     download_minutes: int = _field(0, "Minutes a download URL lasts unless asked otherwise.", 60, ge=1, le=7 * 24 * 60)
     shortest_download_seconds: int = _field(1, "The shortest download URL.", 10, ge=1, le=3600)
     # 7 days is where SigV4 ends.
-    longest_download_hours: int = _field(2, "The longest download URL; no server takes more than 168.", 168, ge=1, le=168)
+    longest_download_hours: int = _field(
+        2, "The longest download URL; no server takes more than 168.", 168, ge=1, le=168
+    )
     upload_minutes: int = _field(3, "Minutes an upload form lasts unless asked otherwise.", 30, ge=1, le=24 * 60)
     longest_upload_hours: int = _field(4, "The longest upload form.", 24, ge=1, le=168)
     completion_minutes: int = _field(
         5, "Minutes after an upload form's end in which its reservation still holds.", 60, ge=1, le=24 * 60
     )
     # A presigned form is one PUT: S3 ends it at 5 GiB.
-    largest_upload_mib: int = _field(6, "Uploads above this size are refused; a form ends at 5120.", 5120, ge=1, le=5120)
+    largest_upload_mib: int = _field(
+        6, "Uploads above this size are refused; a form ends at 5120.", 5120, ge=1, le=5120
+    )
 
 
 POLICIES: tuple[type[Block], ...] = (IngestPolicy, AccessPolicy)

@@ -140,7 +140,8 @@ def url(
 
         issued = issue_download_url(
             _catalog(catalog), load_block(ObjectStore, store), load_block(AccessPolicy, policy),
-            api_key=api_key, job_id=job_id, kind=kind, expires_in=expires_in, accept_encoding=accept_encoding, name=name,
+            api_key=api_key, job_id=job_id, kind=kind, expires_in=expires_in,
+            accept_encoding=accept_encoding, name=name,
         )  # fmt: skip
         sys.stdout.write(issued.url + "\n")
         err.print(f"{_plain(issued.filename)}, until {issued.expires_at:%Y-%m-%d %H:%M:%S} UTC", highlight=False)

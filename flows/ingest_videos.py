@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any, cast
+from uuid import UUID
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.schemas.objects import State
 from prefect.futures import as_completed
-from prefect.states import Completed, State
+from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from blocks.errors import RefusedError
@@ -24,11 +27,14 @@ SHOWN_OUTCOMES = 500
 """Rows in the table artifact; the failures come first."""
 
 
+# Each batch has transfers of its own under way; more batches at once would only wait for each other.
+RUNNER: Any = ThreadPoolTaskRunner(max_workers=2)
+
+
 @flow(
     name="ingest-videos",
     flow_run_name="ingest for {api_key}",
-    # Each batch has transfers of its own under way; more batches at once only wait for each other.
-    task_runner=ThreadPoolTaskRunner(max_workers=2),
+    task_runner=RUNNER,
 )
 def ingest_videos(
     api_key: str,
@@ -68,11 +74,12 @@ def ingest_videos(
     return _finish(report)
 
 
-@task(name="ingest-batch", task_run_name="batch of {count}", retries=0)
+@task(name="ingest-batch", task_run_name="batch {number}", retries=0)
 def ingest_batch(
-    batch: Sequence[Source], count: int, api_key: str, reprocess: bool, store: str, catalog: str, policy: str, run: str
+    batch: Sequence[Source], number: int, api_key: str, reprocess: bool, store: str, catalog: str, policy: str, run: str
 ) -> list[IngestOutcome]:
-    """Take in some hundred sources; takes names of blocks, so that it can run on another machine."""
+    """Take in batch `number` of a run; takes names of blocks, so that it can run on another machine."""
+    get_run_logger().debug("batch %s: %s sources", number, len(batch))
     database = open_catalog(catalog)
     return ingest.ingest_batch(
         database,
@@ -90,9 +97,11 @@ def _run_batches(
 ) -> list[IngestOutcome]:
     run = run_label()
     futures = [
-        ingest_batch.submit(batch, len(batch), api_key, reprocess, store, catalog, policy, run) for batch in batches
+        ingest_batch.submit(batch, number, api_key, reprocess, store, catalog, policy, run)
+        for number, batch in enumerate(batches, 1)
     ]
-    progress = create_progress_artifact(0.0, key="ingest-progress", description=f"Ingest for {api_key}")
+    started = create_progress_artifact(0.0, key="ingest-progress", description=f"Ingest for {api_key}")
+    progress = cast(UUID, started)  # outside an event loop it is no coroutine
     for done, _ in enumerate(as_completed(list(futures)), 1):
         update_progress_artifact(progress, 100.0 * done / len(futures))
     return [outcome for future in futures for outcome in future.result()]

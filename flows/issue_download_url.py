@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Literal
+
 from prefect import flow
 from prefect.artifacts import create_link_artifact
 

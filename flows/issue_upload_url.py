@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
@@ -63,4 +64,6 @@ def _form(issued: IssuedUpload) -> str:
             ("until", f"{issued.expires_at:%Y-%m-%d %H:%M:%S} UTC"),
         ]
     )
-    return f"{rows}\n\n```\ncurl {fields} -F file=@FILE {shlex.quote(issued.form.url)}\n```\n\nThen run `complete-upload`."
+    return (
+        f"{rows}\n\n```\ncurl {fields} -F file=@FILE {shlex.quote(issued.form.url)}\n```\n\nThen run `complete-upload`."
+    )

@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 from blocks.embedded import Endpoints, Stack
 from blocks.errors import StorageError, TransientError
@@ -91,6 +93,7 @@ def save_blocks(endpoints: Endpoints, *, source_roots: str) -> None:
     A policy that an operator changed is left alone, but for the source roots, which follow the command line.
     """
     from botocore.exceptions import ClientError
+    from prefect.blocks.core import Block
     from prefect_aws.credentials import MinIOCredentials
 
     from blocks.catalog import CatalogDatabase
@@ -98,16 +101,17 @@ def save_blocks(endpoints: Endpoints, *, source_roots: str) -> None:
     from blocks.policies import POLICIES, IngestPolicy
     from tasks.stores import probe_store
 
-    for kind in (MinIOCredentials, CatalogDatabase, ObjectStore, *POLICIES):
-        kind.register_type_and_schema(_sync=True)
+    kinds: list[type[Block]] = [MinIOCredentials, CatalogDatabase, ObjectStore, *POLICIES]
+    for kind in kinds:
+        kind.register_type_and_schema()
     credentials = MinIOCredentials(minio_root_user=endpoints.access_key, minio_root_password=endpoints.secret_key)
-    credentials.save("main", overwrite=True, _sync=True)
+    credentials.save("main", overwrite=True)
     catalog = CatalogDatabase(host=str(endpoints.postgres_folder), username="postgres", database=CATALOG)
-    catalog.save("main", overwrite=True, _sync=True)
+    catalog.save("main", overwrite=True)
     # Loaded back, so that the store holds a reference to the credentials block and no copy of its secret.
-    saved = MinIOCredentials.load("main", _sync=True)
+    saved = MinIOCredentials.load("main")
     store = ObjectStore(credentials=saved, endpoint_url=endpoints.s3_url, bucket=BUCKETS[0])
-    store.save("main", overwrite=True, _sync=True)
+    store.save("main", overwrite=True)
     for bucket in BUCKETS:
         try:
             store.s3.create_bucket(Bucket=bucket)
@@ -116,12 +120,12 @@ def save_blocks(endpoints: Endpoints, *, source_roots: str) -> None:
                 raise
     for policy in POLICIES:
         try:
-            existing = policy.load("default", _sync=True)
+            existing = cast(Block, policy.load("default"))
         except ValueError:
             existing = policy()
         if isinstance(existing, IngestPolicy) and source_roots:
             existing.source_roots = _joined(existing.source_roots, source_roots)
-        existing.save("default", overwrite=True, _sync=True)
+        existing.save("default", overwrite=True)
     probe_store(catalog, store, "main")
 
 
@@ -136,13 +140,19 @@ def deploy_all(stack: Stack) -> None:
     deployed, wanted = stack.folder / "deployed", _fingerprint()
     if deployed.exists() and deployed.read_text() == wanted:
         return
-    with get_client(sync_client=True) as client:
-        try:
-            client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-        except ObjectAlreadyExists:
-            pass
+    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
     finished = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(PROJECT / "prefect.yaml")],
+        [
+            sys.executable,
+            "-m",
+            "prefect",
+            "--no-prompt",
+            "deploy",
+            "--all",
+            "--prefect-file",
+            str(PROJECT / "prefect.yaml"),
+        ],
         cwd=PROJECT,
         env={**os.environ, **stack.environment()},
         stdin=subprocess.DEVNULL,
@@ -172,10 +182,11 @@ def mark_leftovers_crashed() -> int:
 
     from blocks.embedded.prefect_server import POOL
 
-    runs_filter = FlowRunFilter(state={"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}})  # type: ignore[arg-type]  # pydantic builds it from the dict
+    runs_filter = FlowRunFilter(state={"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}})
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(
-            flow_run_filter=runs_filter, work_pool_filter=WorkPoolFilter(name={"any_": [POOL]})  # type: ignore[arg-type]  # as above
+            flow_run_filter=runs_filter,
+            work_pool_filter=WorkPoolFilter(name={"any_": [POOL]}),
         )
         for run in runs:
             client.set_flow_run_state(run.id, Crashed(message="its worker was stopped or killed"), force=True)
@@ -188,9 +199,11 @@ def wait_for_deployed_run(deployment: str, parameters: dict[str, object], *, sec
     Raises:
         TransientError: it did not end in time.
     """
+    from prefect.client.schemas.objects import FlowRun
     from prefect.deployments import run_deployment
 
-    run = run_deployment(deployment, parameters=parameters, timeout=seconds, poll_interval=0.5, _sync=True)
+    started = run_deployment(deployment, parameters=parameters, timeout=seconds, poll_interval=0.5)
+    run = cast(FlowRun, started)  # outside an event loop it is no coroutine
     if run.state is None or not run.state.is_final():
         raise TransientError(f"the run of {deployment} did not end within {seconds:.0f} s")
     return str(run.state.name)

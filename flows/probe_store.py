@@ -25,6 +25,9 @@ def probe_store(store: str = "main", catalog: str = "main") -> None:
     location = stores.probe_store(open_catalog(catalog), load_block(ObjectStore, store), store)
     show_table(
         "probe-store",
-        [{"capability": f.name, "works": "yes" if f.works else "no", "seen": f.detail} for f in location.capabilities.findings],
+        [
+            {"capability": f.name, "works": "yes" if f.works else "no", "seen": f.detail}
+            for f in location.capabilities.findings
+        ],
         f"What the server behind {store} does",
     )

@@ -23,7 +23,14 @@ def set_quota(api_key: str, quota: str, catalog: str = "main") -> str:
     after = change.after
     show_table(
         "set-quota",
-        [{"key": after.label, "before": change.before.quota_bytes, "after": after.quota_bytes, "used": after.used_bytes}],
+        [
+            {
+                "key": after.label,
+                "before": change.before.quota_bytes,
+                "after": after.quota_bytes,
+                "used": after.used_bytes,
+            }
+        ],
         change.summary(),
     )
     get_run_logger().info(change.summary())

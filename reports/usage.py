@@ -22,8 +22,8 @@ def usage_rows(frame: pd.DataFrame) -> list[tuple[str, str, str, str]]:
     lines: list[tuple[str, str, str, str]] = []
     for customer, part in frame.groupby("customer", sort=True):
         lines += [
-            (str(customer), str(row.kind), str(row.objects), format_bytes(int(row.size_bytes)))
-            for row in part.itertuples(index=False)
+            (str(customer), str(kind), str(objects), format_bytes(int(size)))
+            for kind, objects, size in zip(part["kind"], part["objects"], part["size_bytes"], strict=True)
         ]
         lines.append((str(customer), "all", str(part["objects"].sum()), format_bytes(int(part["size_bytes"].sum()))))
     return lines

@@ -52,9 +52,7 @@ def create_key(catalog: CatalogDatabase, label: str, quota: str | int | None = "
     check_label(label)
     quota_bytes = parse_quota(quota)
     secret = f"tf_{secrets.token_urlsafe(32)}"
-    customer = catalog.transaction(
-        lambda connection: rows.create_customer(connection, label, secret, quota_bytes)
-    )
+    customer = catalog.transaction(lambda connection: rows.create_customer(connection, label, secret, quota_bytes))
     return CreatedKey(customer, secret)
 
 

@@ -57,9 +57,7 @@ def fetch(location: OpenLocation, policy: IngestPolicy, url: str) -> Fetched:
         if size == 0:
             raise InvalidInputError(f"{shown(url)} is empty")
 
-    put_stream(
-        location.store, key, hashed(), part_bytes=location.store.multipart_upload_part_bytes, attributes={}
-    )
+    put_stream(location.store, key, hashed(), part_bytes=location.store.multipart_upload_part_bytes, attributes={})
     return Fetched(key, digest.hexdigest(), size)
 
 
@@ -72,7 +70,9 @@ def check_url(url: str, policy: IngestPolicy) -> None:
         raise RefusedError(f"{shown(url)}: the scheme {scheme} is not allowed; the ingest policy allows {allowed}")
     if parts.username is not None or parts.password is not None:
         # Run parameters can be read by everybody who sees the UI.
-        raise InvalidInputError("a URL with credentials in it is refused: everybody could read them in the run's parameters")
+        raise InvalidInputError(
+            "a URL with credentials in it is refused: everybody could read them in the run's parameters"
+        )
     # A key may hold spaces; in an http URL they are %20.
     controls = any(ord(char) < 0x20 or ord(char) == 0x7F or (char == " " and scheme != "s3") for char in url)
     if not parts.hostname or controls:
@@ -92,7 +92,7 @@ def _read_s3(location: OpenLocation, url: str, largest: int) -> Iterator[bytes]:
     parts = urlsplit(url)
     if parts.hostname == location.store.bucket:
         raise RefusedError(f"{shown(url)} lies in the platform's own bucket; what is there belongs to its customers")
-    frozen = location.store.credentials.get_boto3_session().get_credentials().get_frozen_credentials()
+    frozen = location.store.keys
     files = s3fs.S3FileSystem(
         key=frozen.access_key,
         secret=frozen.secret_key,
@@ -129,7 +129,9 @@ def _read_http(policy: IngestPolicy, url: str, largest: int) -> Iterator[bytes]:
                     yield from _body(response, url, largest)
                     return
             except httpx.HTTPError as error:
-                raise SourceUnavailableError(f"{shown(url)} could not be read: {error or type(error).__name__}") from error
+                raise SourceUnavailableError(
+                    f"{shown(url)} could not be read: {error or type(error).__name__}"
+                ) from error
         raise RefusedError(f"{shown(url)} redirects more than {MOST_REDIRECTS} times")
 
 
@@ -181,7 +183,9 @@ def _body(response: httpx.Response, url: str, largest: int) -> Iterator[bytes]:
     if response.status_code != 200:
         raise RefusedError(f"{shown(url)} answered {response.status_code}")
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise RefusedError(f"{shown(url)} is sent encoded ({response.headers['content-encoding']}); it was not asked for")
+        raise RefusedError(
+            f"{shown(url)} is sent encoded ({response.headers['content-encoding']}); it was not asked for"
+        )
     length = response.headers.get("content-length", "")
     if length.isdigit() and int(length) > largest:
         raise RefusedError(f"{shown(url)} has {length} bytes, more than the policy allows")

@@ -17,7 +17,7 @@ from blocks.policies import GIB, IngestPolicy
 from blocks.units import format_bytes
 from tasks.checks import shown
 from tasks.fetching import check_url, fetch
-from tasks.intake import Hashed, IngestOutcome, take_in
+from tasks.intake import Hashed, IngestOutcome, Result, take_in
 from tasks.sources import RefusedSource, Source, find_sources
 from tasks.stores import OpenLocation
 from tasks.writing import LocalFile, StoredBlob
@@ -76,9 +76,7 @@ def ingest_videos(
     batches = plan_batches(found, files=policy.batch_files, size_bytes=BATCH_BYTES)
 
     def ingest(batch: Sequence[Source]) -> list[IngestOutcome]:
-        return ingest_batch(
-            catalog, location, policy, customer, batch, reprocess=reprocess, run=run, progress=progress
-        )
+        return ingest_batch(catalog, location, policy, customer, batch, reprocess=reprocess, run=run, progress=progress)
 
     with ThreadPoolExecutor(max_workers=policy.parallel_batches) as pool:
         outcomes = [outcome for batch in pool.map(ingest, batches) for outcome in batch]
@@ -121,7 +119,7 @@ def ingest_batch(
         try:
             return hash_source(location, policy, source)
         except (StorageError, OSError) as error:
-            result = "failed" if is_transient(error) else "refused"
+            result: Result = "failed" if is_transient(error) else "refused"
             return IngestOutcome(source.where, result, source.filename, error=_reason(error))
 
     # Hashing needs processors and fetching waits: files get as many threads as there are cores, URLs as transfers.
@@ -133,9 +131,7 @@ def ingest_batch(
     fetched = [one.bytes_from.key for one in hashed if isinstance(one.bytes_from, StoredBlob)]
     try:
         taken = iter(
-            take_in(
-                catalog, location, policy, customer, hashed, reprocess=reprocess, run=run, progress=progress
-            )
+            take_in(catalog, location, policy, customer, hashed, reprocess=reprocess, run=run, progress=progress)
         )
     finally:
         if fetched:

@@ -191,9 +191,7 @@ def plan_commit(
     ]
 
 
-def _give_up(
-    catalog: CatalogDatabase, location: OpenLocation, customer: Customer, reasons: dict[UUID, str]
-) -> None:
+def _give_up(catalog: CatalogDatabase, location: OpenLocation, customer: Customer, reasons: dict[UUID, str]) -> None:
     catalog.transaction(lambda connection: fail_jobs(connection, customer.id, reasons))
     purge_released(catalog, location, list(reasons))
 

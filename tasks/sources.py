@@ -69,7 +69,9 @@ def find_sources(
     by_name = {source.filename: hashes[source.filename] for source in sources if source.filename in hashes}
     unused -= by_name.keys()
     if unused:
-        raise InvalidInputError(f"an expected hash names no source: {', '.join(shown(one) for one in sorted(unused)[:5])}")
+        raise InvalidInputError(
+            f"an expected hash names no source: {', '.join(shown(one) for one in sorted(unused)[:5])}"
+        )
     sources = [
         Source(s.where, s.filename, s.path, s.expected_sha256 or hashes.get(s.where) or by_name.get(s.filename),
                s.size_bytes)

@@ -16,7 +16,14 @@ from blocks.catalog.log import Change, record
 from blocks.catalog.objects import NewObject, find_named, insert_pending, make_live, release_objects
 from blocks.catalog.tables import ObjectKind, UploadStatus
 from blocks.catalog.uploads import UploadRow, find_upload, finish_upload, insert_upload
-from blocks.errors import InvalidInputError, NotFoundError, OvertakenError, QuotaExceededError, RefusedError, StorageError
+from blocks.errors import (
+    InvalidInputError,
+    NotFoundError,
+    OvertakenError,
+    QuotaExceededError,
+    RefusedError,
+    StorageError,
+)
 from blocks.object_store.presigning import UploadForm, presign_post
 from blocks.object_store.transfer import delete_keys, hash_object, head
 from blocks.policies import MIB, AccessPolicy, IngestPolicy
@@ -108,7 +115,7 @@ def complete_upload(
     expected_sha256: str | None = None,
     run: str = "",
 ) -> IngestOutcome:
-    """Take in what arrived through a form. Asked again, it gives the same answer; the form posted again changes nothing.
+    """Take in what arrived through a form. Asked again it gives the same answer; a form posted again changes nothing.
 
     Raises:
         NotFoundError: no such upload of this key.
@@ -213,7 +220,9 @@ def _add_to_job(
             if not reserve(connection, customer.id, [(upload.id, None, new.size_bytes, timedelta(minutes=1))]):
                 raise QuotaExceededError(lock_customer(connection, customer.id).over_quota(new.size_bytes))
             settle(connection, customer.id, {upload.id: 0}, keep_for=timedelta(0))
-        if not make_live(connection, written.verified, job_statuses=("queued", "processing", "transcoding", "completed")):
+        if not make_live(
+            connection, written.verified, job_statuses=("queued", "processing", "transcoding", "completed")
+        ):
             raise OvertakenError(f"job {job_id} was deleted or failed meanwhile; nothing was stored")
         after = {"state": "live", "location": location.place.name, "key": new.key}
         record(connection, [Change(run, "upload", "", customer.id, job_id, new.id, None, after, new.size_bytes)])

@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg2
 import pytest
@@ -24,8 +24,10 @@ from blocks.object_store.probing import Capabilities, probe
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy, IngestPolicy
 from tasks.customers import create_key
+from tasks.ingest import ingest_videos
 from tasks.layout import IDENTITY_KEY
 from tasks.stores import OpenLocation
+from tests.helpers import write_video
 
 TEMPLATE = "catalog_template"
 _numbers = itertools.count(1)
@@ -50,7 +52,7 @@ class RunningStack:
     def _start_prefect(self) -> None:
         try:
             self.stack.start(prefect=True)
-        except BaseException as error:  # noqa: BLE001 -- raised again in the test that waits
+        except BaseException as error:
             self._error = error
 
     def wait_for_prefect(self) -> dict[str, str]:
@@ -114,9 +116,7 @@ def catalog(endpoints: Endpoints, sql: Callable[[str], None], template: str) -> 
     name = f"catalog_{next(_numbers)}"
     sql(f"CREATE DATABASE {name} TEMPLATE {template}")
     # As a fresh installation would be: an identity of its own.
-    catalog = CatalogDatabase(
-        host=str(endpoints.postgres_folder), username="postgres", database=name, pool_size=40
-    )
+    catalog = CatalogDatabase(host=str(endpoints.postgres_folder), username="postgres", database=name, pool_size=40)
     with catalog.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE catalog_identity SET catalog_id = gen_random_uuid()")
     yield catalog
@@ -181,9 +181,24 @@ def acme(catalog: CatalogDatabase) -> str:
     return create_key(catalog, "acme", "10 MiB").customer.label
 
 
+@pytest.fixture
+def new_job(
+    catalog: CatalogDatabase, location: OpenLocation, policy: IngestPolicy, acme: str, tmp_path: Path
+) -> Callable[[bytes], UUID]:
+    def make(content: bytes = b"the original") -> UUID:
+        video = write_video(tmp_path / "summer: the film.mp4", content)
+        (outcome,) = ingest_videos(catalog, location, policy, api_key=acme, sources=[str(video)]).outcomes
+        assert outcome.job_id is not None, outcome.error
+        return outcome.job_id
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def prefect_api(running_stack: RunningStack) -> Iterator[str]:
     """The embedded Prefect server, for this process too."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
     environment = running_stack.wait_for_prefect()
@@ -192,6 +207,9 @@ def prefect_api(running_stack: RunningStack) -> Iterator[str]:
     os.environ["PREFECT_API_URL"] = url
     with temporary_settings({PREFECT_API_URL: url, PREFECT_LOGGING_TO_API_ENABLED: True}):
         yield url
+        # What is still in the queues would be sent to a server that is gone.
+        APILogWorker.drain_all(timeout=10)
+        EventsWorker.drain_all(timeout=10)
     if before is None:
         del os.environ["PREFECT_API_URL"]
     else:

@@ -46,13 +46,29 @@ def write_video(path: Path, content: bytes = b"a video") -> Path:
     return path
 
 
+def write_outputs(folder: Path, *, segments: int = 3) -> Path:
+    """A job's folder with every kind of output; contents tell the files apart."""
+    for size in ("360p", "720p"):
+        write_video(folder / size / f"video_{size}.mp4", f"mp4 {size}".encode() * 10)
+        names = [f"segment_{number:04d}.ts" for number in range(segments)]
+        for name in names:
+            write_video(folder / size / "segments" / name, f"{size} {name}".encode())
+        listed = "".join(f"#EXTINF:2.0,\n{name}\n" for name in names)
+        (folder / size / "segments" / "playlist.m3u8").write_text(
+            f"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n{listed}#EXT-X-ENDLIST\n"
+        )
+    write_video(folder / "audio" / "audio.mp3", b"sound")
+    for ending in ("txt", "srt", "vtt", "json"):
+        write_video(folder / "transcription" / f"transcript.{ending}", f"words as {ending}".encode())
+    write_video(folder / "metadata.json", b"{}")
+    return folder
+
+
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def run_elsewhere(
-    catalog: CatalogDatabase, location: OpenLocation, script: str
-) -> subprocess.CompletedProcess[str]:
+def run_elsewhere(catalog: CatalogDatabase, location: OpenLocation, script: str) -> subprocess.CompletedProcess[str]:
     """Run a script in a process of its own, which can be killed; it finds `catalog`, `location` and `IngestPolicy`.
 
     A fork would not do: obstore's threads do not survive it.

@@ -72,7 +72,12 @@ def find_known(connection: Connection, customer_id: int, hashes: Sequence[str]) 
 
 
 def admit(
-    connection: Connection, customer_id: int, arrivals: Sequence[Arrival], *, reprocess: bool, release: UUID | None = None
+    connection: Connection,
+    customer_id: int,
+    arrivals: Sequence[Arrival],
+    *,
+    reprocess: bool,
+    release: UUID | None = None,
 ) -> Admission:
     """Sort arrivals into admitted, known and refused; the admitted have their job, reservation and pending row.
 
@@ -112,7 +117,9 @@ def admit(
     _insert_jobs(connection, customer_id, entering, reprocess=reprocess)
     insert_pending(connection, customer_id, [arrival.original for arrival in entering])
     refused = {
-        arrival.original.job_id: customer.over_quota(arrival.reserve_bytes, arrival.reserve_bytes - arrival.original.size_bytes)
+        arrival.original.job_id: customer.over_quota(
+            arrival.reserve_bytes, arrival.reserve_bytes - arrival.original.size_bytes
+        )
         for arrival in fresh
         if arrival.original.job_id not in admitted
     }
@@ -147,9 +154,7 @@ def reserve(
     return frozenset(_uuids(admitted))
 
 
-def settle(
-    connection: Connection, customer_id: int, keep: dict[UUID, int], *, keep_for: timedelta
-) -> frozenset[UUID]:
+def settle(connection: Connection, customer_id: int, keep: dict[UUID, int], *, keep_for: timedelta) -> frozenset[UUID]:
     """Shrink each reservation to what is to be kept, 0 ends it; returns those that had not lapsed and gone."""
     if not keep:
         return frozenset()
@@ -176,9 +181,7 @@ def _fail_abandoned(connection: Connection, customer_id: int, hashes: Sequence[s
     release_pending(connection, list(failed))
 
 
-def _insert_jobs(
-    connection: Connection, customer_id: int, arrivals: Sequence[Arrival], *, reprocess: bool
-) -> None:
+def _insert_jobs(connection: Connection, customer_id: int, arrivals: Sequence[Arrival], *, reprocess: bool) -> None:
     if not arrivals:
         return
     connection.execute(

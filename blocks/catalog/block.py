@@ -55,11 +55,13 @@ class CatalogDatabase(Block):
         default="transcode_flow", description="Role that owns the catalog.", json_schema_extra={"position": 3}
     )
     password: SecretStr | None = Field(
-        default=None, description="Password of the role; none where the server trusts us.",
+        default=None,
+        description="Password of the role; none where the server trusts us.",
         json_schema_extra={"position": 4},
     )
     sslmode: str = Field(
-        default="prefer", description="libpq's sslmode, for example require or verify-full.",
+        default="prefer",
+        description="libpq's sslmode, for example require or verify-full.",
         json_schema_extra={"position": 5},
     )
     pool_size: int = Field(

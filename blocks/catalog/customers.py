@@ -33,7 +33,7 @@ class Customer:
         return max(0, self.quota_bytes - self.used_bytes - self.reserved_bytes)
 
     def over_quota(self, asked_bytes: int, outputs_bytes: int = 0) -> str:
-        """Why `asked_bytes` more do not fit, of which `outputs_bytes` are room for what will be made, and the way out."""
+        """Why `asked_bytes` more do not fit (`outputs_bytes` of them for what will be made), and the way out."""
         over = self.used_bytes + self.reserved_bytes + asked_bytes - (self.quota_bytes or 0)
         asked = f"{format_bytes(asked_bytes)} asked"
         if outputs_bytes:
@@ -87,7 +87,9 @@ def require_enabled(customer: Customer) -> Customer:
         RefusedError: the key is disabled.
     """
     if customer.disabled_at is not None:
-        raise RefusedError(f"API key {customer.label} has been disabled since {customer.disabled_at:%Y-%m-%d %H:%M} UTC")
+        raise RefusedError(
+            f"API key {customer.label} has been disabled since {customer.disabled_at:%Y-%m-%d %H:%M} UTC"
+        )
     return customer
 
 
@@ -123,7 +125,8 @@ def create_customer(connection: Connection, label: str, secret: str, quota_bytes
 def set_quota(connection: Connection, customer_id: int, quota_bytes: int | None) -> Customer:
     """Change the limit; what is stored already stays, even above it."""
     connection.execute(
-        text("UPDATE api_keys SET storage_quota_bytes = :quota WHERE id = :id"), {"quota": quota_bytes, "id": customer_id}
+        text("UPDATE api_keys SET storage_quota_bytes = :quota WHERE id = :id"),
+        {"quota": quota_bytes, "id": customer_id},
     )
     return lock_customer(connection, customer_id)
 

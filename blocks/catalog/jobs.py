@@ -53,7 +53,13 @@ class Output:
 
 
 def commit_arrivals(
-    connection: Connection, customer_id: int, arrived: Sequence[Arrived], *, keep_for: timedelta, run: str, operation: str
+    connection: Connection,
+    customer_id: int,
+    arrived: Sequence[Arrived],
+    *,
+    keep_for: timedelta,
+    run: str,
+    operation: str,
 ) -> dict[UUID, str]:
     """Make arrived videos live and their jobs `queued`; returns why, for each job that could not be committed.
 
@@ -77,9 +83,7 @@ def commit_arrivals(
     overtaken = within_quota - committed
     settle(connection, customer_id, dict.fromkeys(overtaken, 0), keep_for=timedelta(0))
     connection.execute(
-        text(
-            "UPDATE jobs SET status = 'queued', updated_at = clock_timestamp() WHERE id = ANY (CAST(:ids AS uuid[]))"
-        ),
+        text("UPDATE jobs SET status = 'queued', updated_at = clock_timestamp() WHERE id = ANY (CAST(:ids AS uuid[]))"),
         {"ids": [str(job_id) for job_id in committed]},
     )
     record(
@@ -91,10 +95,12 @@ def commit_arrivals(
         ],
     )
     customer = lock_customer(connection, customer_id)
-    reasons = {job_id: "another run took this job over; its work was undone" for job_id in overtaken}
+    reasons = dict.fromkeys(overtaken, "another run took this job over; its work was undone")
     for one in lapsed:
         if one.job_id not in again:
-            reasons[one.job_id] = "the reservation lapsed, and " + customer.over_quota(one.size_bytes + one.keep_bytes, one.keep_bytes)
+            reasons[one.job_id] = "the reservation lapsed, and " + customer.over_quota(
+                one.size_bytes + one.keep_bytes, one.keep_bytes
+            )
     return reasons
 
 

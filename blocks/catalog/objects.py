@@ -49,9 +49,11 @@ def insert_pending(connection: Connection, customer_id: int, objects: Sequence[N
         text(
             "INSERT INTO stored_objects "
             "  (id, job_id, api_key_id, kind, name, location_id, key, size_bytes, stored_bytes, sha256, state) "
-            "SELECT n.id, n.job_id, :customer, n.kind, n.name, n.location_id, n.key, n.size, n.size, n.sha256, 'pending' "
-            "  FROM unnest(CAST(:ids AS uuid[]), CAST(:jobs AS uuid[]), CAST(:kinds AS text[]), CAST(:names AS text[]), "
-            "              CAST(:locations AS bigint[]), CAST(:keys AS text[]), CAST(:sizes AS bigint[]), "
+            "SELECT n.id, n.job_id, :customer, n.kind, n.name, n.location_id, n.key, n.size, n.size, n.sha256, "
+            "       'pending' "
+            "  FROM unnest(CAST(:ids AS uuid[]), CAST(:jobs AS uuid[]), CAST(:kinds AS text[]), "
+            "              CAST(:names AS text[]), CAST(:locations AS bigint[]), CAST(:keys AS text[]), "
+            "              CAST(:sizes AS bigint[]), "
             "              CAST(:hashes AS text[])) "
             "    AS n (id, job_id, kind, name, location_id, key, size, sha256)"
         ),
@@ -69,9 +71,7 @@ def insert_pending(connection: Connection, customer_id: int, objects: Sequence[N
     )
 
 
-def make_live(
-    connection: Connection, verified: Sequence[Verified], *, job_statuses: Sequence[str]
-) -> dict[UUID, UUID]:
+def make_live(connection: Connection, verified: Sequence[Verified], *, job_statuses: Sequence[str]) -> dict[UUID, UUID]:
     """Pending rows become live where nobody touched them and their job still stands as expected.
 
     Returns the job of each object that became live; the others were overtaken.

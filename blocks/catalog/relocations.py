@@ -12,9 +12,7 @@ from blocks.catalog.log import Change, record
 from blocks.catalog.objects import NewObject
 
 
-def open_intent(
-    connection: Connection, intent_id: UUID, target: NewObject, generation: int, *, operation: str
-) -> None:
+def open_intent(connection: Connection, intent_id: UUID, target: NewObject, generation: int, *, operation: str) -> None:
     """Name the key that is about to be written for an existing row."""
     connection.execute(
         text(
@@ -57,8 +55,9 @@ def swap_healed(
         return False
     connection.execute(
         text(
-            "UPDATE stored_objects SET location_id = :location, key = :key, codec = 'identity', stored_bytes = size_bytes, "
-            "       etag = :etag, state = 'live', generation = generation + 1, verified_at = clock_timestamp(), "
+            "UPDATE stored_objects SET location_id = :location, key = :key, codec = 'identity', "
+            "       stored_bytes = size_bytes, etag = :etag, state = 'live', "
+            "       generation = generation + 1, verified_at = clock_timestamp(), "
             "       relocated_at = clock_timestamp() WHERE id = CAST(:id AS uuid)"
         ),
         {"id": str(target.id), "location": target.location_id, "key": target.key, "etag": etag},
@@ -73,7 +72,11 @@ def swap_healed(
     before, after = {"state": "missing", "key": old.key}, {"state": "live", "key": target.key}
     record(
         connection,
-        [Change(run, "heal", "original_missing", customer_id, target.job_id, target.id, before, after, target.size_bytes)],
+        [
+            Change(
+                run, "heal", "original_missing", customer_id, target.job_id, target.id, before, after, target.size_bytes
+            )
+        ],
     )
     return True
 
@@ -81,5 +84,6 @@ def swap_healed(
 def finish_intent(connection: Connection, intent_id: UUID, *, state: str) -> None:
     """Close an intent: `done` when the old bytes are gone, `failed` when the new ones are."""
     connection.execute(
-        text("UPDATE relocations SET state = :state WHERE id = CAST(:id AS uuid)"), {"id": str(intent_id), "state": state}
+        text("UPDATE relocations SET state = :state WHERE id = CAST(:id AS uuid)"),
+        {"id": str(intent_id), "state": state},
     )

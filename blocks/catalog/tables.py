@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import BigInteger, Column, DateTime, Identity, Interval, Numeric, Table, Text, func, text
+from sqlalchemy import BigInteger, Column, DateTime, Identity, Numeric, Table, Text, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
@@ -73,21 +73,27 @@ class UploadStatus(StrEnum):
     FAILED = "failed"
 
 
-def _text(default: str | None = None) -> dict[str, Any]:
-    return {"sa_type": Text} | ({"sa_column_kwargs": {"server_default": default}} if default is not None else {})
+# Column types and server defaults that many tables share; each returns a field.
+def _text(default: str | None = None, *, optional: bool = False) -> Any:
+    if default is not None:
+        return Field(default=default, sa_type=Text, sa_column_kwargs={"server_default": default})
+    return Field(default=None, sa_type=Text) if optional else Field(sa_type=Text)
 
 
-def _time(*, now: bool = False) -> dict[str, Any]:
-    column: dict[str, Any] = {"sa_type": DateTime(timezone=True)}
-    return column | ({"sa_column_kwargs": {"server_default": func.clock_timestamp()}} if now else {})
+def _time(*, now: bool = False, optional: bool = False, primary_key: bool = False) -> Any:
+    kind: Any = DateTime(timezone=True)
+    if now:
+        default = {"server_default": func.clock_timestamp()}
+        return Field(default=None, nullable=False, primary_key=primary_key, sa_type=kind, sa_column_kwargs=default)
+    return Field(default=None, sa_type=kind) if optional else Field(sa_type=kind)
 
 
-def _bytes() -> dict[str, Any]:
-    return {"sa_type": BigInteger, "sa_column_kwargs": {"server_default": text("0")}}
+def _bytes() -> Any:
+    return Field(default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": text("0")})
 
 
-def _flag() -> dict[str, Any]:
-    return {"sa_column_kwargs": {"server_default": text("false")}}
+def _flag() -> Any:
+    return Field(default=False, sa_column_kwargs={"server_default": text("false")})
 
 
 class CatalogIdentity(SQLModel, table=True):
@@ -104,13 +110,13 @@ class ApiKey(SQLModel, table=True):
 
     __tablename__ = "api_keys"
     id: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
-    label: str = Field(**_text())
-    key_hash: str = Field(**_text())
+    label: str = _text()
+    key_hash: str = _text()
     storage_quota_bytes: int | None = Field(default=None, sa_type=BigInteger)
-    storage_used_bytes: int = Field(default=0, **_bytes())
-    storage_reserved_bytes: int = Field(default=0, **_bytes())
-    created_at: datetime | None = Field(default=None, nullable=False, **_time(now=True))
-    disabled_at: datetime | None = Field(default=None, **_time())
+    storage_used_bytes: int = _bytes()
+    storage_reserved_bytes: int = _bytes()
+    created_at: datetime | None = _time(now=True)
+    disabled_at: datetime | None = _time(optional=True)
 
 
 class Job(SQLModel, table=True):
@@ -119,18 +125,18 @@ class Job(SQLModel, table=True):
     __tablename__ = "jobs"
     id: UUID = Field(default_factory=uuid4, primary_key=True)
     api_key_id: int = Field(sa_type=BigInteger)
-    status: str = Field(**_text())
-    filename: str = Field(**_text())
-    source_file_hash: str | None = Field(default=None, **_text())
-    reprocess: bool = Field(default=False, **_flag())
-    error_message: str | None = Field(default=None, **_text())
-    hold: str | None = Field(default=None, **_text())
-    created_at: datetime | None = Field(default=None, nullable=False, **_time(now=True))
-    updated_at: datetime | None = Field(default=None, nullable=False, **_time(now=True))
-    completed_at: datetime | None = Field(default=None, **_time())
-    last_accessed_at: datetime | None = Field(default=None, **_time())
-    deleted_at: datetime | None = Field(default=None, **_time())
-    purge_after: datetime | None = Field(default=None, **_time())
+    status: str = _text()
+    filename: str = _text()
+    source_file_hash: str | None = _text(optional=True)
+    reprocess: bool = _flag()
+    error_message: str | None = _text(optional=True)
+    hold: str | None = _text(optional=True)
+    created_at: datetime | None = _time(now=True)
+    updated_at: datetime | None = _time(now=True)
+    completed_at: datetime | None = _time(optional=True)
+    last_accessed_at: datetime | None = _time(optional=True)
+    deleted_at: datetime | None = _time(optional=True)
+    purge_after: datetime | None = _time(optional=True)
 
 
 class Location(SQLModel, table=True):
@@ -138,16 +144,16 @@ class Location(SQLModel, table=True):
 
     __tablename__ = "locations"
     id: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
-    name: str = Field(**_text())
-    store: str = Field(**_text())
-    bucket: str = Field(**_text())
-    prefix: str = Field(default="", **_text(""))
-    storage_class: str = Field(default="", **_text(""))
-    tier: str = Field(default="hot", **_text("hot"))
+    name: str = _text()
+    store: str = _text()
+    bucket: str = _text()
+    prefix: str = _text("")
+    storage_class: str = _text("")
+    tier: str = _text("hot")
     price_per_gib_month: Decimal | None = Field(default=None, sa_type=Numeric)
-    needs_restore: bool = Field(default=False, **_flag())
+    needs_restore: bool = _flag()
     capabilities: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
-    probed_at: datetime | None = Field(default=None, **_time())
+    probed_at: datetime | None = _time(optional=True)
 
 
 class StoredObject(SQLModel, table=True):
@@ -157,21 +163,21 @@ class StoredObject(SQLModel, table=True):
     id: UUID = Field(default_factory=uuid4, primary_key=True)
     job_id: UUID
     api_key_id: int = Field(sa_type=BigInteger)
-    kind: str = Field(**_text())
-    name: str = Field(**_text())
+    kind: str = _text()
+    name: str = _text()
     location_id: int = Field(sa_type=BigInteger)
-    key: str = Field(**_text())
+    key: str = _text()
     size_bytes: int = Field(sa_type=BigInteger)
     stored_bytes: int = Field(sa_type=BigInteger)
-    sha256: str = Field(**_text())
-    codec: str = Field(default="identity", **_text("identity"))
-    etag: str | None = Field(default=None, **_text())
-    state: str = Field(default="pending", **_text("pending"))
+    sha256: str = _text()
+    codec: str = _text("identity")
+    etag: str | None = _text(optional=True)
+    state: str = _text("pending")
     generation: int = Field(default=1, sa_type=BigInteger, sa_column_kwargs={"server_default": text("1")})
-    url_expires_at: datetime | None = Field(default=None, **_time())
-    created_at: datetime | None = Field(default=None, nullable=False, **_time(now=True))
-    verified_at: datetime | None = Field(default=None, **_time())
-    relocated_at: datetime | None = Field(default=None, **_time())
+    url_expires_at: datetime | None = _time(optional=True)
+    created_at: datetime | None = _time(now=True)
+    verified_at: datetime | None = _time(optional=True)
+    relocated_at: datetime | None = _time(optional=True)
 
 
 class Reservation(SQLModel, table=True):
@@ -182,8 +188,8 @@ class Reservation(SQLModel, table=True):
     api_key_id: int = Field(sa_type=BigInteger)
     job_id: UUID | None = None
     bytes: int = Field(sa_type=BigInteger)
-    created_at: datetime | None = Field(default=None, nullable=False, **_time(now=True))
-    expires_at: datetime = Field(**_time())
+    created_at: datetime | None = _time(now=True)
+    expires_at: datetime = _time()
 
 
 class Upload(SQLModel, table=True):
@@ -194,14 +200,14 @@ class Upload(SQLModel, table=True):
     api_key_id: int = Field(sa_type=BigInteger)
     job_id: UUID | None = None
     location_id: int = Field(sa_type=BigInteger)
-    key: str = Field(**_text())
-    filename: str = Field(**_text())
+    key: str = _text()
+    filename: str = _text()
     size_bytes: int = Field(sa_type=BigInteger)
-    status: str = Field(default="open", **_text("open"))
+    status: str = _text("open")
     result_job_id: UUID | None = None
     result_object_id: UUID | None = None
-    created_at: datetime | None = Field(default=None, nullable=False, **_time(now=True))
-    expires_at: datetime = Field(**_time())
+    created_at: datetime | None = _time(now=True)
+    expires_at: datetime = _time()
 
 
 class Relocation(SQLModel, table=True):
@@ -211,15 +217,15 @@ class Relocation(SQLModel, table=True):
     id: UUID = Field(default_factory=uuid4, primary_key=True)
     object_id: UUID
     generation: int = Field(sa_type=BigInteger)
-    operation: str = Field(**_text())
+    operation: str = _text()
     location_id: int = Field(sa_type=BigInteger)
-    key: str = Field(**_text())
-    codec: str = Field(default="identity", **_text("identity"))
-    state: str = Field(default="open", **_text("open"))
+    key: str = _text()
+    codec: str = _text("identity")
+    state: str = _text("open")
     old_location_id: int | None = Field(default=None, sa_type=BigInteger)
-    old_key: str | None = Field(default=None, **_text())
-    release_after: datetime | None = Field(default=None, **_time())
-    created_at: datetime | None = Field(default=None, nullable=False, **_time(now=True))
+    old_key: str | None = _text(optional=True)
+    release_after: datetime | None = _time(optional=True)
+    created_at: datetime | None = _time(now=True)
 
 
 class OperationLog(SQLModel, table=True):
@@ -227,16 +233,16 @@ class OperationLog(SQLModel, table=True):
 
     __tablename__ = "operation_log"
     id: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
-    at: datetime = Field(primary_key=True, **_time(now=True))
-    run: str = Field(**_text())
-    operation: str = Field(**_text())
-    rule: str = Field(default="", **_text(""))
+    at: datetime = _time(now=True, primary_key=True)
+    run: str = _text()
+    operation: str = _text()
+    rule: str = _text("")
     api_key_id: int | None = Field(default=None, sa_type=BigInteger)
     job_id: UUID | None = None
     object_id: UUID | None = None
     before: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
     after: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
-    bytes: int = Field(default=0, **_bytes())
+    bytes: int = _bytes()
 
 
 def _table(model: type[SQLModel]) -> Table:
@@ -263,7 +269,6 @@ __all__ = [
     "OPERATION_LOG_KEEP",
     "ApiKey",
     "CatalogIdentity",
-    "Interval",
     "Job",
     "JobStatus",
     "Location",

@@ -27,7 +27,8 @@ class UploadRow:
 
 
 _COLUMNS = (
-    "id, api_key_id, job_id, location_id, key, filename, size_bytes, status, result_job_id, result_object_id, expires_at"
+    "id, api_key_id, job_id, location_id, key, filename, size_bytes, status, result_job_id, result_object_id, "
+    "expires_at"
 )
 
 

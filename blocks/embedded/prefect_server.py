@@ -48,6 +48,7 @@ def start_worker(home: Path, port: int, *, log: Path, cwd: Path) -> Running:
     # A worker asks every 15 s by default; on one machine a second costs nothing.
     env = environment(home, port) | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
     command = [
-        sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", "local-worker",
+        sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process",
+        "--name", "local-worker",
     ]  # fmt: skip
     return start(command, log=log, env=env, cwd=cwd)

@@ -12,8 +12,11 @@ from prefect.blocks.core import Block
 from prefect_aws.credentials import AwsCredentials, MinIOCredentials
 from pydantic import Field, field_validator
 
+from blocks.errors import RefusedError
+
 if TYPE_CHECKING:
-    from mypy_boto3_s3.client import S3Client
+    from botocore.credentials import ReadOnlyCredentials
+    from types_boto3_s3.client import S3Client
 
 MIB = 1024**2
 GIB = 1024**3
@@ -45,15 +48,20 @@ class ObjectStore(Block):
         json_schema_extra={"position": 0},
     )
     bucket: str = Field(
-        default="videos", min_length=3, max_length=63, description="Bucket that holds the objects.",
+        default="videos",
+        min_length=3,
+        max_length=63,
+        description="Bucket that holds the objects.",
         json_schema_extra={"position": 1},
     )
     prefix: str = Field(
-        default="", description="Prefix of every key in the bucket; empty for the whole bucket.",
+        default="",
+        description="Prefix of every key in the bucket; empty for the whole bucket.",
         json_schema_extra={"position": 2},
     )
     endpoint_url: str = Field(
-        default="", description="Address of the server, for example https://s3.internal:9000; empty for AWS.",
+        default="",
+        description="Address of the server, for example https://s3.internal:9000; empty for AWS.",
         json_schema_extra={"position": 3},
     )
     public_endpoint_url: str = Field(
@@ -65,26 +73,39 @@ class ObjectStore(Block):
         default="us-east-1", min_length=1, description="Region to sign for.", json_schema_extra={"position": 5}
     )
     virtual_hosted: bool = Field(
-        default=False, description="Whether the bucket is part of the host name, as AWS prefers.",
+        default=False,
+        description="Whether the bucket is part of the host name, as AWS prefers.",
         json_schema_extra={"position": 6},
     )
     multipart_upload_part_bytes: int = Field(
-        default=16 * MIB, ge=5 * MIB, le=5 * GIB, description="Bytes in one part of a large upload; S3 wants 5 MiB.",
+        default=16 * MIB,
+        ge=5 * MIB,
+        le=5 * GIB,
+        description="Bytes in one part of a large upload; S3 wants 5 MiB.",
         json_schema_extra={"position": 7},
     )
     multipart_copy_threshold_bytes: int = Field(
-        default=5 * GIB, ge=5 * MIB, le=5 * GIB, description="Larger objects are copied in parts; AWS ends at 5 GiB.",
+        default=5 * GIB,
+        ge=5 * MIB,
+        le=5 * GIB,
+        description="Larger objects are copied in parts; AWS ends at 5 GiB.",
         json_schema_extra={"position": 8},
     )
     multipart_copy_part_bytes: int = Field(
-        default=512 * MIB, ge=5 * MIB, le=5 * GIB, description="Bytes in one part of such a copy.",
+        default=512 * MIB,
+        ge=5 * MIB,
+        le=5 * GIB,
+        description="Bytes in one part of such a copy.",
         json_schema_extra={"position": 9},
     )
     timeout_seconds: int = Field(
         default=120, ge=1, le=3600, description="Seconds one request may take.", json_schema_extra={"position": 10}
     )
     retries: int = Field(
-        default=4, ge=0, le=20, description="How often a request is tried again after a server error.",
+        default=4,
+        ge=0,
+        le=20,
+        description="How often a request is tried again after a server error.",
         json_schema_extra={"position": 11},
     )
 
@@ -107,6 +128,18 @@ class ObjectStore(Block):
     def path(self, key: str) -> str:
         """The key as the server knows it: boto3 calls need it, obstore adds the prefix by itself."""
         return f"{self.prefix}/{key}" if self.prefix else key
+
+    @property
+    def keys(self) -> ReadOnlyCredentials:
+        """The access key, secret and token as they are now; a role's change with time.
+
+        Raises:
+            RefusedError: the credentials block names none, and the machine has none.
+        """
+        found = self.credentials.get_boto3_session().get_credentials()
+        if found is None:
+            raise RefusedError(f"no credentials for bucket {self.bucket}: fill in the block's credentials")
+        return found.get_frozen_credentials()
 
     @property
     def s3(self) -> S3Client:

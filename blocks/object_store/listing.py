@@ -34,4 +34,3 @@ def list_prefix(store: ObjectStore, prefix: str) -> Iterator[Listed]:
                     etag=etag.strip('"') if etag else None,
                     last_modified=item["last_modified"],
                 )
-

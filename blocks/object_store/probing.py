@@ -136,10 +136,9 @@ def _reads_back(store: ObjectStore, key: str) -> str | None:
 
 def _signed_put(store: ObjectStore, key: str, headers: dict[str, str], signer: type[S3SigV4Auth]) -> int:
     """PUT BODY with headers and a signature of our making; answers the status."""
-    session = store.credentials.get_boto3_session()
     url = store.s3.generate_presigned_url("put_object", Params={"Bucket": store.bucket, "Key": store.path(key)})
     request = AWSRequest(method="PUT", url=url.split("?", maxsplit=1)[0], data=BODY, headers=headers)
-    signer(session.get_credentials().get_frozen_credentials(), "s3", store.region).add_auth(request)
+    signer(store.keys, "s3", store.region).add_auth(request)
     prepared = request.prepare()
     return httpx.put(prepared.url, content=BODY, headers=dict(prepared.headers.items()), timeout=30).status_code
 
@@ -257,7 +256,7 @@ def _multipart_upload(store: ObjectStore, key: str) -> str | None:
     upload = store.s3.create_multipart_upload(Bucket=store.bucket, Key=store.path(key))
     same: Any = {"Bucket": store.bucket, "Key": store.path(key), "UploadId": upload["UploadId"]}
     bodies = [b"\0" * (5 * MIB), BODY]
-    parts = [
+    parts: list[Any] = [
         {"PartNumber": number, "ETag": store.s3.upload_part(Body=body, PartNumber=number, **same)["ETag"]}
         for number, body in enumerate(bodies, 1)
     ]

@@ -185,7 +185,9 @@ def hash_object(store: ObjectStore, key: str) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def copy(store: ObjectStore, source_key: str, target_key: str, *, size_bytes: int, attributes: Mapping[str, str]) -> Written:  # noqa: E501 -- one line reads better than nine
+def copy(
+    store: ObjectStore, source_key: str, target_key: str, *, size_bytes: int, attributes: Mapping[str, str]
+) -> Written:
     """Copy inside the bucket with attributes of its own; above the store's limit in parts."""
     metadata, headers = _boto3_attributes(attributes)
     source: Any = {"Bucket": store.bucket, "Key": store.path(source_key)}
@@ -267,7 +269,7 @@ def _read_fully(file: Any, size: int) -> bytes:
     return b"".join(blocks)
 
 
-def _boto3_attributes(attributes: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+def _boto3_attributes(attributes: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
     headers = {"Content-Type": "ContentType", "Storage-Class": "StorageClass", "Content-Encoding": "ContentEncoding"}
     return (
         {name: value for name, value in attributes.items() if name not in headers},

@@ -166,7 +166,9 @@ class Demo:
                 shutil.rmtree(made)
             (again,) = self._ingest(self.studio, self.clips[:1]).outcomes
             kinds = {output.kind for output in again.outputs}
-            check({"original", "video_720p", "hls_360p", "audio", "metadata"} <= kinds, f"a duplicate shows only {kinds}")
+            check(
+                {"original", "video_720p", "hls_360p", "audio", "metadata"} <= kinds, f"a duplicate shows only {kinds}"
+            )
             check(again.job_status == "completed", f"the job is {again.job_status}")
             say(f"{outputs} files; a duplicate now comes back with all {len(kinds)} kinds")
 
@@ -242,7 +244,9 @@ class Demo:
         for column, justify in (("customer", "left"), ("kind", "left"), ("files", "right"), ("size", "right")):
             table.add_column(column, justify=justify)  # type: ignore[arg-type]  # two of rich's literals
         for customer, kind, objects, size in usage_rows(frame):
-            table.add_row(customer, kind, objects, size, style="bold" if kind == "all" else "", end_section=kind == "all")
+            table.add_row(
+                customer, kind, objects, size, style="bold" if kind == "all" else "", end_section=kind == "all"
+            )
         table.add_row(self.hobby, "all", "0", "0 B", style="bold")
         self.out.print(table)
 

@@ -66,7 +66,8 @@ def transcode(source: Path, folder: Path) -> None:
         # A key frame every two seconds, where the segments are cut.
         ffmpeg(
             "-i", str(source), "-vf", f"scale=-2:{size[:-1]}", "-c:v", "libx264", "-preset", "ultrafast",
-            "-g", "50", "-keyint_min", "50", "-pix_fmt", "yuv420p", "-c:a", "aac", "-movflags", "+faststart", str(video),
+            "-g", "50", "-keyint_min", "50", "-pix_fmt", "yuv420p", "-c:a", "aac", "-movflags", "+faststart",
+            str(video),
         )  # fmt: skip
         segments = folder / size / "segments"
         ffmpeg(

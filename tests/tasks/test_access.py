@@ -16,8 +16,7 @@ from tasks.access import issue_download_url
 from tasks.customers import create_key, set_disabled
 from tasks.outputs import register_outputs
 from tasks.uploads import complete_upload, issue_upload_url
-from tests.helpers import execute, one, rows, sha256
-from tests.tasks.conftest import write_outputs
+from tests.helpers import execute, one, rows, sha256, write_outputs
 
 
 @pytest.fixture
@@ -80,7 +79,9 @@ def test_both_times_are_kept(issue, catalog) -> None:  # type: ignore[no-untyped
     before = one(catalog, "SELECT generation FROM stored_objects WHERE kind = 'original'")
     issue(expires_in=60)
     after = rows(catalog, "SELECT url_expires_at, generation FROM stored_objects WHERE kind = 'original'")[0]
-    assert after == (row.url_expires_at, before), "a shorter URL takes nothing from a longer one; book-keeping is no change"
+    assert after == (row.url_expires_at, before), (
+        "a shorter URL takes nothing from a longer one; book-keeping is no change"
+    )
 
 
 def test_an_hour_unless_asked_and_within_limits(issue) -> None:  # type: ignore[no-untyped-def]
@@ -157,7 +158,8 @@ def test_handing_out_many_segments_is_one_statement(issue, catalog, acme, job) -
     execute(
         catalog,
         "INSERT INTO stored_objects (id, job_id, api_key_id, kind, name, location_id, key, size_bytes, stored_bytes, "
-        "  sha256, state) SELECT gen_random_uuid(), j.id, j.api_key_id, 'hls_720p', '720p/segments/s' || n || '.ts', 1, "
+        "  sha256, state) SELECT gen_random_uuid(), j.id, j.api_key_id, 'hls_720p', "
+        "  '720p/segments/s' || n || '.ts', 1, "
         "  'processed/' || j.id || '/s' || n, 1, 1, repeat('0', 64), 'live' FROM jobs j, generate_series(1, 2000) n",
     )
     started = time.perf_counter()

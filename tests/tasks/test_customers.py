@@ -37,7 +37,8 @@ def test_a_key_is_found_by_label_and_id(catalog: CatalogDatabase) -> None:
 
 
 @pytest.mark.parametrize(
-    ("quota", "size"), [("0", 0), (0, 0), ("10 GiB", 10 * 1024**3), ("1.5 MB", 1_500_000), ("Unlimited", None), (None, None)]
+    ("quota", "size"),
+    [("0", 0), (0, 0), ("10 GiB", 10 * 1024**3), ("1.5 MB", 1_500_000), ("Unlimited", None), (None, None)],
 )
 def test_quotas(catalog: CatalogDatabase, quota: str | int | None, size: int | None) -> None:
     create_key(catalog, "acme", "5 B")

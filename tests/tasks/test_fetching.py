@@ -24,7 +24,7 @@ class Site(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:  # noqa: N802 -- http.server's name
+    def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         if path == "/good.mp4":
             self._send(200, VIDEO)

@@ -124,9 +124,7 @@ def test_names_with_quotes_and_emoji_are_only_names(ingest, catalog, tmp_path) -
 
 def test_expected_hashes(ingest, catalog, location, tmp_path) -> None:  # type: ignore[no-untyped-def]
     right, wrong = write_video(tmp_path / "right.mp4", b"right"), write_video(tmp_path / "wrong.mp4", b"wrong")
-    report = ingest(
-        right, wrong, expected_sha256={str(right): sha256(b"right").upper(), "wrong.mp4": sha256(b"other")}
-    )
+    report = ingest(right, wrong, expected_sha256={str(right): sha256(b"right").upper(), "wrong.mp4": sha256(b"other")})
     assert report.counts == {"ingested": 1, "refused": 1}
     assert f"expected was {sha256(b'other')}" in report.unsuccessful[0].error
     assert len(stored_keys(location)) == 1

@@ -8,8 +8,7 @@ from blocks.errors import InvalidInputError, NotFoundError, OvertakenError, Refu
 from blocks.object_store.transfer import put_bytes
 from tasks import outputs
 from tasks.outputs import register_outputs
-from tests.helpers import assert_sound, execute, one, rows, stored_keys
-from tests.tasks.conftest import write_outputs
+from tests.helpers import assert_sound, execute, one, rows, stored_keys, write_outputs
 
 
 @pytest.fixture
@@ -152,7 +151,8 @@ def test_a_broken_off_registration_is_done_again_elsewhere(register, new_job, ca
     job, folder = new_job(), write_outputs(tmp_path / "out")
     execute(
         catalog,
-        "INSERT INTO stored_objects (id, job_id, api_key_id, kind, name, location_id, key, size_bytes, stored_bytes, sha256) "
+        "INSERT INTO stored_objects (id, job_id, api_key_id, kind, name, location_id, key, size_bytes, "
+        " stored_bytes, sha256) "
         "SELECT gen_random_uuid(), id, api_key_id, 'audio', 'audio/audio.mp3', 1, "
         "       'processed/' || id || '/audio/audio.mp3', 9, 9, repeat('0', 64) FROM jobs",
     )

@@ -53,7 +53,7 @@ def at_once(count: int, work: Callable[[int], object]) -> list[object]:
         start.wait()
         try:
             results.append(work(number))
-        except BaseException as error:  # noqa: BLE001 -- a result like others
+        except BaseException as error:
             results.append(error)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
@@ -76,9 +76,7 @@ def test_64_lapsed_reservations_make_room_once(catalog: CatalogDatabase, key: in
     """The trap: a sum over unexpired reservations inside the UPDATE admitted 32 against a quota of 10."""
     held = [(uuid4(), None, 100, timedelta(0)) for _ in range(10)]
     catalog.transaction(lambda connection: reserve(connection, key, held))
-    results = at_once(
-        64, lambda n: catalog.transaction(lambda c: reserve(c, key, [(uuid4(), None, 100, HOUR)]))
-    )
+    results = at_once(64, lambda n: catalog.transaction(lambda c: reserve(c, key, [(uuid4(), None, 100, HOUR)])))
     assert sum(len(result) for result in results) == 10
     assert one(catalog, "SELECT storage_reserved_bytes FROM api_keys") == 1000
     assert one(catalog, "SELECT sum(bytes) FROM reservations") == 1000
@@ -160,7 +158,9 @@ def test_an_abandoned_upload_gives_way(catalog: CatalogDatabase, key: int) -> No
     let_in(catalog, key, abandoned)
     newcomer = arrival("1" * 64)
     assert let_in(catalog, key, newcomer).admitted == {newcomer.original.job_id}
-    status, why = rows(catalog, "SELECT status, error_message FROM jobs WHERE id = :id", id=abandoned.original.job_id)[0]
+    status, why = rows(catalog, "SELECT status, error_message FROM jobs WHERE id = :id", id=abandoned.original.job_id)[
+        0
+    ]
     assert (status, why) == ("failed", ABANDONED)
     # The slept-past writer wakes up: it is fenced off, and its reservation is not taken twice.
     assert "took this job over" in commit(catalog, key, abandoned)[abandoned.original.job_id]

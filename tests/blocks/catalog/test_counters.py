@@ -34,7 +34,8 @@ def keys(catalog: CatalogDatabase) -> list[int]:
 def sums_differ(catalog: CatalogDatabase) -> list[object]:
     return rows(
         catalog,
-        "SELECT k.id, k.storage_used_bytes, s.total FROM api_keys k, LATERAL (SELECT coalesce(sum(size_bytes), 0) AS total "
+        "SELECT k.id, k.storage_used_bytes, s.total FROM api_keys k, LATERAL "
+        " (SELECT coalesce(sum(size_bytes), 0) AS total "
         "  FROM stored_objects o WHERE o.api_key_id = k.id AND o.state IN ('live', 'missing', 'corrupt')) s "
         "WHERE k.storage_used_bytes <> s.total",
     )
@@ -109,7 +110,7 @@ def test_many_writers_of_many_keys(catalog: CatalogDatabase, keys: list[int]) ->
                             )
 
                     catalog.transaction(both)
-        except BaseException as error:  # noqa: BLE001 -- reported below
+        except BaseException as error:
             failures.append(error)
 
     threads = [threading.Thread(target=attack, args=(seed,)) for seed in range(8)]
@@ -169,8 +170,8 @@ def test_an_objects_job_is_its_owners(catalog: CatalogDatabase, keys: list[int])
     with pytest.raises(IntegrityError, match="stored_objects_owner"):
         execute(
             catalog,
-            "INSERT INTO stored_objects (id, job_id, api_key_id, kind, name, location_id, key, size_bytes, stored_bytes, "
-            "sha256) SELECT :id, j.id, :other, 'audio', 'a', 1, 'a', 1, 1, repeat('0', 64) FROM jobs j "
+            "INSERT INTO stored_objects (id, job_id, api_key_id, kind, name, location_id, key, size_bytes, "
+            " stored_bytes, sha256) SELECT :id, j.id, :other, 'audio', 'a', 1, 'a', 1, 1, repeat('0', 64) FROM jobs j "
             "WHERE j.api_key_id = :key LIMIT 1",
             id=str(uuid4()), key=keys[0], other=keys[1],
         )  # fmt: skip

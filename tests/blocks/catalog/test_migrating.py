@@ -1,0 +1,88 @@
+"""The schema: migrations and models agree, and a schema this code does not know is refused."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlmodel import SQLModel
+
+from blocks.catalog import CatalogDatabase, migrating
+from blocks.embedded import Endpoints
+from blocks.errors import CatalogUnavailableError, SchemaError
+from tests.helpers import execute, one
+
+
+@pytest.fixture(autouse=True)
+def _forget_what_was_checked() -> None:
+    migrating._checked.clear()
+
+
+def test_models_and_migrations_agree(catalog: CatalogDatabase) -> None:
+    with catalog.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        differences = compare_metadata(context, SQLModel.metadata)
+    # Indexes, constraints and partitions live in the migrations alone; columns must be the same.
+    about_columns = [
+        change
+        for change in (one for group in differences for one in (group if isinstance(group, list) else [group]))
+        if change[0] in ("add_table", "add_column", "remove_column", "modify_type", "modify_nullable")
+    ]
+    assert about_columns == []
+
+
+def test_upgrading_again_changes_nothing(catalog: CatalogDatabase) -> None:
+    before = one(catalog, "SELECT catalog_id FROM catalog_identity")
+    assert migrating.upgrade(catalog) == migrating.head_revision()
+    assert one(catalog, "SELECT catalog_id FROM catalog_identity") == before
+
+
+def test_two_deployments_at_once(endpoints: Endpoints, sql: Callable[[str], None]) -> None:
+    sql("CREATE DATABASE two_deployments")
+    catalog = CatalogDatabase(host=str(endpoints.postgres_folder), username="postgres", database="two_deployments")
+    errors: list[BaseException] = []
+
+    def deploy() -> None:
+        try:
+            migrating.upgrade(catalog)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=deploy) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    migrating.require_current_schema(catalog)
+    catalog.engine.dispose()
+    sql("DROP DATABASE two_deployments WITH (FORCE)")
+
+
+def test_empty_old_and_newer_schemas_are_refused(
+    endpoints: Endpoints, sql: Callable[[str], None], catalog: CatalogDatabase
+) -> None:
+    empty = catalog.model_copy(update={"database": "postgres"})
+    with pytest.raises(SchemaError, match="holds no catalog; run `python -m flows upgrade`"):
+        migrating.require_current_schema(empty)
+    empty.engine.dispose()
+    execute(catalog, "UPDATE alembic_version SET version_num = '9999'")
+    for refused in (migrating.require_current_schema, migrating.upgrade):
+        with pytest.raises(SchemaError, match="9999, which this code does not know"):
+            refused(catalog)
+
+
+def test_the_logs_months_are_there(catalog: CatalogDatabase) -> None:
+    months = one(catalog, "SELECT count(*) FROM pg_inherits WHERE inhparent = 'operation_log'::regclass")
+    assert months == migrating.LOG_MONTHS_AHEAD + 1, "and one for what no month was made for"
+    migrating.upgrade(catalog)
+
+
+def test_a_server_that_is_not_there() -> None:
+    nowhere = CatalogDatabase(host="127.0.0.1", port=9, username="x", password="hunter2")
+    with pytest.raises(CatalogUnavailableError, match="did not answer") as caught:
+        nowhere.transaction(lambda connection: None)
+    assert "hunter2" not in str(caught.value)

@@ -1,0 +1,74 @@
+"""The embedded stack: started twice, killed in part, stopped by pid."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from blocks.embedded import Stack, postgres
+from blocks.embedded.processes import Running, find, free_port, stop
+from blocks.errors import InvalidInputError
+
+
+def test_started_twice_killed_and_started_again() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="tf-"))
+    folder.chmod(0o755)
+    stack = Stack(folder)
+    try:
+        first = stack.start(prefect=False)
+        pids = stack.status()
+        assert stack.start(prefect=False) == first
+        assert stack.status() == pids
+        for name in ("s3", "postgres"):
+            process = psutil.Process(pids[name])
+            process.kill()
+            process.wait(20)
+            assert stack.status()[name] is None
+        assert stack.start(prefect=False).s3_url == first.s3_url, "addresses survive"
+        assert None not in (stack.status()["s3"], stack.status()["postgres"])
+        listening = [
+            connection.laddr.ip
+            for name in ("s3", "postgres")
+            for connection in psutil.Process(stack.status()[name]).net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert set(listening) == {"127.0.0.1"}
+        assert stat.S_IMODE((folder / "stack.json").stat().st_mode) == 0o600
+        assert sorted(stack.stop()) == ["postgres", "s3"]
+        assert set(stack.status().values()) == {None}
+        assert stack.stop() == []
+    finally:
+        stack.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_stranger_with_our_pid_is_left_alone() -> None:
+    myself = Running(os.getpid(), psutil.Process().create_time() - 100)
+    assert find(myself) is None
+    assert stop(myself) is False
+
+
+def test_a_taken_port_is_passed_over() -> None:
+    port = free_port()
+    assert free_port(port) == port
+    assert free_port(port, taken=frozenset({port})) != port
+
+
+def test_a_folder_too_deep_for_a_socket() -> None:
+    with pytest.raises(InvalidInputError, match="TRANSCODE_FLOW_HOME"):
+        Stack(Path("/tmp") / ("x" * 100))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's PostgreSQL runs as another user")
+def test_private_parents_are_not_opened_for_reading(tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    with postgres._parents_stay_closed(private / "pg"):
+        private.chmod(0o755)
+    assert stat.S_IMODE(private.stat().st_mode) == 0o711

@@ -1,0 +1,52 @@
+"""The command line, against the embedded servers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner, Result
+
+from blocks.catalog import CatalogDatabase
+from flows.cli import app
+from tasks.ingest import ingest_videos
+from tests.helpers import one, write_video
+
+pytestmark = pytest.mark.prefect
+
+
+def run(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_keys(saved: str, catalog: CatalogDatabase) -> None:
+    created = run("key", "create", "studio", "--quota", "10 GiB")
+    assert created.stdout.startswith("tf_"), "the secret alone, for a script to read"
+    assert "studio" in run("key", "list").stdout
+    assert "10 GiB → 1 GiB" in run("key", "quota", "studio", "1 GiB").stdout
+    assert "is disabled" in run("key", "disable", "studio").stdout
+    assert "is enabled" in run("key", "disable", "studio", "--enable").stdout
+    assert "exists already" in run("key", "create", "studio", code=1).stderr
+    assert "is no quota" in run("key", "quota", "studio", "[bold]lots[/]", code=1).stderr
+    assert "there are: acme, studio" in run("key", "quota", "[x]", "1", code=1).stderr
+
+
+def test_url(saved: str, catalog: CatalogDatabase, location, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    from blocks.policies import IngestPolicy
+
+    video = write_video(tmp_path / "a.mp4", b"through the command line")
+    rules = IngestPolicy(source_roots=str(tmp_path))
+    (outcome,) = ingest_videos(catalog, location, rules, api_key="acme", sources=[str(video)]).outcomes
+    issued = run("url", "acme", str(outcome.job_id), "--expires-in", "60")
+    assert httpx.get(issued.stdout.strip()).content == b"through the command line"
+    assert "a.mp4, until" in issued.stderr
+    assert "has no audio" in run("url", "acme", str(outcome.job_id), "audio", code=1).stderr
+    assert one(catalog, "SELECT url_expires_at IS NOT NULL FROM stored_objects")
+
+
+def test_upgrade_and_unknown_names(saved: str) -> None:
+    assert "is at revision" in run("upgrade").stdout
+    assert "there are: main" in run("key", "list", "--catalog", "nowhere", code=1).stderr
