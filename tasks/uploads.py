@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.admission import reserve, settle
+from blocks.catalog.admission import reserve, reserve_now, settle
 from blocks.catalog.customers import Customer, find_customer, lock_customer, require_enabled
 from blocks.catalog.jobs import find_job, list_outputs, require_readable
 from blocks.catalog.log import Change, record
@@ -81,14 +81,19 @@ def issue_upload_url(
     key = temp_key(upload_id)
     wanted = size_bytes + (outputs_bytes(size_bytes, ingest) if job is None else 0)
 
-    def issue(connection: Connection) -> datetime:
+    def who(connection: Connection) -> Customer:
         customer = require_enabled(find_customer(connection, api_key))
         if job is not None:
             require_readable(find_job(connection, job, api_key=api_key))
-        held_for = lasts + timedelta(minutes=access.completion_minutes)
-        if not reserve(connection, customer.id, [(upload_id, None, wanted, held_for)]):
-            raise QuotaExceededError(lock_customer(connection, customer.id).over_quota(wanted, wanted - size_bytes))
-        return insert_upload(
+        return customer
+
+    customer = catalog.transaction(who)
+    if not reserve_now(catalog, customer.id, upload_id, wanted, lasts + timedelta(minutes=access.completion_minutes)):
+        customer = catalog.transaction(lambda connection: require_enabled(lock_customer(connection, customer.id)))
+        raise QuotaExceededError(customer.over_quota(wanted, wanted - size_bytes))
+    # Killed before this, the reservation lapses by itself.
+    expires_at = catalog.transaction(
+        lambda connection: insert_upload(
             connection,
             upload_id=upload_id,
             customer_id=customer.id,
@@ -99,8 +104,7 @@ def issue_upload_url(
             size_bytes=size_bytes,
             lasts=lasts,
         )
-
-    expires_at = catalog.transaction(issue)
+    )
     form = presign_post(location.store, key, size_bytes=size_bytes, expires_in=lasts)
     return IssuedUpload(upload_id, expires_at, size_bytes, form)
 

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from blocks.catalog.block import CatalogDatabase
 from blocks.catalog.customers import Customer, lock_customer, require_enabled
 from blocks.catalog.objects import NewObject, insert_pending, release_pending
 
@@ -152,6 +153,22 @@ def reserve(
         },
     ).scalar_one()
     return frozenset(_uuids(admitted))
+
+
+def reserve_now(
+    catalog: CatalogDatabase, customer_id: int, reservation: UUID, size_bytes: int, lasts: timedelta
+) -> bool:
+    """Reserve in a transaction of its own; False where it does not fit.
+
+    One statement that commits itself: the key's lock is held for the server's work, and for no trip over the network.
+    """
+    admitted: bool = catalog.single_statement(
+        lambda connection: connection.execute(
+            text("SELECT reserve_storage_now(:key, CAST(:id AS uuid), NULL, :size, :lasts)"),
+            {"key": customer_id, "id": str(reservation), "size": size_bytes, "lasts": lasts},
+        ).scalar_one()
+    )
+    return admitted
 
 
 def settle(connection: Connection, customer_id: int, keep: dict[UUID, int], *, keep_for: timedelta) -> frozenset[UUID]:

@@ -93,13 +93,17 @@ class CatalogDatabase(Block):
     @property
     def engine(self) -> Engine:
         """The process's pool for this database (one for equal settings, however often the block is loaded)."""
-        return _pooled_engine(self.url(), self.pool_size)
+        return _engine(self.url(), self.pool_size)
 
     def direct_engine(self, *, maintenance: bool = False) -> Engine:
         """An engine without a pool, for sessions that hold something: locks, snapshots, renames."""
         return create_engine(self.url(maintenance=maintenance), poolclass=NullPool)
 
-    def transaction(self, work: Callable[[Connection], T]) -> T:
+    def single_statement(self, work: Callable[[Connection], T]) -> T:
+        """As `transaction`, for work that is one statement: it commits itself, without a BEGIN and a COMMIT to wait for."""
+        return self.transaction(work, autocommit=True)
+
+    def transaction(self, work: Callable[[Connection], T], *, autocommit: bool = False) -> T:
         """Run `work` in one transaction; a deadlock or a lost connection before the commit runs it again.
 
         `work` must have no effect outside the transaction, since it can run more than once.
@@ -110,7 +114,11 @@ class CatalogDatabase(Block):
         for attempt in range(ATTEMPTS):
             committing = False
             try:
-                with self.engine.connect() as connection, connection.begin() as transaction:
+                with (
+                    _engine(self.url(), self.pool_size, autocommit=autocommit).connect() as connection,
+                    connection.begin() as transaction,
+                ):
+                    committing = autocommit
                     result = work(connection)
                     committing = True
                     transaction.commit()
@@ -133,9 +141,12 @@ class CatalogDatabase(Block):
     _GONE: ClassVar[frozenset[str]] = frozenset({"08", "57", "53"})
 
 
-@lru_cache(maxsize=64)
-def _pooled_engine(url: URL, pool_size: int) -> Engine:
-    return create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True, pool_timeout=60)
+@lru_cache(maxsize=128)
+def _engine(url: URL, pool_size: int, *, autocommit: bool = False) -> Engine:
+    if autocommit:
+        return _engine(url, pool_size).execution_options(isolation_level="AUTOCOMMIT")
+    # No ping before each use: a connection that was lost is noticed by the statement, which runs again.
+    return create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_timeout=60)
 
 
 def _first_line(error: DBAPIError) -> str:

@@ -39,6 +39,14 @@ def test_a_rewritten_key_is_new_and_keeps_the_extension(job: UUID, name: str, fi
     assert (key == rewritten_key(job, name, second)) == (first == second)
 
 
+@pytest.mark.parametrize(
+    ("name", "rewritten"), [("a/b.mp4", "a/b.{}.mp4"), ("a.b/c", "a.b/c.{}"), ("c", "c.{}"), ("c.", "c.{}.")]
+)
+def test_a_rewritten_key_stays_in_its_folder(name: str, rewritten: str) -> None:
+    job, writing = uuid4(), uuid4()
+    assert rewritten_key(job, name, writing) == f"processed/{job}/{rewritten.format(writing)}"
+
+
 @settings(deadline=None)
 @given(ANY_TEXT)
 def test_nothing_of_a_file_name_but_a_plain_extension_reaches_a_key(filename: str) -> None:

@@ -17,11 +17,7 @@ HASH = sha256(b"a video")
 
 
 def find(
-    root: Path | str,
-    *wanted: Path | str,
-    schemes: str = "https,file",
-    hashes: dict[str, str] | None = None,
-    **more: str,
+    root: Path | str, *wanted: Path | str, schemes: str = "file", hashes: dict[str, str] | None = None, **more: str
 ) -> tuple[list[Source], list[RefusedSource]]:
     policy = IngestPolicy(source_roots=str(root), url_schemes=schemes)
     return find_sources([str(one) for one in wanted], policy, expected_sha256=hashes or {}, **more)
@@ -66,11 +62,10 @@ def test_manifests_that_cannot_be_opened(tmp_path: Path, name: str) -> None:
 
 
 def test_a_huge_manifest_is_not_read(tmp_path: Path) -> None:
-    huge = tmp_path / "a.json"
-    huge.touch()
-    os.truncate(huge, LARGEST_MANIFEST_BYTES + 1)
+    (tmp_path / "a.json").touch()
+    os.truncate(tmp_path / "a.json", LARGEST_MANIFEST_BYTES + 1)
     with pytest.raises(InvalidInputError, match="larger than"):
-        read_manifest(huge)
+        read_manifest(tmp_path / "a.json")
 
 
 def test_files_folders_urls_and_manifests_together(tmp_path: Path) -> None:
@@ -113,9 +108,8 @@ def test_no_way_out_of_the_root(tmp_path: Path, where: str) -> None:
 )  # fmt: skip
 def test_hostile_sources_are_refused_beside_good_ones(tmp_path: Path, where: str) -> None:
     good = write_video(tmp_path / "good.mp4")
-    sources, refused = find(tmp_path, where, good)
-    assert [source.path for source in sources] == [good]
-    assert [one.where for one in refused] == [where]
+    (source,), (refused,) = find(tmp_path, where, good)
+    assert (source.path, refused.where) == (good, where)
 
 
 def test_without_roots_or_wishes_nothing_is_taken(tmp_path: Path) -> None:
@@ -135,8 +129,7 @@ def test_only_files_with_honest_names_come_out_of_a_folder(tmp_path: Path) -> No
         write_video(tmp_path / os.fsdecode(name))
     (tmp_path / "link.mp4").symlink_to(tmp_path / "a.mp4")
     sources, refused = find(tmp_path, tmp_path)
-    assert [source.filename for source in sources] == ["a.mp4"]
-    assert len(refused) == 4
+    assert ([source.filename for source in sources], len(refused)) == (["a.mp4"], 4)
 
 
 def test_a_pipe_is_no_source(tmp_path: Path) -> None:

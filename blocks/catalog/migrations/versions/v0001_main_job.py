@@ -252,6 +252,15 @@ BEGIN
     RETURN admitted;
 END $$;
 
+-- A reservation in a transaction of its own. It need not survive a crash of the server: a lost one is as one that has
+-- lapsed, and its commit is admitted again. So nobody waits for the disk while the key's row is locked.
+CREATE FUNCTION reserve_storage_now(p_key bigint, p_id uuid, p_job uuid, p_bytes bigint, p_lifetime interval)
+RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    RETURN cardinality(reserve_storage(p_key, ARRAY[p_id], ARRAY[p_job], ARRAY[p_bytes], ARRAY[p_lifetime])) = 1;
+END $$;
+
 -- The bytes arrived, or never will: keep p_keep bytes of each reservation for p_keep_for more, 0 ends it.
 -- Returns the ids that were still there; one that lapsed and was dropped by another admission is not.
 CREATE FUNCTION settle_reservations(p_key bigint, p_ids uuid[], p_keep bigint[], p_keep_for interval)
