@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from prefect.blocks.core import Block
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 _LOGO: Any = "https://cdn.sanity.io/images/3ugk85nk/production/fb3f4debabcda1c5a3aeea4f5b3f94c28845e23e-250x250.png"
 _DOCS: Any = "https://docs.prefect.io/v3/concepts/blocks"
@@ -22,6 +22,12 @@ MIB = 1024**2
 def _field(position: int, description: str, default: Any, **limits: Any) -> Any:
     # Prefect stores schemas as JSON in PostgreSQL, which forgets the order of keys: forms follow `position`.
     return Field(default=default, description=description, json_schema_extra={"position": position}, **limits)
+
+
+def _title(name: str, _: object) -> str:
+    """A form's label: `largest_source_gib` reads `Largest source GiB`."""
+    words = [{"gib": "GiB", "mib": "MiB", "url": "URL"}.get(word, word) for word in name.split("_")]
+    return " ".join([words[0][0].upper() + words[0][1:], *words[1:]])
 
 
 @lru_cache(maxsize=64)
@@ -41,6 +47,7 @@ class IngestPolicy(Block):
         ```
     """
 
+    model_config = ConfigDict(field_title_generator=_title)
     _block_type_name = "Ingest Policy"
     _block_type_slug = "ingest-policy"
     _logo_url = _LOGO
@@ -95,6 +102,7 @@ class AccessPolicy(Block):
         ```
     """
 
+    model_config = ConfigDict(field_title_generator=_title)
     _block_type_name = "Access Policy"
     _block_type_slug = "access-policy"
     _logo_url = _LOGO

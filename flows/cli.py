@@ -30,7 +30,7 @@ key_app = typer.Typer(help="Customers: API keys and their quotas.", no_args_is_h
 app.add_typer(key_app, name="key")
 
 out = Console()
-err = Console(stderr=True)
+err = Console(stderr=True, soft_wrap=True)
 
 CatalogName = Annotated[str, typer.Option("--catalog", help="Name of the Catalog Database block.")]
 StoreName = Annotated[str, typer.Option("--store", help="Name of the Object Store block.")]
@@ -239,11 +239,11 @@ def _show_customers(catalog: CatalogDatabase) -> None:
     from tasks.customers import list_keys
 
     def state(customer: Customer) -> str:
-        return "disabled" if customer.disabled_at else ""
+        return "disabled" if customer.disabled_at else "in use"
 
     table = Table(title="customers", title_justify="left")
-    for column in ("key", "used", "reserved", "quota", "free", ""):
-        table.add_column(column, justify="left" if column in ("key", "") else "right")
+    for column in ("key", "used", "reserved", "quota", "free", "state"):
+        table.add_column(column, justify="left" if column in ("key", "state") else "right")
     for customer in list_keys(catalog):
         table.add_row(
             customer.label, format_bytes(customer.used_bytes), format_bytes(customer.reserved_bytes),

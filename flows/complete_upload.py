@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from prefect import flow, get_run_logger
+from prefect import flow
+from prefect.client.schemas.objects import State
 
 from blocks.errors import RefusedError
 from blocks.loading import load_block
 from blocks.policies import IngestPolicy
-from flows.opening import open_catalog, open_store, run_label, show_table
+from flows.opening import done, open_catalog, open_store, reported, run_label, show_table
 from tasks import uploads
 from tasks.intake import IngestOutcome
 
 
 @flow(name="complete-upload", flow_run_name="complete {upload_id}")
+@reported
 def complete_upload(
     api_key: str,
     upload_id: str,
@@ -20,7 +22,7 @@ def complete_upload(
     store: str = "main",
     catalog: str = "main",
     policy: str = "default",
-) -> IngestOutcome:
+) -> State[IngestOutcome]:
     """Take in what arrived through an upload form: copied to a key no form can write, hashed there, deduplicated.
 
     Asked again it gives the same answer, and the form posted again later changes nothing.
@@ -48,7 +50,6 @@ def complete_upload(
         [{"upload": upload_id, "result": outcome.result, "job": outcome.job_id, "bytes": outcome.size_bytes}],
         f"{outcome.result}: {outcome.filename}",
     )
-    get_run_logger().info("upload %s: %s, job %s", upload_id, outcome.result, outcome.job_id)
     if not outcome.succeeded:
         raise RefusedError(outcome.error)
-    return outcome
+    return done(f"upload {upload_id}: {outcome.result}, job {outcome.job_id}", outcome)

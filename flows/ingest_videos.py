@@ -10,14 +10,14 @@ from uuid import UUID
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State
-from prefect.futures import as_completed
+from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from blocks.errors import RefusedError
 from blocks.loading import load_block
 from blocks.policies import IngestPolicy
-from flows.opening import open_catalog, open_store, run_label, show_table
+from flows.opening import open_catalog, open_store, reported, run_label, show_table
 from tasks import ingest
 from tasks.ingest import IngestReport
 from tasks.intake import IngestOutcome
@@ -27,8 +27,8 @@ SHOWN_OUTCOMES = 500
 """Rows in the table artifact; the failures come first."""
 
 
-# Each batch has transfers of its own under way; more batches at once would only wait for each other.
-RUNNER: Any = ThreadPoolTaskRunner(max_workers=2)
+# As many as the policy may ask for; how many are under way at once is the policy's to say.
+RUNNER: Any = ThreadPoolTaskRunner(max_workers=32)
 
 
 @flow(
@@ -36,10 +36,11 @@ RUNNER: Any = ThreadPoolTaskRunner(max_workers=2)
     flow_run_name="ingest for {api_key}",
     task_runner=RUNNER,
 )
+@reported
 def ingest_videos(
     api_key: str,
-    sources: list[str] | None = None,
-    expected_sha256: dict[str, str] | None = None,
+    sources: list[str] = [],  # noqa: B006 -- an empty list is what the form starts with; nobody changes it
+    expected_sha256: dict[str, str] = {},  # noqa: B006 -- as above
     manifest: str = "",
     reprocess: bool = False,
     store: str = "main",
@@ -67,9 +68,9 @@ def ingest_videos(
     rules = load_block(IngestPolicy, policy)
     open_store(database, store)
     customer = ingest.find_enabled(database, api_key)
-    found, refused = find_sources(sources or [], rules, expected_sha256=expected_sha256 or {}, manifest=manifest)
+    found, refused = find_sources(sources, rules, expected_sha256=expected_sha256, manifest=manifest)
     batches = ingest.plan_batches(found, files=rules.batch_files, size_bytes=ingest.BATCH_BYTES)
-    outcomes = _run_batches(batches, customer.label, reprocess, store, catalog, policy)
+    outcomes = _run_batches(batches, rules.parallel_batches, customer.label, reprocess, store, catalog, policy)
     report = ingest.make_report(customer.label, outcomes, refused, seconds=time.monotonic() - started)
     return _finish(report)
 
@@ -93,18 +94,29 @@ def ingest_batch(
 
 
 def _run_batches(
-    batches: Sequence[Sequence[Source]], api_key: str, reprocess: bool, store: str, catalog: str, policy: str
+    batches: Sequence[Sequence[Source]],
+    at_once: int,
+    api_key: str,
+    reprocess: bool,
+    store: str,
+    catalog: str,
+    policy: str,
 ) -> list[IngestOutcome]:
     run = run_label()
-    futures = [
-        ingest_batch.submit(batch, number, api_key, reprocess, store, catalog, policy, run)
-        for number, batch in enumerate(batches, 1)
-    ]
     started = create_progress_artifact(0.0, key="ingest-progress", description=f"Ingest for {api_key}")
     progress = cast(UUID, started)  # outside an event loop it is no coroutine
-    for done, _ in enumerate(as_completed(list(futures)), 1):
-        update_progress_artifact(progress, 100.0 * done / len(futures))
-    return [outcome for future in futures for outcome in future.result()]
+    futures: list[PrefectFuture[list[IngestOutcome]]] = []
+    under_way: list[PrefectFuture[list[IngestOutcome]]] = []
+    for number, batch in enumerate(batches, 1):
+        while len(under_way) >= at_once:
+            under_way.remove(next(as_completed(list(under_way))))
+            update_progress_artifact(progress, 100.0 * (len(futures) - len(under_way)) / len(batches))
+        future = ingest_batch.submit(batch, number, api_key, reprocess, store, catalog, policy, run)
+        futures.append(future)
+        under_way.append(future)
+    outcomes = [outcome for future in futures for outcome in future.result()]
+    update_progress_artifact(progress, 100.0)
+    return outcomes
 
 
 def _finish(report: IngestReport) -> State[IngestReport]:
@@ -115,11 +127,11 @@ def _finish(report: IngestReport) -> State[IngestReport]:
             {
                 "source": o.source,
                 "result": o.result,
+                "error": o.error,
                 "job": o.job_id,
                 "status": o.job_status,
                 "bytes": o.size_bytes,
                 "sent": o.sent_bytes,
-                "error": o.error,
             }
             for o in ordered[:SHOWN_OUTCOMES]
         ],

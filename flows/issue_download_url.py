@@ -6,12 +6,13 @@ from typing import Literal
 
 from prefect import flow
 from prefect.artifacts import create_link_artifact
+from prefect.client.schemas.objects import State
 
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
 from blocks.policies import AccessPolicy
 from blocks.units import format_bytes
-from flows.opening import open_catalog
+from flows.opening import done, escaped, open_catalog, reported
 from tasks import access
 
 Kind = Literal[
@@ -21,6 +22,7 @@ Kind = Literal[
 
 
 @flow(name="issue-download-url", flow_run_name="{kind} of {job_id}")
+@reported
 def issue_download_url(
     api_key: str,
     job_id: str,
@@ -31,7 +33,7 @@ def issue_download_url(
     store: str = "main",
     catalog: str = "main",
     policy: str = "default",
-) -> None:
+) -> State[None]:
     """Make a presigned URL for one file of a job; it is shown as a link artifact that says when it ends.
 
     Whoever has the URL can read the file until then, so it is in no log and no result. An HLS kind gives a playlist
@@ -39,7 +41,7 @@ def issue_download_url(
 
     Args:
         api_key: Label or id of the customer who owns the job.
-        job_id: The job.
+        job_id: Id of the job, from ingest-videos.
         kind: Which of its files.
         expires_in: Seconds until the URL ends; the policy's hour unless given.
         accept_encoding: Encodings the caller decodes, for example zstd; others get the content as it was uploaded.
@@ -59,10 +61,11 @@ def issue_download_url(
         accept_encoding=accept_encoding,
         name=name,
     )
+    until = f"until {issued.expires_at:%Y-%m-%d %H:%M:%S} UTC"
     create_link_artifact(
         key="download-url",
         link=issued.url,
-        link_text=issued.filename,
-        description=f"{kind} of job {job_id} ({format_bytes(issued.size_bytes)}), "
-        f"until {issued.expires_at:%Y-%m-%d %H:%M:%S} UTC",
+        link_text=escaped(issued.filename),
+        description=f"{kind} of job {job_id} ({format_bytes(issued.size_bytes)}), {until}",
     )
+    return done(f"{kind} of job {job_id}: a link artifact, {until}")

@@ -6,15 +6,17 @@ import shlex
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
 
 from blocks.loading import load_block
 from blocks.policies import AccessPolicy, IngestPolicy
-from flows.opening import markdown_rows, open_catalog, open_store
+from flows.opening import done, markdown_rows, open_catalog, open_store, reported
 from tasks import uploads
 from tasks.uploads import IssuedUpload
 
 
 @flow(name="issue-upload-url", flow_run_name="upload for {api_key}")
+@reported
 def issue_upload_url(
     api_key: str,
     filename: str,
@@ -24,7 +26,7 @@ def issue_upload_url(
     store: str = "main",
     catalog: str = "main",
     policy: str = "default",
-) -> None:
+) -> State[None]:
     """Reserve quota and make a presigned form that takes exactly one file of exactly this size.
 
     The form is shown as an artifact with a command that uses it, and is in no log and no result. What arrives waits
@@ -53,6 +55,7 @@ def issue_upload_url(
         expires_in=expires_in,
     )
     create_markdown_artifact(key="upload-form", markdown=_form(issued), description=f"Upload form for {api_key}")
+    return done(f"upload {issued.upload_id}: a form artifact, until {issued.expires_at:%Y-%m-%d %H:%M:%S} UTC")
 
 
 def _form(issued: IssuedUpload) -> str:

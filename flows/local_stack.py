@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import cast
 
 from blocks.embedded import Endpoints, Stack
-from blocks.errors import StorageError, TransientError
+from blocks.errors import RefusedError, TerminalError, TransientError
 
 PROJECT = Path(__file__).resolve().parent.parent
 CATALOG = "transcode_flow"
 BUCKETS = ("videos", "backups")
 
 
-class SetupError(StorageError):
+class SetupError(TerminalError):
     """A step of `up` did not work; the message holds what it printed."""
 
 
@@ -28,23 +28,27 @@ def local_stack() -> Stack:
     return Stack(Path(os.environ.get("TRANSCODE_FLOW_HOME", PROJECT / ".local")))
 
 
-def use_local_prefect() -> bool:
-    """Point this process at the running embedded Prefect server, unless the environment names another one.
+def use_local_prefect() -> None:
+    """Point this process at the running embedded Prefect server, unless its settings name another one.
 
     To be called before Prefect is imported: its settings are read then.
+
+    Raises:
+        RefusedError: there is no server to ask (Prefect would start one of its own, without any of our blocks).
     """
+    # Prefect warns about events it has not sent yet whenever a short command ends.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "ERROR")
     if os.environ.get("PREFECT_API_URL"):
-        return False
-    try:
-        stack = local_stack()
-        running = stack.status()["prefect"] is not None
-    except StorageError:
-        return False
-    if running:
+        return
+    stack = local_stack()
+    if stack.status()["prefect"] is not None:
         os.environ.update(stack.environment())
-        # Prefect warns about events it has not sent yet whenever a short command ends.
-        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
-    return running
+        return
+    from prefect.settings import get_current_settings
+
+    if get_current_settings().api.url is None:
+        raise RefusedError("no Prefect server to ask: start the embedded stack with `make up`, or set PREFECT_API_URL")
 
 
 def bring_up(

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar, get_type_hints
 
+from prefect import get_run_logger
 from prefect.artifacts import create_table_artifact
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
 
 from blocks.catalog import CatalogDatabase
+from blocks.errors import StorageError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
 from tasks.stores import OpenLocation, open_location
@@ -22,6 +29,36 @@ def open_catalog(name: str) -> CatalogDatabase:
 def open_store(catalog: CatalogDatabase, name: str) -> OpenLocation:
     """The location of the store saved under this name, checked to be this catalog's."""
     return open_location(catalog, load_block(ObjectStore, name), name)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def reported(flow_function: Callable[P, R]) -> Callable[P, R | State[R]]:
+    """End a run with the project's own error as its message, without a traceback for a quota that is full.
+
+    Called as a function the flow raises that error, as any function would.
+    """
+
+    @functools.wraps(flow_function)
+    def run(*arguments: P.args, **options: P.kwargs) -> R | State[R]:
+        try:
+            return flow_function(*arguments, **options)
+        except StorageError as error:
+            get_run_logger().error("%s", error)
+            return Failed(message=str(error), data=error)
+
+    # Names in annotations belong to the flow's module; Prefect would look for them in this one.
+    run.__annotations__ = get_type_hints(flow_function)
+    run.__signature__ = inspect.signature(flow_function, eval_str=True)  # type: ignore[attr-defined]  # read by inspect
+    return run
+
+
+def done(message: str, data: Any = None) -> State[Any]:
+    """The end of a run that went well, with its summary where the UI shows it."""
+    get_run_logger().info(message)
+    return Completed(message=message, data=data)
 
 
 def run_label() -> str:
@@ -42,6 +79,11 @@ def markdown_rows(rows: Iterable[tuple[str, object]]) -> str:
         shown = str(value).replace("|", "\\|").replace("`", "'").replace("\n", " ")
         lines.append(f"| {name} | {shown} |")
     return "\n".join(lines)
+
+
+def escaped(text: str) -> str:
+    """A user's text as Markdown that shows just that: a file name must not become a link or an image."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+!|~&-])", r"\\\1", text)
 
 
 def _plain(value: Any) -> Any:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
-from flows.opening import open_catalog, show_table
+from flows.opening import done, open_catalog, reported, show_table
 from tasks import stores
 
 
 @flow(name="probe-store", flow_run_name="probe {store}")
-def probe_store(store: str = "main", catalog: str = "main") -> None:
+@reported
+def probe_store(store: str = "main", catalog: str = "main") -> State[None]:
     """Find out what an S3 server really does, by trying, and declare the store in the catalog.
 
     Writes and removes small objects under `probe/`, marks the bucket as this catalog's, and stores the answers that
@@ -31,3 +33,5 @@ def probe_store(store: str = "main", catalog: str = "main") -> None:
         ],
         f"What the server behind {store} does",
     )
+    works = sum(finding.works for finding in location.capabilities.findings)
+    return done(f"{store}: {works} of {len(location.capabilities.findings)} capabilities; the store is declared")

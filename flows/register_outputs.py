@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from prefect import flow, get_run_logger
+from prefect import flow
+from prefect.client.schemas.objects import State
 
 from blocks.loading import load_block
 from blocks.policies import IngestPolicy
-from flows.opening import open_catalog, open_store, run_label, show_table
+from flows.opening import done, open_catalog, open_store, reported, run_label, show_table
 from tasks import outputs as outputs_of_jobs
 from tasks.outputs import RegisterReport
 
 
 @flow(name="register-outputs", flow_run_name="outputs of {job_id}")
+@reported
 def register_outputs(
     job_id: str, outputs: str, store: str = "main", catalog: str = "main", policy: str = "default"
-) -> RegisterReport:
+) -> State[RegisterReport]:
     """Take in what the transcoder made of a video, count it, and mark the job completed.
 
     All of a job's outputs come in together or not at all. What was transcoded is kept even past the quota, and the
@@ -39,5 +41,4 @@ def register_outputs(
         + [{"output": name, "result": "skipped: no output of the platform"} for name in report.skipped],
         report.summary(),
     )
-    get_run_logger().info(report.summary())
-    return report
+    return done(report.summary(), report)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from prefect import flow, get_run_logger
+from prefect import flow
+from prefect.client.schemas.objects import State
 
-from flows.opening import open_catalog, show_table
+from flows.opening import done, open_catalog, reported, show_table
 from tasks import customers
 
 
 @flow(name="set-quota", flow_run_name="quota of {api_key}: {quota}")
-def set_quota(api_key: str, quota: str, catalog: str = "main") -> str:
+@reported
+def set_quota(api_key: str, quota: str, catalog: str = "main") -> State[str]:
     """Raise, lower or lift a customer's quota. What is stored stays, even above a lowered quota.
 
     Keys are created on the command line only (`python -m flows key create`), where the secret is shown once.
@@ -33,5 +35,4 @@ def set_quota(api_key: str, quota: str, catalog: str = "main") -> str:
         ],
         change.summary(),
     )
-    get_run_logger().info(change.summary())
-    return change.summary()
+    return done(change.summary(), change.summary())

@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
+from zstandard import ZstdDecompressor, ZstdError
+
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.access import Handed, hand_out
+from blocks.catalog.access import Handed, HandedFile, hand_out, hand_out_hls
 from blocks.errors import ContentMismatchError, RefusedError
 from blocks.object_store import ObjectStore
 from blocks.object_store.presigning import presign_get, presign_many
 from blocks.object_store.transfer import put_bytes, read_bytes
 from blocks.policies import AccessPolicy
 from tasks.checks import check_job_id, check_kind, check_lifetime
-from tasks.layout import PLAYLIST, content_type, friendly_name, playlist_key
+from tasks.layout import PLAYLIST, content_type, friendly_name, playlist_key, playlist_name
 from tasks.playlists import presigned_playlist
 
 LARGEST_PLAYLIST_BYTES = 16 * 1024**2
@@ -64,11 +66,16 @@ def issue_download_url(
         longest=timedelta(hours=policy.longest_download_hours),
     )
     # Committed before a URL exists: whoever moves the object later knows how long this URL lasts.
+    if wanted.is_hls:
+        playlist, segments = catalog.transaction(
+            lambda connection: hand_out_hls(
+                connection, api_key=api_key, job_id=job, kind=wanted, playlist=playlist_name(wanted), lasts=lasts
+            )
+        )
+        return _playlist_url(store, job, playlist, segments, lasts)
     handed = catalog.transaction(
         lambda connection: hand_out(connection, api_key=api_key, job_id=job, kind=wanted, lasts=lasts, name=name)
     )
-    if wanted.is_hls:
-        return _playlist_url(store, job, wanted, handed, lasts)
     chosen = handed[-1]
     encoding = _encoding(chosen, accept_encoding)
     filename = friendly_name(chosen.filename, chosen.kind, chosen.name)
@@ -76,33 +83,42 @@ def issue_download_url(
     return DownloadUrl(url, filename, chosen.expires_at, chosen.size_bytes, chosen.sha256)
 
 
-def presign_segments(store: ObjectStore, handed: Sequence[Handed], lasts: timedelta) -> dict[str, str]:
-    """A URL for each file of an HLS kind, by the name its playlist uses."""
-    segments = [one for one in handed if not one.name.endswith(PLAYLIST)]
+def presign_segments(store: ObjectStore, segments: Sequence[HandedFile], lasts: timedelta) -> dict[str, str]:
+    """A URL for each segment, by the name its playlist uses."""
     urls = presign_many(store, [one.key for one in segments], lasts)
     return {one.name.rpartition("/")[2]: url for one, url in zip(segments, urls, strict=True)}
 
 
 def _playlist_url(
-    store: ObjectStore, job_id: UUID, kind: str, handed: Sequence[Handed], lasts: timedelta
+    store: ObjectStore, job_id: UUID, playlist: Handed, segments: Sequence[HandedFile], lasts: timedelta
 ) -> DownloadUrl:
-    playlist = next((one for one in handed if one.name.endswith(PLAYLIST)), None)
-    if playlist is None:
-        raise ContentMismatchError(f"{kind} of job {job_id} has segments and no playlist; run verify-objects")
     # A playlist of bare names is useless to a player: its segments would answer 403.
-    text = read_bytes(store, playlist.key, at_most=LARGEST_PLAYLIST_BYTES).decode()
-    signed = presigned_playlist(text, presign_segments(store, handed, lasts))
-    key = playlist_key(job_id, kind, uuid4())
+    text = _decoded(read_bytes(store, playlist.key, at_most=LARGEST_PLAYLIST_BYTES), playlist.codec).decode()
+    signed = presigned_playlist(text, presign_segments(store, segments, lasts))
+    key = playlist_key(job_id, playlist.kind, uuid4())
     put_bytes(store, key, signed.encode(), {"Content-Type": content_type(PLAYLIST)})
-    filename = friendly_name(playlist.filename, kind, playlist.name)
+    filename = friendly_name(playlist.filename, playlist.kind, playlist.name)
     return DownloadUrl(
         presign_get(store, key, lasts, filename=filename),
         filename,
         playlist.expires_at,
-        sum(one.size_bytes for one in handed),
+        playlist.size_bytes + sum(one.size_bytes for one in segments),
         playlist.sha256,
-        files=len(handed),
+        files=1 + len(segments),
     )
+
+
+def _decoded(body: bytes, codec: str) -> bytes:
+    if codec == "identity":
+        return body
+    try:
+        with ZstdDecompressor().stream_reader(body) as reader:
+            # Bounded, whatever the frame says of itself.
+            return reader.read(LARGEST_PLAYLIST_BYTES)
+    except ZstdError as error:
+        raise ContentMismatchError(
+            f"a playlist is stored as {codec} and cannot be decoded; run verify-objects"
+        ) from error
 
 
 def _encoding(handed: Handed, accept_encoding: str) -> str | None:

@@ -14,7 +14,7 @@ from blocks.units import format_bytes
 LONGEST_FILENAME_BYTES = 255
 LARGEST_OBJECT_BYTES = 5 * 1024**4
 # Right-to-left overrides make `exe.4pm` look like `mp4.exe`.
-_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
+_BIDI = frozenset("\u061c\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
 
 
 def shown(value: str) -> str:
@@ -79,7 +79,8 @@ def check_size(size_bytes: int, *, at_most: int) -> int:
     if size_bytes <= 0:
         raise InvalidInputError(f"a size of {size_bytes} bytes is refused: a file has at least 1 byte")
     if size_bytes > at_most:
-        raise RefusedError(f"{format_bytes(size_bytes)} is more than the largest allowed, {format_bytes(at_most)}")
+        size = format_bytes(size_bytes) if size_bytes <= LARGEST_OBJECT_BYTES else f"{str(size_bytes)[:20]}… bytes"
+        raise RefusedError(f"{size} is more than the largest allowed, {format_bytes(at_most)}")
     return size_bytes
 
 

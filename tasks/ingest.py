@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections import Counter
@@ -13,7 +14,7 @@ from blocks.catalog import CatalogDatabase
 from blocks.catalog.customers import Customer, find_customer, require_enabled
 from blocks.errors import InvalidInputError, RefusedError, StorageError, is_transient
 from blocks.object_store.transfer import delete_keys, hash_file
-from blocks.policies import GIB, IngestPolicy
+from blocks.policies import GIB, MIB, IngestPolicy
 from blocks.units import format_bytes
 from tasks.checks import shown
 from tasks.fetching import check_url, fetch
@@ -24,6 +25,8 @@ from tasks.writing import LocalFile, StoredBlob
 
 BATCH_BYTES = GIB
 """A batch is committed as one: a crash costs at most about this much of uploading."""
+KEPT_BYTES = 64 * MIB
+"""A batch of small files up to this size is read once, and kept in memory between hashing and sending."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +118,11 @@ def ingest_batch(
 ) -> list[IngestOutcome]:
     """Hash a batch's sources and take them in; one outcome for each, in order."""
 
+    keep = sum(source.size_bytes or 0 for source in batch) <= KEPT_BYTES
+
     def read(source: Source) -> Hashed | IngestOutcome:
         try:
-            return hash_source(location, policy, source)
+            return hash_source(location, policy, source, keep=keep)
         except (StorageError, OSError) as error:
             result: Result = "failed" if is_transient(error) else "refused"
             return IngestOutcome(source.where, result, source.filename, error=_reason(error))
@@ -139,8 +144,8 @@ def ingest_batch(
     return [next(taken) if isinstance(one, Hashed) else one for one in read_ones]
 
 
-def hash_source(location: OpenLocation, policy: IngestPolicy, source: Source) -> Hashed:
-    """Read a source once: a file where it lies, a URL on its way into `temp/`.
+def hash_source(location: OpenLocation, policy: IngestPolicy, source: Source, *, keep: bool = False) -> Hashed:
+    """Read a source once: a file where it lies (its bytes are kept if asked for), a URL on its way into `temp/`.
 
     Raises:
         InvalidInputError: it is empty, or not the content that was expected.
@@ -153,11 +158,17 @@ def hash_source(location: OpenLocation, policy: IngestPolicy, source: Source) ->
                 f"{source.filename} has {format_bytes(before.st_size)}, the largest allowed is "
                 f"{policy.largest_source_gib} GiB"
             )
-        sha256, size = hash_file(source.path)
+        # Larger ones go up in parallel parts.
+        small = before.st_size <= location.store.multipart_upload_part_bytes
+        content = source.path.read_bytes() if keep and small else None
+        if content is not None:
+            sha256, size = hashlib.sha256(content).hexdigest(), len(content)
+        else:
+            sha256, size = hash_file(source.path)
         if size == 0:
             raise InvalidInputError(f"{source.filename} is empty")
         _check_expected(source, sha256)
-        return Hashed(source.where, source.filename, sha256, size, LocalFile(source.path))
+        return Hashed(source.where, source.filename, sha256, size, LocalFile(source.path, content))
     check_url(source.where, policy)
     fetched = fetch(location, policy, source.where)
     try:

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.admission import Admission, Arrival, KnownJob, admit
 from blocks.catalog.customers import Customer
-from blocks.catalog.jobs import Arrived, Output, commit_arrivals, fail_jobs, list_outputs
+from blocks.catalog.jobs import Arrived, Output, commit_arrivals, fail_jobs, list_outputs, meet_known
 from blocks.catalog.objects import NewObject
 from blocks.catalog.tables import ObjectKind
 from blocks.errors import StorageError
@@ -83,6 +83,35 @@ def take_in(
         RefusedError: the key is disabled.
         CatalogUnavailableError: PostgreSQL did not answer; what was under way lapses by itself.
     """
+    if not reprocess and release is None:
+        # Most of a nightly run is known already, and needs no lock to be told so.
+        known = catalog.transaction(lambda connection: meet_known(connection, customer.id, hashes_of(hashed)))
+    else:
+        known = {}
+    fresh = [one for one in hashed if one.sha256 not in known]
+    taken = iter(
+        _take_in_fresh(catalog, location, policy, customer, fresh, reprocess, release, run, operation, progress)
+    )
+    return [_duplicate(one, *known[one.sha256]) if one.sha256 in known else next(taken) for one in hashed]
+
+
+def hashes_of(hashed: Sequence[Hashed]) -> list[str]:
+    """Each hash once."""
+    return list({one.sha256 for one in hashed})
+
+
+def _take_in_fresh(
+    catalog: CatalogDatabase,
+    location: OpenLocation,
+    policy: IngestPolicy,
+    customer: Customer,
+    hashed: Sequence[Hashed],
+    reprocess: bool,
+    release: UUID | None,
+    run: str,
+    operation: str,
+    progress: Callable[[int], None],
+) -> list[IngestOutcome]:
     if not hashed:
         return []
     arrivals = [plan_arrival(one, location, policy) for one in hashed]
@@ -219,6 +248,22 @@ def _heal_missing(
     return healed
 
 
+def _duplicate(one: Hashed, known: KnownJob, outputs: tuple[Output, ...]) -> IngestOutcome:
+    return IngestOutcome(
+        source=one.source,
+        result="duplicate",
+        filename=one.filename,
+        sha256=one.sha256,
+        size_bytes=one.size_bytes,
+        job_id=known.job_id,
+        original_job_id=known.job_id,
+        job_status=known.status,
+        job_created_at=known.created_at,
+        job_completed_at=known.completed_at,
+        outputs=outputs,
+    )
+
+
 def _outcome(
     one: Hashed,
     job_id: UUID,
@@ -237,16 +282,9 @@ def _outcome(
         # A duplicate within this batch shares the fate of the one that was sent.
         if known.job_id in reasons:
             return replace(base, error=reasons[known.job_id])
-        duplicate = replace(
-            base,
-            result="duplicate",
-            job_id=known.job_id,
-            original_job_id=known.job_id,
-            job_status="queued" if known.job_id in admission.admitted else known.status,
-            job_created_at=known.created_at,
-            job_completed_at=known.completed_at,
-            outputs=outputs.get(known.job_id, ()),
-        )
+        duplicate = _duplicate(one, known, outputs.get(known.job_id, ()))
+        if known.job_id in admission.admitted:
+            duplicate = replace(duplicate, job_status="queued")
         if healed.get(job_id) == "":
             return replace(duplicate, result="healed", sent_bytes=one.size_bytes)
         return replace(duplicate, error=healed.get(job_id, ""))

@@ -79,6 +79,11 @@ def upload_key(job_id: UUID, upload_id: UUID) -> str:
     return f"uploads/{job_id}/{upload_id}"
 
 
+def playlist_name(kind: str) -> str:
+    """The name of an HLS kind's playlist within its job."""
+    return f"{kind[4:]}/segments/{PLAYLIST}"
+
+
 def playlist_key(job_id: UUID, kind: str, made: UUID) -> str:
     """Where a playlist with presigned segments lies until its rule expires it."""
     return f"{EXPORTS}/hls/{job_id}/{kind}/{made}.m3u8"

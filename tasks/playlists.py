@@ -8,18 +8,18 @@ from urllib.parse import unquote
 
 from blocks.errors import ContentMismatchError
 
-# EXT-X-MAP and EXT-X-KEY name files in an attribute.
-_URI = re.compile(r'URI="([^"]*)"')
+# Tags that name a file in an attribute; other tags may hold text that only looks like it.
+_NAMING_TAG = re.compile(r"#EXT-X-(MAP|KEY|SESSION-KEY|PART|PRELOAD-HINT|MEDIA|I-FRAME-STREAM-INF|RENDITION-REPORT):")
+_URI = re.compile(r'(?<=[:,])URI="([^"]*)"')
 
 
 def segment_names(playlist: str) -> list[str]:
     """The files a playlist names, in order."""
     names: list[str] = []
-    for raw in playlist.splitlines():
-        line = raw.strip()
-        if line.startswith("#"):
+    for line in _lines(playlist):
+        if _NAMING_TAG.match(line):
             names += [unquote(name) for name in _URI.findall(line)]
-        elif line:
+        elif line and not line.startswith("#"):
             names.append(unquote(line))
     return names
 
@@ -38,11 +38,15 @@ def presigned_playlist(playlist: str, urls: Mapping[str, str]) -> str:
             raise ContentMismatchError(f"the playlist names {name!r}, which is not among the job's segments") from None
 
     lines = []
-    for raw in playlist.splitlines():
-        line = raw.strip()
-        if line.startswith("#"):
-            line = _URI.sub(lambda found: f'URI="{url(found.group(1))}"', line)
-        elif line:
-            line = url(line)
+    for line in _lines(playlist):
+        if _NAMING_TAG.match(line):
+            line = _URI.sub(lambda found: f'URI="{url(found.group(1))}"', line)  # noqa: PLW2901 -- as below
+        elif line and not line.startswith("#"):
+            line = url(line)  # noqa: PLW2901 -- a line becomes another line
         lines.append(line)
     return "\n".join(lines) + "\n"
+
+
+def _lines(playlist: str) -> list[str]:
+    # Lines end in LF or CRLF; Python's splitlines knows many more ends.
+    return [line.strip() for line in playlist.removesuffix("\n").split("\n")]

@@ -68,6 +68,8 @@ def find_sources(
     unused = hashes.keys() - {entry.where for entry in entries} - {source.where for source in sources}
     by_name = {source.filename: hashes[source.filename] for source in sources if source.filename in hashes}
     unused -= by_name.keys()
+    # A source that is refused anyway, and lists why, needs no second error.
+    unused -= {one for source in refused for one in (source.where, source.where.rpartition("/")[2])}
     if unused:
         raise InvalidInputError(
             f"an expected hash names no source: {', '.join(shown(one) for one in sorted(unused)[:5])}"
@@ -100,7 +102,7 @@ def read_manifest(path: Path) -> list[Entry]:
             raise InvalidInputError(f"the manifest {path.name} is larger than {LARGEST_MANIFEST_BYTES} bytes")
         text = path.read_text(encoding="utf-8-sig")
         rows = _manifest_rows(path, text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise InvalidInputError(f"the manifest {path.name} cannot be read: {_reason(error)}") from error
     entries = []
     for number, row in enumerate(rows, 1):
@@ -116,7 +118,7 @@ def _manifest_rows(path: Path, text: str) -> Iterable[object]:
     if path.suffix == ".csv":
         return list(csv.DictReader(io.StringIO(text)))
     if path.suffix == ".jsonl":
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
     if path.suffix == ".json":
         rows = json.loads(text)
         if not isinstance(rows, list):
@@ -136,7 +138,7 @@ def allowed_path(where: str, policy: IngestPolicy) -> Path:
     Raises:
         RefusedError: it does not, or no root is configured.
     """
-    if "\0" in where or not where.strip():
+    if "\0" in where or not where.strip() or not _is_unicode(where):
         raise InvalidInputError(f"{shown(where)} is no path")
     roots = policy.roots()
     # Strings, not Path objects: thousands of sources pass through here before the first byte is read.
@@ -180,6 +182,8 @@ def _expand_folder(folder: Path, policy: IngestPolicy) -> Iterable[Source | Refu
             continue
         found = True
         try:
+            if not path.is_symlink() and not path.is_file():
+                raise RefusedError(f"{shown(path.name)} is neither a file nor a folder")
             if path.is_symlink():
                 # A link in an uploaded folder may point at anything the worker can read.
                 raise RefusedError(f"{shown(path.name)} is a symbolic link; name its target instead")
@@ -189,6 +193,11 @@ def _expand_folder(folder: Path, policy: IngestPolicy) -> Iterable[Source | Refu
             yield RefusedSource(str(path), _reason(error))
     if not found:
         raise InvalidInputError(f"the folder {folder.name} holds no videos ({', '.join(sorted(VIDEO_ENDINGS))})")
+
+
+def _is_unicode(where: str) -> bool:
+    # A lone surrogate is no character: it can be neither a file's name nor stored.
+    return not any(0xD800 <= ord(char) <= 0xDFFF for char in where)
 
 
 def _url_name(url: str) -> str:

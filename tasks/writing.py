@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from blocks.catalog.objects import NewObject, Verified
 from blocks.errors import ContentMismatchError, SourceChangedError, StorageError
-from blocks.object_store.transfer import Written, copy, hash_object, put_file
+from blocks.object_store.transfer import Written, copy, hash_object, put_bytes, put_file
 from tasks.layout import content_type
 from tasks.stores import OpenLocation
 
 
 @dataclass(frozen=True)
 class LocalFile:
-    """Bytes on this machine's disk."""
+    """Bytes on this machine's disk; `content` where they are few and were kept when they were hashed."""
 
     path: Path
+    content: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -88,16 +89,20 @@ def write_object(location: OpenLocation, writing: Writing) -> Written:
     attributes = {"Content-Type": content_type(new.name), "object-id": str(new.id), "sha256": new.sha256}
     if location.place.storage_class:
         attributes["Storage-Class"] = location.place.storage_class
+    checksums = location.capabilities.reads_checksum_headers
     if isinstance(writing.source, LocalFile):
-        written = put_file(
-            store,
-            new.key,
-            writing.source.path,
-            sha256=new.sha256,
-            size_bytes=new.size_bytes,
-            attributes=attributes,
-            checksums=location.capabilities.reads_checksum_headers,
-        )
+        if writing.source.content is not None:
+            written = put_bytes(store, new.key, writing.source.content, attributes, checksums=checksums)
+        else:
+            written = put_file(
+                store,
+                new.key,
+                writing.source.path,
+                sha256=new.sha256,
+                size_bytes=new.size_bytes,
+                attributes=attributes,
+                checksums=checksums,
+            )
         proved = location.capabilities.checks_uploads
     else:
         written = copy(store, writing.source.key, new.key, size_bytes=new.size_bytes, attributes=attributes)

@@ -1,4 +1,8 @@
-"""Finding what a customer asked for, and noting that it was asked for, in one statement."""
+"""Finding what a customer asked for, and noting that it was asked for, in one statement.
+
+An HLS kind is noted on its playlist's row, for all of its segments: one row is written where there may be thousands.
+Whoever moves a segment has to lock that row first, and to keep the old bytes until its `url_expires_at`.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,16 @@ class Handed:
     sha256: str
     filename: str
     expires_at: datetime
+
+
+@dataclass(frozen=True)
+class HandedFile:
+    """One file of an HLS kind."""
+
+    name: str
+    key: str
+    codec: str
+    size_bytes: int
 
 
 # One statement: whoever moves this object afterwards sees `url_expires_at` and keeps the old bytes until then, and
@@ -70,6 +84,31 @@ def hand_out(
         if rows:
             return sorted((Handed(*row) for row in rows), key=lambda handed: handed.name)
     raise _why_not(connection, api_key, job_id, kind, name)
+
+
+def hand_out_hls(
+    connection: Connection, *, api_key: str, job_id: UUID, kind: str, playlist: str, lasts: timedelta
+) -> tuple[Handed, list[HandedFile]]:
+    """The playlist of an HLS kind, and the segments that go with it, sorted by name.
+
+    Raises:
+        NotFoundError, RefusedError: as `hand_out`; also where a segment is not live.
+    """
+    (handed,) = hand_out(connection, api_key=api_key, job_id=job_id, kind=kind, lasts=lasts, name=playlist)
+    # A statement of its own: its snapshot is younger than the lock on the playlist's row, and so than any move.
+    rows = connection.execute(
+        text(
+            "SELECT o.name, o.key, o.codec, o.size_bytes, o.state, l.needs_restore "
+            "  FROM stored_objects o JOIN locations l ON l.id = o.location_id "
+            " WHERE o.job_id = CAST(:job AS uuid) AND o.kind = :kind AND o.name <> :playlist "
+            "   AND o.state NOT IN ('pending', 'purging') ORDER BY o.name"
+        ),
+        {"job": str(job_id), "kind": kind, "playlist": playlist},
+    ).all()
+    for row in rows:
+        if row.state != "live" or row.needs_restore:
+            raise _why_not(connection, api_key, job_id, kind, row.name)
+    return handed, [HandedFile(row[0], row[1], row[2], row[3]) for row in rows]
 
 
 def _why_not(connection: Connection, api_key: str, job_id: UUID, kind: str, name: str | None) -> Exception:

@@ -107,7 +107,7 @@ def admit(
             else:
                 fresh.append(arrival)
         _fail_abandoned(connection, customer_id, [arrival.original.sha256 for arrival in fresh])
-        _touch(connection, [job.job_id for job in existing.values()])
+        touch(connection, [job.job_id for job in existing.values()])
     admitted = reserve(
         connection,
         customer_id,
@@ -218,7 +218,8 @@ def _insert_jobs(connection: Connection, customer_id: int, arrivals: Sequence[Ar
     )
 
 
-def _touch(connection: Connection, job_ids: Sequence[UUID]) -> None:
+def touch(connection: Connection, job_ids: Sequence[UUID]) -> None:
+    """Note that somebody asked for these jobs."""
     if job_ids:
         connection.execute(
             text("UPDATE jobs SET last_accessed_at = clock_timestamp() WHERE id = ANY (CAST(:ids AS uuid[]))"),

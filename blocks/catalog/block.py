@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
@@ -59,8 +59,9 @@ class CatalogDatabase(Block):
         description="Password of the role; none where the server trusts us.",
         json_schema_extra={"position": 4},
     )
-    sslmode: str = Field(
+    sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = Field(
         default="prefer",
+        title="SSL mode",
         description="libpq's sslmode, for example require or verify-full.",
         json_schema_extra={"position": 5},
     )
@@ -100,7 +101,7 @@ class CatalogDatabase(Block):
         return create_engine(self.url(maintenance=maintenance), poolclass=NullPool)
 
     def single_statement(self, work: Callable[[Connection], T]) -> T:
-        """As `transaction`, for work that is one statement: it commits itself, without a BEGIN and a COMMIT to wait for."""
+        """As `transaction`, for work that is one statement: it commits itself, with no COMMIT to wait for."""
         return self.transaction(work, autocommit=True)
 
     def transaction(self, work: Callable[[Connection], T], *, autocommit: bool = False) -> T:

@@ -97,6 +97,11 @@ def lock_customer(connection: Connection, customer_id: int) -> Customer:
     """The customer, whose row stays locked until the transaction ends; a transaction locks one key, and first."""
     # Two statements: the lock may be waited for, and what is read must be newer than the wait.
     connection.execute(text("SELECT 1 FROM api_keys WHERE id = :id FOR NO KEY UPDATE"), {"id": customer_id})
+    return read_customer(connection, customer_id)
+
+
+def read_customer(connection: Connection, customer_id: int) -> Customer:
+    """The customer as of now."""
     row = connection.execute(text(f"{_SELECT} WHERE k.id = :id"), {"id": customer_id}).one()
     return Customer(**row._mapping)
 

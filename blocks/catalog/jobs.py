@@ -12,8 +12,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from blocks.catalog.admission import reserve, settle
-from blocks.catalog.customers import find_customer, lock_customer, require_enabled
+from blocks.catalog.admission import KnownJob, find_known, reserve, settle, touch
+from blocks.catalog.customers import find_customer, lock_customer, read_customer, require_enabled
 from blocks.catalog.log import Change, record
 from blocks.catalog.objects import Verified, make_live, release_pending
 from blocks.errors import NotFoundError, OvertakenError, RefusedError
@@ -167,6 +167,22 @@ def list_outputs(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, 
     for row in rows:
         outputs[row.job_id] = (*outputs.get(row.job_id, ()), Output(row.kind, row.files, row.size_bytes))
     return outputs
+
+
+def meet_known(
+    connection: Connection, customer_id: int, hashes: Sequence[str]
+) -> dict[str, tuple[KnownJob, tuple[Output, ...]]]:
+    """Jobs that have these videos already, with their outputs, noted as asked for; not those that have to be healed.
+
+    Raises:
+        RefusedError: the key is disabled.
+    """
+    require_enabled(read_customer(connection, customer_id))
+    known = {sha256: job for sha256, job in find_known(connection, customer_id, hashes).items() if not job.healable}
+    job_ids = [job.job_id for job in known.values()]
+    touch(connection, job_ids)
+    outputs = list_outputs(connection, job_ids) if job_ids else {}
+    return {sha256: (job, outputs.get(job.job_id, ())) for sha256, job in known.items()}
 
 
 def complete_job(connection: Connection, job: JobRow) -> None:

@@ -20,6 +20,11 @@ def environment(home: Path, port: int) -> dict[str, str]:
         # Pickled results would run code when they are read.
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
         "PREFECT_CLI_PROMPT": "false",
+        # The pages would ask port 4200 otherwise, whatever the server's port is.
+        "PREFECT_SERVER_UI_API_URL": f"http://{LOOPBACK}:{port}/api",
+        # The newer pages of Prefect 3.8.8 save a block's nested credentials as the asterisks that they show.
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_RUNNER_HEARTBEAT_FREQUENCY": "30",
     }
 

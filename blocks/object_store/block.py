@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from pydantic import Field, field_validator
 from blocks.errors import RefusedError
 
 if TYPE_CHECKING:
+    import boto3
     from botocore.credentials import ReadOnlyCredentials
     from types_boto3_s3.client import S3Client
 
@@ -61,11 +63,13 @@ class ObjectStore(Block):
     )
     endpoint_url: str = Field(
         default="",
+        title="Endpoint URL",
         description="Address of the server, for example https://s3.internal:9000; empty for AWS.",
         json_schema_extra={"position": 3},
     )
     public_endpoint_url: str = Field(
         default="",
+        title="Public endpoint URL",
         description="Address that customers reach the server by, if it is another one; presigned URLs carry it.",
         json_schema_extra={"position": 4},
     )
@@ -112,9 +116,10 @@ class ObjectStore(Block):
     @field_validator("endpoint_url", "public_endpoint_url")
     @classmethod
     def _is_an_address(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if value and (parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/")):
+        if value and not re.fullmatch(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?", value):
             raise ValueError(f"{value!r} is not an address like https://host:port")
+        if value and not 0 < (urlsplit(value).port or 443) < 65536:
+            raise ValueError(f"{value!r} has no port from 1 to 65535")
         return value.rstrip("/")
 
     @field_validator("prefix")
@@ -123,6 +128,8 @@ class ObjectStore(Block):
         value = value.strip("/")
         if any(part in ("", ".", "..") for part in value.split("/")) and value:
             raise ValueError(f"{value!r} is not a prefix: no empty, '.' or '..' parts")
+        if not value.isprintable():
+            raise ValueError(f"{value!r} is not a prefix: it holds control characters")
         return value
 
     def path(self, key: str) -> str:
@@ -136,10 +143,29 @@ class ObjectStore(Block):
         Raises:
             RefusedError: the credentials block names none, and the machine has none.
         """
-        found = self.credentials.get_boto3_session().get_credentials()
+        found = self.session.get_credentials()
         if found is None:
             raise RefusedError(f"no credentials for bucket {self.bucket}: fill in the block's credentials")
         return found.get_frozen_credentials()
+
+    @property
+    def session(self) -> boto3.Session:
+        """A boto3 session with the block's credentials.
+
+        Raises:
+            RefusedError: the secret is the asterisks that a form shows in its place.
+        """
+        secret = (
+            self.credentials.minio_root_password
+            if isinstance(self.credentials, MinIOCredentials)
+            else self.credentials.aws_secret_access_key
+        )
+        if secret is not None and set(secret.get_secret_value()) == {"*"}:
+            raise RefusedError(
+                f"the Object Store block for bucket {self.bucket} was saved with a hidden secret (asterisks): open it "
+                "in the UI, select its credentials block again, and save"
+            )
+        return self.credentials.get_boto3_session()
 
     @property
     def s3(self) -> S3Client:
@@ -206,7 +232,7 @@ def _boto3_client(settings: _Settings, endpoint_url: str) -> S3Client:
     }
     if endpoint_url:
         options["endpoint_url"] = endpoint_url
-    client: S3Client = store.credentials.get_boto3_session().client("s3", **options)
+    client: S3Client = store.session.client("s3", **options)
     return client
 
 
@@ -227,7 +253,7 @@ def _obstore_client(settings: _Settings, endpoint_url: str, *, checksums: bool) 
         region=store.region,
         virtual_hosted_style_request=store.virtual_hosted,
         # Asks boto3, so that profiles, roles and sessions that renew themselves work here too.
-        credential_provider=Boto3CredentialProvider(store.credentials.get_boto3_session()),
+        credential_provider=Boto3CredentialProvider(store.session),
         client_options={
             "allow_http": endpoint_url.startswith("http://"),
             "timeout": timedelta(seconds=store.timeout_seconds),

@@ -47,10 +47,12 @@ def _translated(store: ObjectStore, action: str, error: Exception) -> StorageErr
     else:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         code = next((word for word in _WRONG_DIGEST if word in str(error)), "")
-        found = re.search(r"status code: (\d{3})", first_line)
-        status = int(found.group(1)) if found else 0
+        answered = re.search(r"status code: (\d{3})", first_line)
+        status = int(answered.group(1)) if answered else 0
         # The first line names method and URL; the rest is a dump of the request.
-        detail = first_line.split(" - ")[-1][:200]
+        detail = first_line.split(" - ")[-1].partition("<?xml")[0].strip(" :")[:200]
+        if found := re.search(r"<Code>(\w+)</Code>", str(error)):
+            detail = f"{found.group(1)}, {detail}"
         if isinstance(error, FileNotFoundError):
             status = 404
         elif isinstance(error, obstore_errors.PermissionDeniedError | obstore_errors.UnauthenticatedError):

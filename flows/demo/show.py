@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 from rich.console import Console
@@ -18,14 +18,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from blocks.embedded import Stack
-from blocks.errors import StorageError
+from blocks.errors import StorageError, TerminalError
 from flows.demo.transcoding import CLIPS, LARGE_CLIP, make_clip, play, transcode
 from flows.local_stack import bring_up, deploy_all, local_stack, wait_for_deployed_run
 
 SMALL_QUOTA = "3 MiB"
 
 
-class DemoError(StorageError):
+class DemoError(TerminalError):
     """Something the demo claims did not happen."""
 
 
@@ -153,6 +153,7 @@ class Demo:
     def transcode_and_register(self) -> None:
         """ffmpeg makes the outputs; the flow register-outputs takes them in."""
         from flows.register_outputs import register_outputs
+        from tasks.outputs import RegisterReport
 
         with self.step("transcode, and register the outputs") as say:
             outputs = 0
@@ -160,7 +161,8 @@ class Demo:
                 say(f"{number} of {len(self.jobs)}: {clip.name}")
                 made = self.folder / job
                 transcode(clip, made)
-                report = register_outputs(job_id=job, outputs=str(made))
+                # Called in this process a flow gives its data, not its state.
+                report = cast(RegisterReport, register_outputs(job_id=job, outputs=str(made)))
                 check(not report.skipped, f"{report.skipped} were not taken in")
                 outputs += len(report.registered)
                 shutil.rmtree(made)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import imageio_ffmpeg
 
-from blocks.errors import StorageError
+from blocks.errors import TerminalError
 
 CLIPS = {
     "city lights.mp4": "testsrc2=size=1280x720:rate=25:duration=8",
@@ -20,7 +20,7 @@ LARGE_CLIP = ("director's cut.mp4", "nullsrc=size=1280x720:rate=25:duration=3,ge
 """Noise, which does not compress: large enough for a small quota."""
 
 
-class FfmpegError(StorageError):
+class FfmpegError(TerminalError):
     """ffmpeg ended with an error; the message holds the end of what it printed."""
 
 

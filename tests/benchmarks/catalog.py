@@ -89,9 +89,7 @@ def quota_reserve(bench: Bench) -> list[Measured]:
     for number in range(bench.pairs):
         alone_of_few.append(p99(one_by_one(lambda: reserve_now(few, key_of_few, uuid4(), 1, MINUTE))))
         alone.append(p99(one_by_one(lambda: reserve_now(catalog, key, uuid4(), 1, MINUTE))))
-        say(
-            f"quota-reserve: p99 {alone[-1]:.2f} ms with {MANY:,} rows, {alone_of_few[-1]:.2f} ms with {FEW:,} ({number})"
-        )
+        say(f"quota-reserve {number}: p99 {alone[-1]:.2f} ms, {alone_of_few[-1]:.2f} ms with few rows")
     ratios = [1.5 * a / b for a, b in zip(alone_of_few, alone, strict=True)]
     flat = Measured(
         f"quota-reserve, p99 with {MANY:,} rows within 1.5× of {FEW:,}", "itself", statistics.median(alone),
@@ -136,15 +134,18 @@ def crowded(bench: Bench, name: str, count: int) -> CatalogDatabase:
     fill(
         catalog,
         "INSERT INTO locations (name, store, bucket) VALUES ('main', 'main', 'videos')",
-        "INSERT INTO api_keys (label, key_hash) SELECT 'crowd-' || n, lpad(to_hex(n), 64, '0') FROM generate_series(1, 10) n",
+        "INSERT INTO api_keys (label, key_hash) "
+        "SELECT 'crowd-' || n, lpad(to_hex(n), 64, '0') FROM generate_series(1, 10) n",
         "INSERT INTO jobs (id, api_key_id, status, filename, source_file_hash) "
         "SELECT gen_random_uuid(), 1, 'completed', 'a.mp4', lpad(to_hex(n), 64, '0') FROM generate_series(1, :count) n",
         "INSERT INTO stored_objects (id, job_id, api_key_id, kind, name, location_id, key, size_bytes, stored_bytes, "
         "  sha256, state) SELECT gen_random_uuid(), id, api_key_id, 'original', 'raw/video_original.mp4', 1, "
         "  'processed/' || id || '/raw', 1000, 1000, source_file_hash, 'live' FROM jobs",
         "INSERT INTO reservations (id, api_key_id, bytes, expires_at) "
-        "SELECT gen_random_uuid(), 1 + n % 10, 1, clock_timestamp() + interval '1 day' FROM generate_series(1, :count) n",
-        "UPDATE api_keys k SET storage_reserved_bytes = (SELECT count(*) FROM reservations r WHERE r.api_key_id = k.id)",
+        "SELECT gen_random_uuid(), 1 + n % 10, 1, clock_timestamp() + interval '1 day' "
+        "  FROM generate_series(1, :count) n",
+        "UPDATE api_keys k SET storage_reserved_bytes = "
+        "  (SELECT count(*) FROM reservations r WHERE r.api_key_id = k.id)",
         count=count,
     )  # fmt: skip
     with catalog.direct_engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
