@@ -59,7 +59,7 @@ def bring_up(
     endpoints = stack.start(say=say)
     os.environ.update(stack.environment())
     say("catalog and blocks")
-    prepare_catalog(endpoints, CATALOG)
+    prepare_catalog(stack, endpoints, CATALOG)
     save_blocks(endpoints, source_roots=source_roots)
     if not had_worker:
         mark_leftovers_crashed()
@@ -72,22 +72,12 @@ def bring_up(
     return endpoints
 
 
-def prepare_catalog(endpoints: Endpoints, database: str) -> None:
-    """Create the catalog's database and buckets where they are missing, and migrate."""
-    import psycopg2
-
+def prepare_catalog(stack: Stack, endpoints: Endpoints, database: str) -> None:
+    """Create the catalog's database where it is missing, and migrate."""
     from blocks.catalog import CatalogDatabase
     from blocks.catalog.migrating import upgrade
 
-    connection = psycopg2.connect(host=str(endpoints.postgres_folder), user="postgres", dbname="postgres")
-    try:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,))
-            if cursor.fetchone() is None:
-                cursor.execute(f'CREATE DATABASE "{database}"')
-    finally:
-        connection.close()
+    stack.create_database(database)
     upgrade(CatalogDatabase(host=str(endpoints.postgres_folder), username="postgres", database=database))
 
 

@@ -11,7 +11,7 @@ from blocks.catalog.customers import Customer
 from blocks.catalog.objects import NewObject
 from blocks.catalog.relocations import finish_intent, open_intent, swap_healed
 from blocks.errors import OvertakenError, StorageError
-from blocks.object_store.transfer import delete_keys
+from blocks.object_store.deletion import delete_keys
 from tasks.layout import rewritten_key
 from tasks.stores import OpenLocation
 from tasks.writing import LocalFile, StoredBlob, Writing, write_object

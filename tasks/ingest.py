@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.customers import Customer, find_customer, require_enabled
 from blocks.errors import InvalidInputError, RefusedError, StorageError, is_transient
-from blocks.object_store.transfer import delete_keys, hash_file
+from blocks.object_store.deletion import delete_keys
+from blocks.object_store.transfer import hash_file
 from blocks.policies import GIB, MIB, IngestPolicy
 from blocks.units import format_bytes
 from tasks.checks import shown

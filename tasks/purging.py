@@ -9,7 +9,7 @@ from uuid import UUID
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.objects import find_released, forget_released
 from blocks.errors import TransientError
-from blocks.object_store.transfer import delete_keys
+from blocks.object_store.deletion import delete_keys
 from tasks.stores import OpenLocation
 
 

@@ -24,8 +24,9 @@ from blocks.errors import (
     RefusedError,
     StorageError,
 )
+from blocks.object_store.deletion import delete_keys
 from blocks.object_store.presigning import UploadForm, presign_post
-from blocks.object_store.transfer import delete_keys, hash_object, head
+from blocks.object_store.transfer import hash_object, head
 from blocks.policies import MIB, AccessPolicy, IngestPolicy
 from tasks.checks import check_filename, check_job_id, check_lifetime, check_size, check_uuid
 from tasks.intake import Hashed, IngestOutcome, outputs_bytes, take_in

@@ -77,7 +77,7 @@ class Stack:
             if prefect and processes.find(state.processes.get("prefect")) is None:
                 say("Prefect server (its first start takes 15 s)")
                 self._choose_ports(state, ("prefect",))
-                self._create_database("prefect")
+                self.create_database("prefect")
                 state.processes["prefect"] = prefect_server.start_prefect(
                     self.folder / "prefect", state.ports["prefect"], self.data, log=self.log("prefect")
                 )
@@ -139,7 +139,8 @@ class Stack:
             others = frozenset(port for other, port in state.ports.items() if other != name)
             state.ports[name] = processes.free_port(state.ports.get(name), taken=others)
 
-    def _create_database(self, name: str) -> None:
+    def create_database(self, name: str) -> None:
+        """Create a database on the running server, if it is not there."""
         import psycopg2
 
         connection = psycopg2.connect(host=str(self.data), user="postgres", dbname="postgres")

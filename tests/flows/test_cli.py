@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -45,6 +48,19 @@ def test_url(saved: str, catalog: CatalogDatabase, location, tmp_path: Path) -> 
     assert "a.mp4, until" in issued.stderr
     assert "has no audio" in run("url", "acme", str(outcome.job_id), "audio", code=1).stderr
     assert one(catalog, "SELECT url_expires_at IS NOT NULL FROM stored_objects")
+
+
+def test_without_a_server_there_is_one_clear_line(tmp_path: Path) -> None:
+    nowhere = {**os.environ, "HOME": str(tmp_path), "TRANSCODE_FLOW_HOME": str(tmp_path / "x")}
+    for variable in ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILES_PATH"):
+        nowhere.pop(variable, None)
+    refused = subprocess.run(
+        [sys.executable, "-m", "flows", "key", "list"],
+        env=nowhere, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert refused.returncode == 1
+    assert refused.stderr.strip().splitlines()[-1].startswith("error: no Prefect server to ask: start the embedded")
+    assert "Traceback" not in refused.stderr
 
 
 def test_upgrade_and_unknown_names(saved: str) -> None:

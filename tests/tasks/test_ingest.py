@@ -12,8 +12,9 @@ import pytest
 
 from blocks.catalog import CatalogDatabase
 from blocks.errors import ForeignCatalogError, InvalidInputError, NotFoundError, RefusedError
+from blocks.object_store.deletion import delete_keys
 from blocks.object_store.probing import Capabilities
-from blocks.object_store.transfer import delete_keys, put_bytes
+from blocks.object_store.transfer import put_bytes
 from blocks.policies import IngestPolicy
 from tasks.customers import create_key, set_disabled
 from tasks.ingest import IngestReport, ingest_videos, plan_batches
@@ -206,9 +207,11 @@ def test_folders(ingest, tmp_path) -> None:  # type: ignore[no-untyped-def]
     write_video(folder / "notes.txt", b"not a video")
     write_video(folder / ".hidden" / "c.mp4", b"c")
     (folder / "link.mp4").symlink_to("/etc/passwd")
+    os.mkfifo(folder / "pipe.mp4")
     report = ingest(folder)
-    assert report.counts == {"ingested": 2, "refused": 1}
+    assert report.counts == {"ingested": 2, "refused": 2}
     assert "symbolic link" in report.unsuccessful[0].error
+    assert "neither a file nor a folder" in report.unsuccessful[1].error
     (tmp_path / "nothing").mkdir()
     assert "holds no videos" in ingest(tmp_path / "nothing").outcomes[0].error
 

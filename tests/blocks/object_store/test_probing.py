@@ -8,7 +8,8 @@ from blocks.catalog import CatalogDatabase
 from blocks.errors import NotFoundError, UnfitStoreError
 from blocks.object_store import ObjectStore
 from blocks.object_store.listing import list_prefix
-from blocks.object_store.probing import NEEDED, TRIALS, Capabilities, probe
+from blocks.object_store.probing import Capabilities, probe
+from blocks.object_store.trials import NEEDED, TRIALS
 from tasks.stores import open_location, probe_store
 from tests.helpers import rows
 

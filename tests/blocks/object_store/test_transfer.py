@@ -7,13 +7,14 @@ import os
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from blocks.errors import ContentMismatchError, NotFoundError, RefusedError, StoreUnavailableError
 from blocks.object_store import ObjectStore
+from blocks.object_store.deletion import delete_keys
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.transfer import (
     copy,
-    delete_keys,
     exists,
     hash_object,
     head,
@@ -102,6 +103,13 @@ def test_errors_name_the_place_and_no_secret(store: ObjectStore) -> None:
         with pytest.raises(RefusedError) as caught:
             refused()
         assert "Signature=" not in str(caught.value)
+
+
+def test_a_secret_that_was_saved_as_asterisks(store: ObjectStore) -> None:
+    """What Prefect's newer block pages do to nested credentials must not become URLs that answer 403."""
+    hidden = store.credentials.model_copy(update={"minio_root_password": SecretStr("********")})
+    with pytest.raises(RefusedError, match="select its credentials block again"):
+        put_bytes(store.model_copy(update={"credentials": hidden}), "x", b"x", {})
 
 
 def test_a_missing_bucket(store: ObjectStore) -> None:
