@@ -61,10 +61,10 @@ class IngestPolicy(Block):
         1, "Hours that room is held for a job whose outputs are not registered yet.", 24, ge=0, le=24 * 30
     )
     reservation_minutes: int = _field(
-        2, "Minutes a source's own reservation lasts, beside the time its size takes.", 60, ge=1, le=24 * 60
+        2, "Minutes a source's own reservation lasts, beside the time its batch takes.", 10, ge=1, le=24 * 60
     )
     slowest_upload_mib_per_second: float = _field(
-        3, "A reservation lasts as long as the source would take at this speed.", 1.0, gt=0, le=10_000
+        3, "A reservation lasts as long as its batch would take at this speed.", 1.0, gt=0, le=10_000
     )
     largest_source_gib: int = _field(4, "Sources above this size are refused.", 5 * 1024, ge=1, le=5 * 1024)
     batch_files: int = _field(5, "Sources that go through the catalog together.", 200, ge=1, le=1000)

@@ -134,12 +134,13 @@ def url(
     with clear_errors():
         use_local_prefect()
         from blocks.loading import load_block
-        from blocks.object_store import ObjectStore
         from blocks.policies import AccessPolicy
+        from flows.opening import open_store
         from tasks.access import issue_download_url
 
+        database = _catalog(catalog)
         issued = issue_download_url(
-            _catalog(catalog), load_block(ObjectStore, store), load_block(AccessPolicy, policy),
+            database, open_store(database, store), load_block(AccessPolicy, policy),
             api_key=api_key, job_id=job_id, kind=kind, expires_in=expires_in,
             accept_encoding=accept_encoding, name=name,
         )  # fmt: skip

@@ -9,10 +9,9 @@ from prefect.artifacts import create_link_artifact
 from prefect.client.schemas.objects import State
 
 from blocks.loading import load_block
-from blocks.object_store import ObjectStore
 from blocks.policies import AccessPolicy
 from blocks.units import format_bytes
-from flows.opening import done, escaped, open_catalog, reported
+from flows.opening import done, escaped, open_catalog, open_store, reported
 from tasks import access
 
 Kind = Literal[
@@ -50,9 +49,10 @@ def issue_download_url(
         catalog: Name of the Catalog Database block.
         policy: Name of the Access Policy block.
     """
+    database = open_catalog(catalog)
     issued = access.issue_download_url(
-        open_catalog(catalog),
-        load_block(ObjectStore, store),
+        database,
+        open_store(database, store),
         load_block(AccessPolicy, policy),
         api_key=api_key,
         job_id=job_id,

@@ -19,6 +19,7 @@ from blocks.policies import AccessPolicy
 from tasks.checks import check_job_id, check_kind, check_lifetime
 from tasks.layout import PLAYLIST, content_type, friendly_name, playlist_key, playlist_name
 from tasks.playlists import presigned_playlist
+from tasks.stores import OpenLocation
 
 LARGEST_PLAYLIST_BYTES = 16 * 1024**2
 
@@ -37,7 +38,7 @@ class DownloadUrl:
 
 def issue_download_url(
     catalog: CatalogDatabase,
-    store: ObjectStore,
+    location: OpenLocation,
     policy: AccessPolicy,
     *,
     api_key: str,
@@ -49,6 +50,7 @@ def issue_download_url(
 ) -> DownloadUrl:
     """A URL for one file of a job, or for an HLS kind's playlist with presigned segments.
 
+    A service opens the location once (`tasks.stores.open_location`) and keeps it.
     `expires_in` is in seconds, an hour unless asked; `name` picks one of several files of a kind, such as uploads.
     `accept_encoding="zstd"` says that the caller decodes zstd; `sha256` is of the content, decoded.
 
@@ -72,15 +74,24 @@ def issue_download_url(
                 connection, api_key=api_key, job_id=job, kind=wanted, playlist=playlist_name(wanted), lasts=lasts
             )
         )
-        return _playlist_url(store, job, playlist, segments, lasts)
+        _check_place(playlist, location)
+        return _playlist_url(location.store, job, playlist, segments, lasts)
     handed = catalog.transaction(
         lambda connection: hand_out(connection, api_key=api_key, job_id=job, kind=wanted, lasts=lasts, name=name)
     )
     chosen = handed[-1]
+    _check_place(chosen, location)
     encoding = _encoding(chosen, accept_encoding)
     filename = friendly_name(chosen.filename, chosen.kind, chosen.name)
-    url = presign_get(store, chosen.key, lasts, filename=filename, encoding=encoding)
+    url = presign_get(location.store, chosen.key, lasts, filename=filename, encoding=encoding)
     return DownloadUrl(url, filename, chosen.expires_at, chosen.size_bytes, chosen.sha256)
+
+
+def _check_place(handed: Handed, location: OpenLocation) -> None:
+    if handed.location != location.place.name:
+        raise RefusedError(
+            f"{handed.name} lies in store {handed.location}, not in {location.place.name}; name that store"
+        )
 
 
 def presign_segments(store: ObjectStore, segments: Sequence[HandedFile], lasts: timedelta) -> dict[str, str]:
@@ -93,7 +104,8 @@ def _playlist_url(
     store: ObjectStore, job_id: UUID, playlist: Handed, segments: Sequence[HandedFile], lasts: timedelta
 ) -> DownloadUrl:
     # A playlist of bare names is useless to a player: its segments would answer 403.
-    text = _decoded(read_bytes(store, playlist.key, at_most=LARGEST_PLAYLIST_BYTES), playlist.codec).decode()
+    body = _decoded(read_bytes(store, playlist.key, at_most=LARGEST_PLAYLIST_BYTES), playlist.codec)
+    text = body.decode(errors="replace")
     signed = presigned_playlist(text, presign_segments(store, segments, lasts))
     key = playlist_key(job_id, playlist.kind, uuid4())
     put_bytes(store, key, signed.encode(), {"Content-Type": content_type(PLAYLIST)})

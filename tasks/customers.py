@@ -97,7 +97,7 @@ def parse_quota(quota: str | int | None) -> int | None:
         return None
     if isinstance(quota, int):
         if not 0 <= quota <= MOST_BYTES:
-            raise InvalidInputError(f"a quota of {quota} bytes is refused: 0 to {MOST_BYTES}, or unlimited")
+            raise InvalidInputError(f"that quota is refused: 0 to {MOST_BYTES} bytes, or unlimited")
         return quota
     if quota.strip().lower() in ("unlimited", "none", "null"):
         return None

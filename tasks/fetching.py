@@ -41,6 +41,14 @@ def fetch(location: OpenLocation, policy: IngestPolicy, url: str) -> Fetched:
         RefusedError: a scheme, address or size the policy does not allow, or the server says no.
         SourceUnavailableError: it did not answer, or broke off.
     """
+    try:
+        return _fetch(location, policy, url)
+    except (httpx.InvalidURL, ValueError) as error:
+        # What Python's and httpx's parsers say of a URL that is none, or of one it redirects to.
+        raise InvalidInputError(f"{shown(url)} is no URL: {shown(str(error))}") from error
+
+
+def _fetch(location: OpenLocation, policy: IngestPolicy, url: str) -> Fetched:
     check_url(url, policy)
     key = temp_key(uuid4())
     digest, size = hashlib.sha256(), 0
@@ -63,7 +71,10 @@ def fetch(location: OpenLocation, policy: IngestPolicy, url: str) -> Fetched:
 
 def check_url(url: str, policy: IngestPolicy) -> None:
     """Refuse what can be refused without asking anybody."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InvalidInputError(f"{shown(url)} is no URL: {error}") from error
     scheme = parts.scheme.lower()
     if scheme not in policy.schemes() or scheme not in ("http", "https", "s3"):
         allowed = ", ".join(sorted(policy.schemes())) or "none"

@@ -9,7 +9,7 @@ from uuid import uuid4
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.customers import Customer
 from blocks.catalog.objects import NewObject
-from blocks.catalog.relocations import finish_intent, open_intent, swap_healed
+from blocks.catalog.relocations import give_up_intent, open_intent, swap_healed
 from blocks.errors import OvertakenError, StorageError
 from blocks.object_store.deletion import delete_keys
 from tasks.layout import rewritten_key
@@ -49,6 +49,7 @@ def heal(
         if not swapped:
             raise OvertakenError(f"job {missing.job_id} changed while its original was healed; try again")
     except StorageError:
-        if not delete_keys(location.store, [healed.key]):
-            catalog.transaction(lambda connection: finish_intent(connection, intent_id, state="failed"))
+        # Only an intent that is surely not swapped gives its key up: the answer to the swap's COMMIT can be lost.
+        if catalog.transaction(lambda connection: give_up_intent(connection, intent_id)):
+            delete_keys(location.store, [healed.key])
         raise

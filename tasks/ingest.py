@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from blocks.catalog import CatalogDatabase
@@ -125,8 +126,8 @@ def ingest_batch(
         try:
             return hash_source(location, policy, source, keep=keep)
         except (StorageError, OSError) as error:
-            result: Result = "failed" if is_transient(error) else "refused"
-            return IngestOutcome(source.where, result, source.filename, error=_reason(error))
+            why: Result = "failed" if is_transient(error) else "refused"
+            return IngestOutcome(source.where, why, source.filename, error=_reason(error))
 
     # Hashing needs processors and fetching waits: files get as many threads as there are cores, URLs as transfers.
     from_urls = any(source.path is None for source in batch)
@@ -139,9 +140,12 @@ def ingest_batch(
         taken = iter(
             take_in(catalog, location, policy, customer, hashed, reprocess=reprocess, run=run, progress=progress)
         )
-    finally:
-        if fetched:
-            delete_keys(location.store, fetched)
+    except StorageError as error:
+        # The other batches go on, and the report lists these too.
+        result: Result = "failed" if is_transient(error) else "refused"
+        taken = iter([IngestOutcome(one.source, result, one.filename, error=str(error)) for one in hashed])
+    with suppress(StorageError):  # what stays under temp/ is removed after a day
+        delete_keys(location.store, fetched)
     return [next(taken) if isinstance(one, Hashed) else one for one in read_ones]
 
 

@@ -6,6 +6,7 @@ them live. Killed anywhere, the reservation lapses and the next arrival of the s
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -17,7 +18,7 @@ from blocks.catalog.admission import Admission, Arrival, KnownJob, admit
 from blocks.catalog.customers import Customer
 from blocks.catalog.jobs import Arrived, Output, commit_arrivals, fail_jobs, list_outputs, meet_known
 from blocks.catalog.objects import NewObject
-from blocks.catalog.tables import ObjectKind
+from blocks.catalog.tables import JobStatus, ObjectKind
 from blocks.errors import StorageError
 from blocks.policies import MIB, IngestPolicy
 from tasks.healing import heal
@@ -25,6 +26,9 @@ from tasks.layout import object_key, original_name
 from tasks.purging import purge_released
 from tasks.stores import OpenLocation
 from tasks.writing import LocalFile, StoredBlob, WriteResult, Writing, write_objects
+
+WAIT_FOR_OTHERS_SECONDS = 20
+"""How long a run waits for another one that is uploading the same video."""
 
 Result = Literal["ingested", "duplicate", "healed", "refused", "failed"]
 
@@ -83,16 +87,39 @@ def take_in(
         RefusedError: the key is disabled.
         CatalogUnavailableError: PostgreSQL did not answer; what was under way lapses by itself.
     """
-    if not reprocess and release is None:
-        # Most of a nightly run is known already, and needs no lock to be told so.
-        known = catalog.transaction(lambda connection: meet_known(connection, customer.id, hashes_of(hashed)))
-    else:
-        known = {}
+    # Most of a nightly run is known already, and needs no lock to be told so.
+    known = {} if reprocess or release else _meet_known(catalog, customer, hashed)
     fresh = [one for one in hashed if one.sha256 not in known]
     taken = iter(
         _take_in_fresh(catalog, location, policy, customer, fresh, reprocess, release, run, operation, progress)
     )
-    return [_duplicate(one, *known[one.sha256]) if one.sha256 in known else next(taken) for one in hashed]
+    outcomes = [_duplicate(one, *known[one.sha256]) if one.sha256 in known else next(taken) for one in hashed]
+    arriving = [one for one, outcome in zip(hashed, outcomes, strict=True) if outcome.job_status == JobStatus.UPLOADING]
+    if not arriving:
+        return outcomes
+    arrived = _wait_for_others(catalog, customer, arriving)
+    return [
+        _duplicate(one, *arrived[one.sha256]) if one.sha256 in arrived else outcome
+        for one, outcome in zip(hashed, outcomes, strict=True)
+    ]
+
+
+Known = dict[str, tuple[KnownJob, tuple[Output, ...]]]
+
+
+def _meet_known(catalog: CatalogDatabase, customer: Customer, hashed: Sequence[Hashed]) -> Known:
+    return catalog.transaction(lambda connection: meet_known(connection, customer.id, hashes_of(hashed)))
+
+
+def _wait_for_others(catalog: CatalogDatabase, customer: Customer, arriving: Sequence[Hashed]) -> Known:
+    """Videos that other runs are uploading at this moment; those that are through before the wait ends."""
+    deadline = time.monotonic() + WAIT_FOR_OTHERS_SECONDS
+    while True:
+        known = _meet_known(catalog, customer, arriving)
+        through = {sha256: found for sha256, found in known.items() if found[0].status != JobStatus.UPLOADING}
+        if len(through) == len(known) or time.monotonic() > deadline:
+            return through
+        time.sleep(0.25)
 
 
 def hashes_of(hashed: Sequence[Hashed]) -> list[str]:
@@ -114,7 +141,8 @@ def _take_in_fresh(
 ) -> list[IngestOutcome]:
     if not hashed:
         return []
-    arrivals = [plan_arrival(one, location, policy) for one in hashed]
+    batch_bytes = sum(one.size_bytes for one in hashed)
+    arrivals = [plan_arrival(one, location, policy, batch_bytes=batch_bytes) for one in hashed]
     admission = catalog.transaction(
         lambda connection: admit(connection, customer.id, arrivals, reprocess=reprocess, release=release)
     )
@@ -133,11 +161,14 @@ def _take_in_fresh(
     ]
 
 
-def plan_arrival(hashed: Hashed, location: OpenLocation, policy: IngestPolicy) -> Arrival:
-    """The rows a video will have, the quota it needs with its outputs, and how long that is held."""
+def plan_arrival(hashed: Hashed, location: OpenLocation, policy: IngestPolicy, *, batch_bytes: int) -> Arrival:
+    """The rows a video will have, the quota it needs with its outputs, and how long that is held.
+
+    A batch is committed as one, so that its first video waits for its last.
+    """
     job_id = uuid4()
     name = original_name(hashed.filename)
-    seconds = hashed.size_bytes / (policy.slowest_upload_mib_per_second * MIB)
+    seconds = batch_bytes / (policy.slowest_upload_mib_per_second * MIB)
     return Arrival(
         filename=hashed.filename,
         original=NewObject(
@@ -174,28 +205,23 @@ def _write_and_commit(
     if not entering:
         return {}
     writings = [Writing(arrival.original, one.bytes_from) for one, arrival in entering]
-    try:
-        written = write_objects(location, writings, parallel=policy.parallel_transfers, progress=progress)
-        arrived = plan_commit(written, [arrival for _, arrival in entering], location, policy)
-        reasons = {
-            arrival.original.job_id: written.failed[arrival.original.key]
-            for _, arrival in entering
-            if arrival.original.key in written.failed
-        }
-        reasons |= catalog.transaction(
-            lambda connection: commit_arrivals(
-                connection,
-                customer.id,
-                arrived,
-                keep_for=timedelta(hours=policy.outputs_reservation_hours),
-                run=run,
-                operation=operation,
-            )
+    written = write_objects(location, writings, parallel=policy.parallel_transfers, progress=progress)
+    arrived = plan_commit(written, [arrival for _, arrival in entering], location, policy)
+    reasons = {
+        arrival.original.job_id: written.failed[arrival.original.key]
+        for _, arrival in entering
+        if arrival.original.key in written.failed
+    }
+    reasons |= catalog.transaction(
+        lambda connection: commit_arrivals(
+            connection,
+            customer.id,
+            arrived,
+            keep_for=timedelta(hours=policy.outputs_reservation_hours),
+            run=run,
+            operation=operation,
         )
-    except KeyboardInterrupt:
-        # Somebody at the keyboard: leave nothing behind that would only lapse later.
-        _give_up(catalog, location, customer, {a.original.job_id: "the upload was interrupted" for _, a in entering})
-        raise
+    )
     if reasons:
         _give_up(catalog, location, customer, reasons)
     return reasons
@@ -249,9 +275,12 @@ def _heal_missing(
 
 
 def _duplicate(one: Hashed, known: KnownJob, outputs: tuple[Output, ...]) -> IngestOutcome:
+    # A job that is still being uploaded has no bytes yet, and whoever uploads it may be dead.
+    arriving = known.status == JobStatus.UPLOADING
     return IngestOutcome(
         source=one.source,
-        result="duplicate",
+        result="failed" if arriving else "duplicate",
+        error="another run is uploading this video; ask again when it is through" if arriving else "",
         filename=one.filename,
         sha256=one.sha256,
         size_bytes=one.size_bytes,
@@ -275,19 +304,21 @@ def _outcome(
     base = IngestOutcome(
         source=one.source, result="failed", filename=one.filename, sha256=one.sha256, size_bytes=one.size_bytes
     )
+    known: KnownJob | None = admission.known.get(job_id)
     if job_id in admission.refused:
         return replace(base, result="refused", error=admission.refused[job_id])
-    known: KnownJob | None = admission.known.get(job_id)
-    if known is not None:
+    if known is None:
+        if job_id in reasons:
+            return replace(base, error=reasons[job_id])
+        return replace(base, result="ingested", job_id=job_id, job_status="queued", sent_bytes=one.size_bytes)
+    if known.job_id in reasons:
         # A duplicate within this batch shares the fate of the one that was sent.
-        if known.job_id in reasons:
-            return replace(base, error=reasons[known.job_id])
-        duplicate = _duplicate(one, known, outputs.get(known.job_id, ()))
-        if known.job_id in admission.admitted:
-            duplicate = replace(duplicate, job_status="queued")
-        if healed.get(job_id) == "":
-            return replace(duplicate, result="healed", sent_bytes=one.size_bytes)
-        return replace(duplicate, error=healed.get(job_id, ""))
-    if job_id in reasons:
-        return replace(base, error=reasons[job_id])
-    return replace(base, result="ingested", job_id=job_id, job_status="queued", sent_bytes=one.size_bytes)
+        return replace(base, error=reasons[known.job_id])
+    if known.job_id in admission.admitted:
+        known = replace(known, status="queued")
+    duplicate = _duplicate(one, known, outputs.get(known.job_id, ()))
+    if job_id in healed:
+        why = healed[job_id]
+        healthy = replace(duplicate, result="healed", sent_bytes=one.size_bytes)
+        return replace(duplicate, result="failed", error=f"its stored bytes are missing: {why}") if why else healthy
+    return duplicate

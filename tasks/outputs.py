@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -10,19 +11,21 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.customers import Customer, lock_customer
+from blocks.catalog.customers import Customer, lock_customer, storable
 from blocks.catalog.jobs import JobRow, complete_job, find_job
 from blocks.catalog.log import Change, record
 from blocks.catalog.objects import (
     ExistingOutput,
     NewObject,
     find_named,
+    find_used_names,
     insert_pending,
     make_live,
     release_objects,
 )
 from blocks.catalog.tables import ObjectState
 from blocks.errors import InvalidInputError, OvertakenError, RefusedError, StorageError
+from blocks.object_store.deletion import delete_keys
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.transfer import hash_file, hash_object, read_bytes
 from blocks.policies import IngestPolicy
@@ -99,17 +102,20 @@ def register_outputs(
     job_id = check_job_id(job_id)
     job = catalog.transaction(lambda connection: _registerable(connection, job_id))
     found, skipped = read_outputs(location, policy, outputs)
-    existing = catalog.transaction(lambda connection: find_named(connection, job_id))
-    plan = plan_outputs(job_id, location.place.id, found, existing)
-    if not plan.writings and not plan.already_there:
-        raise InvalidInputError(f"{shown(outputs)} holds no outputs of the platform")
 
-    def begin(connection: Connection) -> None:
+    def begin(connection: Connection) -> OutputPlan:
+        # Planned under the key's lock: of two runs at once the later one sees what the earlier one began.
         lock_customer(connection, job.api_key_id)
+        plan = plan_outputs(
+            job.id, location.place.id, found, find_named(connection, job.id), find_used_names(connection, job.id)
+        )
+        if not plan.writings and not plan.already_there:
+            raise InvalidInputError(f"{shown(outputs)} holds no outputs of the platform")
         release_objects(connection, plan.stale)
         insert_pending(connection, job.api_key_id, [writing.new for writing in plan.writings])
+        return plan
 
-    catalog.transaction(begin)
+    plan = catalog.transaction(begin)
     written = write_objects(location, plan.writings, parallel=policy.parallel_transfers, progress=progress)
     by_id = {writing.new.id: writing.new for writing in plan.writings}
 
@@ -128,11 +134,14 @@ def register_outputs(
             key, reason = next(iter(written.failed.items()))
             raise OvertakenError(f"{len(written.failed)} outputs could not be stored, the first {key}: {reason}")
         over_quota = catalog.transaction(commit)
-    except StorageError:
+    except OvertakenError:
+        # Surely not committed. The rows may be another run's to purge by now; these bytes are ours to remove.
         catalog.transaction(lambda connection: release_objects(connection, list(by_id)))
+        with suppress(StorageError):
+            delete_keys(location.store, [new.key for new in by_id.values()])
         raise
     finally:
-        purge_released(catalog, location, [job_id])
+        purge_released(catalog, location, [job.id])
     return RegisterReport(
         job_id=job_id,
         registered=tuple(writing.new.name for writing in plan.writings),
@@ -154,7 +163,11 @@ def overrun(customer: Customer) -> str:
 
 
 def plan_outputs(
-    job_id: UUID, location_id: int, found: Sequence[FoundOutput], existing: dict[str, ExistingOutput]
+    job_id: UUID,
+    location_id: int,
+    found: Sequence[FoundOutput],
+    existing: dict[str, ExistingOutput],
+    used_names: frozenset[str],
 ) -> OutputPlan:
     """Which files are new, which are there with the same content, and which writings an earlier run left half done.
 
@@ -173,11 +186,13 @@ def plan_outputs(
                     f"{one.named.name} of job {job_id} is there already with other content; "
                     "ingest the video again with reprocess to get a new job"
                 )
+            if before.state != ObjectState.LIVE:
+                raise RefusedError(f"{one.named.name} of job {job_id} is {before.state}; see to that first")
             already_there.append(one.named.name)
             continue
         if before is not None:
             stale.append(before.id)
-        if before is not None or f"released:{one.named.name}" in existing:
+        if before is not None or one.named.name in used_names:
             key = rewritten_key(job_id, one.named.name, object_id)
         new = NewObject(object_id, job_id, one.named.kind, one.named.name, location_id, key, one.size_bytes, one.sha256)
         writings.append(Writing(new, one.bytes_from))
@@ -190,10 +205,15 @@ def read_outputs(location: OpenLocation, policy: IngestPolicy, outputs: str) -> 
     Raises:
         InvalidInputError: a playlist names segments that are not there.
     """
-    if outputs.startswith(f"{TEMP}/"):
-        found, skipped = _read_prefix(location, outputs.rstrip("/"))
-    else:
-        found, skipped = _read_folder(allowed_path(outputs, policy))
+    if not storable(outputs):
+        raise InvalidInputError(f"{shown(outputs)} is no folder and no prefix")
+    try:
+        if outputs.startswith(f"{TEMP}/"):
+            found, skipped = _read_prefix(location, outputs.rstrip("/"))
+        else:
+            found, skipped = _read_folder(allowed_path(outputs, policy))
+    except OSError as error:
+        raise InvalidInputError(f"{shown(outputs)} cannot be read: {error.strerror or error}") from error
     _check_playlists(location, found)
     return found, skipped
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.objects import find_released, forget_released
-from blocks.errors import TransientError
+from blocks.errors import StorageError
 from blocks.object_store.deletion import delete_keys
 from tasks.stores import OpenLocation
 
@@ -24,17 +24,22 @@ class PurgeResult:
 def purge_released(catalog: CatalogDatabase, location: OpenLocation, job_ids: Sequence[UUID]) -> PurgeResult:
     """Remove what these jobs released in this location: the bytes first, then the rows that name them.
 
-    Killed in between, the rows are still there and the next call finishes.
+    Killed in between, the rows are still there and the next call finishes. It is called after the work that released
+    them is committed, so that a store or catalog that does not answer is told in the result, not raised.
     """
+    try:
+        return _purge(catalog, location, job_ids)
+    except StorageError as error:
+        return PurgeResult((), {str(job_id): str(error) for job_id in job_ids})
+
+
+def _purge(catalog: CatalogDatabase, location: OpenLocation, job_ids: Sequence[UUID]) -> PurgeResult:
     released = [
         one
         for one in catalog.transaction(lambda connection: find_released(connection, job_ids))
         if one.location_id == location.place.id
     ]
-    try:
-        failed = delete_keys(location.store, [one.key for one in released])
-    except TransientError as error:
-        failed = {one.key: str(error) for one in released}
+    failed = delete_keys(location.store, [one.key for one in released])
     gone = [one for one in released if one.key not in failed]
     catalog.transaction(lambda connection: forget_released(connection, [one.object_id for one in gone]))
     return PurgeResult(deleted=tuple(one.key for one in gone), failed=failed)

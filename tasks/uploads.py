@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
@@ -13,7 +14,7 @@ from blocks.catalog.admission import reserve, reserve_now, settle
 from blocks.catalog.customers import Customer, find_customer, lock_customer, require_enabled
 from blocks.catalog.jobs import find_job, list_outputs, require_readable
 from blocks.catalog.log import Change, record
-from blocks.catalog.objects import NewObject, find_named, insert_pending, make_live, release_objects
+from blocks.catalog.objects import NewObject, find_named, find_used_names, insert_pending, make_live, release_objects
 from blocks.catalog.tables import ObjectKind, UploadStatus
 from blocks.catalog.uploads import UploadRow, find_upload, finish_upload, insert_upload
 from blocks.errors import (
@@ -28,7 +29,7 @@ from blocks.object_store.deletion import delete_keys
 from blocks.object_store.presigning import UploadForm, presign_post
 from blocks.object_store.transfer import hash_object, head
 from blocks.policies import MIB, AccessPolicy, IngestPolicy
-from tasks.checks import check_filename, check_job_id, check_lifetime, check_size, check_uuid
+from tasks.checks import check_filename, check_job_id, check_lifetime, check_sha256, check_size, check_uuid
 from tasks.intake import Hashed, IngestOutcome, outputs_bytes, take_in
 from tasks.layout import temp_key, upload_key
 from tasks.purging import purge_released
@@ -128,6 +129,7 @@ def complete_upload(
         InvalidInputError: what arrived is not what was expected; the upload is over.
     """
     wanted = check_uuid(upload_id, "upload id")
+    expected_sha256 = check_sha256(expected_sha256) if expected_sha256 else None
     customer, upload = catalog.transaction(lambda connection: _owned(connection, api_key, wanted))
     if upload.status == UploadStatus.COMPLETED and upload.result_job_id is not None:
         return _as_before(catalog, upload, upload.result_job_id)
@@ -154,8 +156,9 @@ def complete_upload(
         )
     else:
         outcome = _add_to_job(catalog, location, customer, upload, upload.job_id, hashed, run)
+    # A job that is still being uploaded, by a call that runs at this moment or was killed, is no success: then the blob
+    # stays, and the next call takes it in.
     if outcome.succeeded:
-        # Killed before this, the blob is still there, and the next call finds the job that it became.
         catalog.transaction(
             lambda connection: finish_upload(
                 connection, upload.id, status=UploadStatus.COMPLETED, job_id=outcome.job_id, object_id=None
@@ -202,12 +205,15 @@ def _add_to_job(
     # The user's file name lives in the row; the key holds only ids.
     name = f"uploads/{upload.id}/{upload.filename}"
 
-    def begin(connection: Connection) -> NewObject:
+    def begin(connection: Connection) -> NewObject | None:
         lock_customer(connection, customer.id)
+        again = find_upload(connection, upload.id)
+        if again is None or again.status != UploadStatus.OPEN:
+            return None
         require_readable(find_job(connection, job_id, api_key=customer.label))
         existing = find_named(connection, job_id)
         object_id, key = uuid4(), upload_key(job_id, upload.id)
-        if name in existing or f"released:{name}" in existing:
+        if name in existing or name in find_used_names(connection, job_id):
             # An earlier call broke off: what it may have written is released, and this one writes elsewhere.
             release_objects(connection, [existing[name].id] if name in existing else [])
             key = f"{key}.{object_id}"
@@ -216,6 +222,12 @@ def _add_to_job(
         )
         insert_pending(connection, customer.id, [fresh])
         return fresh
+
+    begun = catalog.transaction(begin)
+    if begun is None:
+        return _as_before(catalog, upload, job_id)
+    new = begun
+    written = write_objects(location, [Writing(new, StoredBlob(upload.key))], parallel=1)
 
     def commit(connection: Connection) -> None:
         lock_customer(connection, customer.id)
@@ -233,14 +245,15 @@ def _add_to_job(
         record(connection, [Change(run, "upload", "", customer.id, job_id, new.id, None, after, new.size_bytes)])
         finish_upload(connection, upload.id, status=UploadStatus.COMPLETED, job_id=job_id, object_id=new.id)
 
-    new = catalog.transaction(begin)
-    written = write_objects(location, [Writing(new, StoredBlob(upload.key))], parallel=1)
     try:
         if written.failed:
             raise OvertakenError(written.failed[new.key])
         catalog.transaction(commit)
-    except StorageError:
+    except (OvertakenError, QuotaExceededError):
+        # Surely not committed, so that these bytes are ours to remove.
         catalog.transaction(lambda connection: release_objects(connection, [new.id]))
+        with suppress(StorageError):
+            delete_keys(location.store, [new.key])
         purge_released(catalog, location, [job_id])
         raise
     return IngestOutcome(

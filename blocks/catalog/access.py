@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from blocks.catalog.customers import find_customer, require_enabled
+from blocks.catalog.customers import find_customer, require_enabled, storable
 from blocks.catalog.jobs import find_job, require_readable
 from blocks.errors import NotFoundError, RefusedError
 
@@ -30,6 +30,7 @@ class Handed:
     size_bytes: int
     sha256: str
     filename: str
+    created_at: datetime
     expires_at: datetime
 
 
@@ -61,7 +62,7 @@ _HAND_OUT = text(
      WHERE o.job_id = job.id AND o.kind = :kind AND o.state = 'live' AND l.id = o.location_id
        AND (CAST(:name AS text) IS NULL OR o.name = :name) AND NOT l.needs_restore
     RETURNING o.id, o.kind, o.name, o.key, o.codec, l.name AS location, o.size_bytes, o.sha256,
-              job.filename, clock_timestamp() + :lasts AS expires_at
+              job.filename, o.created_at, clock_timestamp() + :lasts AS expires_at
     """
 )
 
@@ -69,20 +70,20 @@ _HAND_OUT = text(
 def hand_out(
     connection: Connection, *, api_key: str, job_id: UUID, kind: str, lasts: timedelta, name: str | None = None
 ) -> list[Handed]:
-    """The live objects of this kind, if the job is this customer's and readable; sorted by name.
+    """The live objects of this kind, if the job is this customer's and readable; the newest last.
 
     Raises:
         NotFoundError: no such key, job of that key, or object of that kind.
         RefusedError: the key is disabled, the job is not readable, or the object's place has to restore it first.
     """
     number = int(api_key) if api_key.isascii() and api_key.isdigit() and len(api_key) <= 18 else None
-    if "\0" not in api_key and "\0" not in (name or ""):
+    if storable(api_key) and storable(name or ""):
         rows = connection.execute(
             _HAND_OUT,
             {"job": str(job_id), "key": api_key, "key_id": number, "kind": kind, "name": name, "lasts": lasts},
         ).all()
         if rows:
-            return sorted((Handed(*row) for row in rows), key=lambda handed: handed.name)
+            return sorted((Handed(*row) for row in rows), key=lambda handed: handed.created_at)
     raise _why_not(connection, api_key, job_id, kind, name)
 
 

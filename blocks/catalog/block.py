@@ -19,7 +19,9 @@ from blocks.errors import CatalogUnavailableError
 T = TypeVar("T")
 
 DEADLOCK_OR_SERIALIZATION = frozenset({"40P01", "40001"})
-ATTEMPTS = 6
+ATTEMPTS = 13
+"""With their pauses some 15 s: a PostgreSQL that is restarted is back by then."""
+LONGEST_PAUSE_SECONDS = 3.0
 
 
 class CatalogDatabase(Block):
@@ -135,7 +137,7 @@ class CatalogDatabase(Block):
                         f"the catalog {self.database} at {self.host} did not answer: {_first_line(error)}"
                     ) from error
                 # Jitter, so that the two of a deadlock do not meet again.
-                time.sleep(random.uniform(0.5, 1.0) * 0.02 * 2**attempt)  # noqa: S311 -- not a secret
+                time.sleep(random.uniform(0.5, 1.0) * min(LONGEST_PAUSE_SECONDS, 0.02 * 2**attempt))  # noqa: S311 -- not a secret
         raise AssertionError("unreachable")
 
     # SQLSTATE classes of a server that goes away or comes up: connection exception, operator intervention, no slots.

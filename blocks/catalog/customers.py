@@ -55,6 +55,11 @@ SELECT k.id, k.label, k.storage_quota_bytes AS quota_bytes, k.storage_used_bytes
 """
 
 
+def storable(value: str) -> bool:
+    """Whether PostgreSQL can hold a text at all: no NUL, no lone surrogate."""
+    return "\0" not in value and not any(0xD800 <= ord(char) <= 0xDFFF for char in value)
+
+
 def hash_secret(secret: str) -> str:
     """How a secret is stored. Secrets are 256 random bits, so that a plain hash cannot be guessed back."""
     return hashlib.sha256(secret.encode()).hexdigest()
@@ -66,13 +71,13 @@ def find_customer(connection: Connection, reference: str) -> Customer:
     Raises:
         NotFoundError: no such key; the message lists some labels that exist.
     """
+    if not storable(reference):
+        raise NotFoundError(f"no API key {reference[:80]!r}")
     number = int(reference) if reference.isascii() and reference.isdigit() and len(reference) <= 18 else None
-    row = None
-    if "\0" not in reference:
-        row = connection.execute(
-            text(f"{_SELECT} WHERE k.label = :label OR k.id = :id ORDER BY (k.label = :label) DESC LIMIT 1"),
-            {"label": reference, "id": number},
-        ).one_or_none()
+    row = connection.execute(
+        text(f"{_SELECT} WHERE k.label = :label OR k.id = :id ORDER BY (k.label = :label) DESC LIMIT 1"),
+        {"label": reference, "id": number},
+    ).one_or_none()
     if row is None:
         labels = connection.execute(text("SELECT label FROM api_keys ORDER BY label LIMIT 21")).scalars().all()
         known = ", ".join(labels[:20]) + (", …" if len(labels) > 20 else "") if labels else "none yet"

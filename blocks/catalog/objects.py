@@ -135,10 +135,16 @@ def find_released(connection: Connection, job_ids: Sequence[UUID]) -> list[Relea
 
 
 def forget_released(connection: Connection, object_ids: Sequence[UUID]) -> None:
-    """Drop the rows of bytes that are gone."""
+    """Drop the rows of bytes that are gone; the log remembers their keys, which are never written again."""
     if object_ids:
         connection.execute(
-            text("DELETE FROM stored_objects WHERE id = ANY (CAST(:ids AS uuid[])) AND state = 'purging'"),
+            text(
+                "WITH gone AS (DELETE FROM stored_objects "
+                "   WHERE id = ANY (CAST(:ids AS uuid[])) AND state = 'purging' RETURNING *) "
+                "INSERT INTO operation_log (run, operation, api_key_id, job_id, object_id, before, bytes) "
+                "SELECT '', 'purge', api_key_id, job_id, id, jsonb_build_object('name', name, 'key', key), "
+                "       stored_bytes FROM gone"
+            ),
             {"ids": [str(object_id) for object_id in object_ids]},
         )
 
@@ -153,12 +159,25 @@ class ExistingOutput:
 
 
 def find_named(connection: Connection, job_id: UUID) -> dict[str, ExistingOutput]:
-    """A job's objects by name; a released one, whose key may not be written again, under `released:` and its name."""
+    """A job's objects by name."""
     rows = connection.execute(
-        text("SELECT id, name, state, sha256 FROM stored_objects WHERE job_id = CAST(:job AS uuid)"),
+        text(
+            "SELECT id, name, state, sha256 FROM stored_objects "
+            " WHERE job_id = CAST(:job AS uuid) AND state <> 'purging'"
+        ),
         {"job": str(job_id)},
     )
-    return {
-        (f"released:{row.name}" if row.state == "purging" else row.name): ExistingOutput(row.id, row.state, row.sha256)
-        for row in rows
-    }
+    return {row.name: ExistingOutput(row.id, row.state, row.sha256) for row in rows}
+
+
+def find_used_names(connection: Connection, job_id: UUID) -> frozenset[str]:
+    """Names whose first key was given out already, to a writing that was released since."""
+    rows = connection.execute(
+        text(
+            "SELECT name FROM stored_objects WHERE job_id = CAST(:job AS uuid) AND state = 'purging' "
+            " UNION SELECT before ->> 'name' FROM operation_log "
+            "  WHERE job_id = CAST(:job AS uuid) AND operation = 'purge'"
+        ),
+        {"job": str(job_id)},
+    )
+    return frozenset(rows.scalars())

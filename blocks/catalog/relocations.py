@@ -81,9 +81,10 @@ def swap_healed(
     return True
 
 
-def finish_intent(connection: Connection, intent_id: UUID, *, state: str) -> None:
-    """Close an intent: `done` when the old bytes are gone, `failed` when the new ones are."""
-    connection.execute(
-        text("UPDATE relocations SET state = :state WHERE id = CAST(:id AS uuid)"),
-        {"id": str(intent_id), "state": state},
+def give_up_intent(connection: Connection, intent_id: UUID) -> bool:
+    """Release the key of an intent that was not swapped; False where it was, and the key is some row's now."""
+    released = connection.execute(
+        text("UPDATE relocations SET state = 'failed' WHERE id = CAST(:id AS uuid) AND state = 'open'"),
+        {"id": str(intent_id)},
     )
+    return released.rowcount == 1

@@ -19,8 +19,8 @@ from blocks.errors import ContentMismatchError, NotFoundError, SourceChangedErro
 from blocks.object_store.block import MIB, ObjectStore
 from blocks.object_store.failures import store_errors
 
-READ_BYTES = 4 * MIB
-"""Bytes read at a time from a file or a response."""
+RANGE_BYTES = 16 * MIB
+"""Bytes asked for in one request when a whole object is read."""
 MOST_PARTS = 9_000
 """S3 ends at 10,000 parts; the part size grows before that."""
 PARTS_IN_MEMORY_BYTES = 128 * MIB
@@ -168,20 +168,22 @@ def read_bytes(store: ObjectStore, key: str, *, at_most: int) -> bytes:
 
 
 def read_stream(store: ObjectStore, key: str) -> Iterator[bytes]:
-    """An object's bytes as stored, some MiB at a time."""
-    with store_errors(store, f"reading {key}"):
-        for chunk in obstore.get(store.fast, key).stream(min_chunk_size=READ_BYTES):
-            yield bytes(chunk)
+    """An object's bytes as stored, some MiB at a time.
+
+    In ranges, because the client's timeout is for a whole response, however large it is.
+    """
+    size = head(store, key).size_bytes
+    for start in range(0, size, RANGE_BYTES):
+        with store_errors(store, f"reading {key}"):
+            yield bytes(obstore.get_range(store.fast, key, start=start, end=min(start + RANGE_BYTES, size)))
 
 
 def hash_object(store: ObjectStore, key: str) -> tuple[str, int]:
     """SHA-256 and size of what the store gives back for a key."""
     digest, size = hashlib.sha256(), 0
-    with store_errors(store, f"reading {key}"):
-        for chunk in obstore.get(store.fast, key).stream(min_chunk_size=READ_BYTES):
-            view = memoryview(chunk)
-            digest.update(view)
-            size += len(view)
+    for chunk in read_stream(store, key):
+        digest.update(chunk)
+        size += len(chunk)
     return digest.hexdigest(), size
 
 

@@ -259,13 +259,13 @@ class Demo:
 
     def _url(self, job: str, kind: str) -> Any:
         from blocks.loading import load_block
-        from blocks.object_store import ObjectStore
         from blocks.policies import AccessPolicy
+        from flows.opening import open_store
         from tasks.access import issue_download_url
 
         return issue_download_url(
             self.catalog,
-            load_block(ObjectStore, "main"),
+            open_store(self.catalog, "main"),
             load_block(AccessPolicy, "default"),
             api_key=self.studio,
             job_id=job,

@@ -55,7 +55,7 @@ def presign(bench: Bench) -> list[Measured]:
         issued = []
         took = timed(
             lambda: issued.append(
-                issue_download_url(catalog, store, access, api_key="studio", job_id=job, kind="hls_720p")
+                issue_download_url(catalog, location, access, api_key="studio", job_id=job, kind="hls_720p")
             )
         )
         if issued[0].files != SEGMENTS + 1:

@@ -30,7 +30,7 @@ def job(catalog, location, policy, new_job, tmp_path):  # type: ignore[no-untype
 def issue(catalog, location, access, acme, job):  # type: ignore[no-untyped-def]
     def run(**options):  # type: ignore[no-untyped-def]
         wanted = {"api_key": acme, "job_id": job, "kind": "original"} | options
-        return issue_download_url(catalog, location.store, access, **wanted)
+        return issue_download_url(catalog, location, access, **wanted)
 
     return run
 

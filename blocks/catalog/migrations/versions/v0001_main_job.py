@@ -91,7 +91,7 @@ CREATE TABLE stored_objects (
 );
 -- A released row keeps its key until the bytes are gone, and leaves its name to the next attempt.
 CREATE UNIQUE INDEX stored_objects_name ON stored_objects (job_id, name) WHERE state <> 'purging';
-CREATE INDEX stored_objects_unsettled ON stored_objects (job_id) WHERE state IN ('pending', 'purging');
+CREATE INDEX stored_objects_by_job ON stored_objects (job_id);
 
 CREATE TABLE reservations (
     id         uuid PRIMARY KEY,
