@@ -168,3 +168,14 @@ def test_handing_out_many_segments_is_one_statement(issue, catalog, acme, job) -
     )
     assert len(handed) == 2004
     assert time.perf_counter() - started < 30, "and not one after the other"
+
+
+def test_hostile_names_and_other_stores(issue, catalog) -> None:  # type: ignore[no-untyped-def]
+    for hostile in ("\ud800", "\0", "'; --", "x" * 5000):
+        with pytest.raises(NotFoundError):
+            issue(name=hostile)
+        with pytest.raises(NotFoundError):
+            issue(api_key=hostile)
+    execute(catalog, "UPDATE locations SET name = 'elsewhere'")
+    with pytest.raises(RefusedError, match="lies in store elsewhere"):
+        issue()

@@ -169,3 +169,16 @@ def test_file_urls_only_below_a_root(catalog, location, acme, tmp_path) -> None:
     assert report.counts == {"ingested": 1, "refused": 1}
     report = ingest_videos(catalog, location, IngestPolicy(), api_key=acme, sources=["file:///etc/passwd"])
     assert "allows no file://" in report.unsuccessful[0].error
+
+
+def test_urls_that_no_parser_takes(catalog, location, acme) -> None:  # type: ignore[no-untyped-def]
+    hostile = [
+        "http://h:abc/x.mp4",
+        "http://xn--a/x.mp4",
+        "http://[/x.mp4",
+        "http://h/\ud800.mp4",
+        "https://h/" + "x" * 70_000,
+    ]
+    report = ingest_videos(catalog, location, IngestPolicy(), api_key=acme, sources=hostile)
+    assert len(report.unsuccessful) == len(hostile)
+    assert stored_keys(location, "temp") == []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from blocks.errors import InvalidInputError, NotFoundError, OvertakenError, RefusedError
 from blocks.object_store.transfer import put_bytes
 from tasks import outputs
-from tasks.outputs import register_outputs
+from tasks.outputs import RegisterReport, register_outputs
 from tests.helpers import assert_sound, execute, one, rows, stored_keys, write_outputs
 
 
@@ -161,3 +163,21 @@ def test_a_broken_off_registration_is_done_again_elsewhere(register, new_job, ca
     (key,) = (row.key for row in rows(catalog, "SELECT key FROM stored_objects WHERE kind = 'audio'"))
     assert key != f"processed/{job}/audio/audio.mp3", "no key is ever written twice"
     assert f"processed/{job}/audio/audio.mp3" not in stored_keys(location), "and what was half done is gone"
+
+
+def test_two_registrations_at_once(register, new_job, catalog, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    job, folder = new_job(), write_outputs(tmp_path / "out")
+    with ThreadPoolExecutor(3) as pool:
+        calls = [pool.submit(register, job, folder) for _ in range(3)]
+    results = [call.exception() or call.result() for call in calls]
+    assert all(isinstance(result, OvertakenError | RegisterReport) for result in results), results
+    assert any(isinstance(result, RegisterReport) for result in results)
+    assert one(catalog, "SELECT count(*) FROM stored_objects WHERE state = 'live'") == 17
+
+
+@pytest.mark.parametrize("hostile", ["temp/\ud800", "temp/\0x", "\0", "x" * 1000, "", "/nowhere", "temp/" + "y" * 1000])
+def test_folders_that_are_none(register, new_job, tmp_path, hostile: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises((InvalidInputError, RefusedError)):
+        register(new_job(), hostile)
+    with pytest.raises((InvalidInputError, RefusedError)):
+        register(new_job(), str(tmp_path / ("z" * 300)))

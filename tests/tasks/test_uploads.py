@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
-from blocks.errors import InvalidInputError, NotFoundError, QuotaExceededError, RefusedError
-from tasks import uploads
+from blocks.errors import InvalidInputError, NotFoundError, QuotaExceededError, RefusedError, StorageError
+from tasks import intake, uploads
 from tasks.customers import create_key, set_disabled
 from tasks.ingest import ingest_videos
 from tasks.uploads import IssuedUpload, complete_upload, issue_upload_url
@@ -189,3 +190,49 @@ def test_other_peoples_uploads_and_jobs(issue, complete, catalog, acme, new_job)
 
 def test_the_form_is_not_printed(issue) -> None:  # type: ignore[no-untyped-def]
     assert "policy" not in repr(issue()).lower()
+
+
+def test_a_killed_completion_keeps_the_blob_until_somebody_takes_it_in(  # type: ignore[no-untyped-def]
+    issue, complete, catalog, location, monkeypatch
+) -> None:
+    issued = issue()
+    post(issued, BODY)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(intake, "write_objects", killed)
+    monkeypatch.setattr(intake, "WAIT_FOR_OTHERS_SECONDS", 0)
+    with pytest.raises(KeyboardInterrupt):
+        complete(issued)
+    monkeypatch.undo()
+    monkeypatch.setattr(intake, "WAIT_FOR_OTHERS_SECONDS", 0)
+    early = complete(issued)
+    assert (early.result, early.error) == (
+        "failed", "another run is uploading this video; ask again when it is through",
+    )  # fmt: skip
+    assert len(stored_keys(location, "temp")) == 1, "the only copy there is"
+    assert one(catalog, "SELECT status FROM uploads") == "open"
+    execute(catalog, "UPDATE reservations SET expires_at = clock_timestamp()")
+    assert complete(issued).result == "ingested"
+
+
+def test_expected_hashes_are_looked_at_first(issue, complete, location) -> None:  # type: ignore[no-untyped-def]
+    issued = issue()
+    post(issued, BODY)
+    with pytest.raises(InvalidInputError, match="is no SHA-256"):
+        complete(issued, expected_sha256="nonsense")
+    assert len(stored_keys(location, "temp")) == 1
+    assert complete(issued, expected_sha256=sha256(BODY).upper()).result == "ingested"
+
+
+def test_two_completions_at_once(issue, complete, catalog, new_job) -> None:  # type: ignore[no-untyped-def]
+    job = new_job()
+    for options in ({}, {"job_id": job, "filename": "thumb.jpg"}):
+        issued = issue(**options)
+        post(issued, BODY + str(options).encode()[:0])
+        with ThreadPoolExecutor(3) as pool:
+            calls = [pool.submit(complete, issued) for _ in range(3)]
+        results = [call.exception() or call.result() for call in calls]
+        assert [r for r in results if isinstance(r, Exception) and not isinstance(r, StorageError)] == []
+        assert any(not isinstance(r, Exception) and r.succeeded for r in results), results
