@@ -29,7 +29,8 @@ def check_filename(name: str) -> str:
         raise InvalidInputError(f"{shown(name)} is no file name")
     if "/" in name or "\\" in name:
         raise InvalidInputError(f"{shown(name)} is a path; a file name has no / and no \\")
-    if any(unicodedata.category(char) in ("Cc", "Cs") or char in _BIDI for char in name):
+    plain = name.isascii() and name.isprintable()
+    if not plain and any(unicodedata.category(char) in ("Cc", "Cs") or char in _BIDI for char in name):
         raise InvalidInputError(f"{shown(name)} holds control characters; rename the file")
     if len(name.encode()) > LONGEST_FILENAME_BYTES:
         raise InvalidInputError(f"{shown(name)} is longer than {LONGEST_FILENAME_BYTES} bytes; rename the file")

@@ -129,11 +129,14 @@ def ingest_batch(
             why: Result = "failed" if is_transient(error) else "refused"
             return IngestOutcome(source.where, why, source.filename, error=_reason(error))
 
-    # Hashing needs processors and fetching waits: files get as many threads as there are cores, URLs as transfers.
+    # Hashing needs processors and fetching waits: files get as many threads as there are cores, each a slice of the
+    # batch, since handing over single small files costs as much as hashing them; URLs get one for each transfer.
     from_urls = any(source.path is None for source in batch)
-    workers = policy.parallel_transfers if from_urls else os.cpu_count() or 1
-    with ThreadPoolExecutor(max_workers=max(1, min(workers, len(batch)))) as pool:
-        read_ones = list(pool.map(read, batch))
+    slices = len(batch) if from_urls else min(os.cpu_count() or 1, len(batch))
+    with ThreadPoolExecutor(max_workers=max(1, min(policy.parallel_transfers, slices))) as pool:
+        parts = pool.map(lambda start: [read(source) for source in batch[start::slices]], range(slices))
+        by_start = list(parts)
+    read_ones = [by_start[number % slices][number // slices] for number in range(len(batch))]
     hashed = [one for one in read_ones if isinstance(one, Hashed)]
     fetched = [one.bytes_from.key for one in hashed if isinstance(one.bytes_from, StoredBlob)]
     try:

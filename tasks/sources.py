@@ -7,7 +7,7 @@ import io
 import json
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -166,33 +166,44 @@ def _expand(entry: Entry, policy: IngestPolicy, expected: str | None) -> Iterabl
     if stat.S_ISDIR(found.st_mode):
         if expected or entry.filename:
             raise InvalidInputError(f"{shown(entry.where)} is a folder; a hash or a file name belongs to a file")
-        yield from _expand_folder(path, policy)
+        yield from _expand_folder(path)
         return
     if not stat.S_ISREG(found.st_mode):
         raise InvalidInputError(f"{shown(entry.where)} is neither a file nor a folder")
     yield Source(entry.where, check_filename(entry.filename or Path(where).name), path, expected, found.st_size)
 
 
-def _expand_folder(folder: Path, policy: IngestPolicy) -> Iterable[Source | RefusedSource]:
+def _expand_folder(folder: Path) -> Iterable[Source | RefusedSource]:
     found = False
-    for path in sorted(folder.rglob("*")):
-        if path.is_dir() or any(part.startswith(".") for part in path.relative_to(folder).parts):
-            continue
-        if path.suffix.lower().lstrip(".") not in VIDEO_ENDINGS:
+    for entry in _walk(str(folder)):
+        if entry.name.rpartition(".")[2].lower() not in VIDEO_ENDINGS:
             continue
         found = True
         try:
-            if not path.is_symlink() and not path.is_file():
-                raise RefusedError(f"{shown(path.name)} is neither a file nor a folder")
-            if path.is_symlink():
+            if entry.is_symlink():
                 # A link in an uploaded folder may point at anything the worker can read.
-                raise RefusedError(f"{shown(path.name)} is a symbolic link; name its target instead")
-            checked = allowed_path(str(path), policy)
-            yield Source(str(path), check_filename(path.name), checked, None, checked.stat().st_size)
+                raise RefusedError(f"{shown(entry.name)} is a symbolic link; name its target instead")
+            if not entry.is_file(follow_symlinks=False):
+                raise RefusedError(f"{shown(entry.name)} is neither a file nor a folder")
+            # No link was followed on the way here, so that this is as much below its root as the folder is.
+            size = entry.stat(follow_symlinks=False).st_size
+            yield Source(entry.path, check_filename(entry.name), Path(entry.path), None, size)
         except (StorageError, OSError) as error:
-            yield RefusedSource(str(path), _reason(error))
+            yield RefusedSource(entry.path, _reason(error))
     if not found:
         raise InvalidInputError(f"the folder {folder.name} holds no videos ({', '.join(sorted(VIDEO_ENDINGS))})")
+
+
+def _walk(folder: str) -> Iterator[os.DirEntry[str]]:
+    """Everything below a folder that is no folder, hidden names left out, in order; links are not followed."""
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(entry.path)
+            else:
+                yield entry
 
 
 def _is_unicode(where: str) -> bool:

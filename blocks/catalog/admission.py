@@ -219,10 +219,13 @@ def _insert_jobs(connection: Connection, customer_id: int, arrivals: Sequence[Ar
 
 
 def touch(connection: Connection, job_ids: Sequence[UUID]) -> None:
-    """Note that somebody asked for these jobs."""
+    """Note that somebody asked for these jobs; to the minute, so that a run of thousands does not write each again."""
     if job_ids:
         connection.execute(
-            text("UPDATE jobs SET last_accessed_at = clock_timestamp() WHERE id = ANY (CAST(:ids AS uuid[]))"),
+            text(
+                "UPDATE jobs SET last_accessed_at = clock_timestamp() WHERE id = ANY (CAST(:ids AS uuid[])) "
+                "   AND coalesce(last_accessed_at < clock_timestamp() - interval '1 minute', true)"
+            ),
             {"ids": [str(job_id) for job_id in job_ids]},
         )
 
