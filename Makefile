@@ -19,7 +19,7 @@ down:  ## stop them; data stays in .local
 	@test ! -x $(BIN)/python || $(BIN)/python -m flows down
 
 status: $(VENV)/.local-installed  ## what runs, and what customers store
-	@$(BIN)/python -m flows status
+	@$(BIN)/python -m flows status || test $$? -eq 3
 
 test: $(VENV)/.dev-installed  ## all tests, against real servers
 	@$(BIN)/python -m pytest $(ARGS)
@@ -39,7 +39,7 @@ lock: $(VENV)/.dev-installed  ## choose all versions anew, with hashes and witho
 LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade
 
 clean: down  ## stop everything and remove .venv and .local, all data included
-	@rm -rf $(VENV) .local
+	@rm -rf $(VENV) .local build *.egg-info
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say which one with make PYTHON=python3.12 …")'

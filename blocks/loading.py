@@ -18,15 +18,19 @@ def load_block(kind: type[B], name: str) -> B:
         NotFoundError: no such block; the message lists those that exist.
     """
     from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
 
     try:
         loaded = kind.load(name)
-    except ValueError as error:
-        if "Unable to find block document" not in str(error):
+    except (ValueError, ObjectNotFound) as error:
+        if isinstance(error, ValueError) and "Unable to find block document" not in str(error):
             raise
         slug = kind.get_block_type_slug()
         with get_client(sync_client=True) as client:
-            names = sorted(str(document.name) for document in client.read_block_documents_by_type(slug))
+            try:
+                names = sorted(str(document.name) for document in client.read_block_documents_by_type(slug))
+            except ObjectNotFound:
+                names = []  # not even the type is registered yet
         known = ", ".join(names) if names else "none is saved yet"
         raise NotFoundError(
             f"no block {slug}/{name}; there are: {known}. Save one under Blocks in the Prefect UI."

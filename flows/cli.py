@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import httpx
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from blocks.errors import StorageError
+from blocks.errors import InvalidInputError, StorageError
 from flows.local_stack import local_stack, use_local_prefect
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ def clear_errors() -> Iterator[None]:
     except StorageError as error:
         err.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
         raise typer.Exit(1) from error
+    except httpx.HTTPError as error:
+        where = os.environ.get("PREFECT_API_URL", "the Prefect server")
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        err.print(f"[bold red]error:[/] {where} did not answer as it should: {_plain(reason)}", highlight=False)
+        raise typer.Exit(1) from error
     except KeyboardInterrupt:
         err.print("[yellow]interrupted[/]")
         raise typer.Exit(130) from None
@@ -52,9 +58,7 @@ def clear_errors() -> Iterator[None]:
 
 @app.command()
 def up(
-    videos: Annotated[
-        Path | None, typer.Option(help="Folder that ingest-videos may take videos from.", exists=True, file_okay=False)
-    ] = None,
+    videos: Annotated[str, typer.Option(help="Folder that ingest-videos may take videos from.")] = "",
 ) -> None:
     """Start the embedded stack, or what is missing of it, and print where everything is."""
     from flows.local_stack import bring_up
@@ -63,10 +67,15 @@ def up(
         stack = local_stack()
         inbox = stack.folder / "videos"
         inbox.mkdir(parents=True, exist_ok=True)
-        roots = ", ".join(str(root) for root in (inbox, videos.resolve() if videos else None) if root)
+        roots = ", ".join(str(root) for root in (inbox, _folder(videos)) if root)
         with out.status("starting") as status:
             bring_up(stack, source_roots=roots, say=lambda part: status.update(f"starting: {part}"))
         _show_addresses()
+        out.print(
+            f"Videos in {inbox} can be taken in. To use Prefect's own commands in this shell:\n"
+            f"  export PREFECT_API_URL={stack.environment()['PREFECT_API_URL']}",
+            soft_wrap=True, highlight=False,
+        )  # fmt: skip
 
 
 @app.command()
@@ -102,19 +111,16 @@ def upgrade(catalog: CatalogName = "main") -> None:
 
 @app.command()
 def demo(
-    videos: Annotated[
-        Path | None, typer.Option(help="Folder with your own videos; a few clips are made unless given.", exists=True,
-                                  file_okay=False)
-    ] = None,
+    videos: Annotated[str, typer.Option(help="Folder with your own videos; a few clips are made unless given.")] = "",
     keep_running: Annotated[bool, typer.Option(help="Leave the stack running afterwards.")] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Take in real videos, transcode, register, download and play them, and check every step."""
     # Refusals are part of the show; their tracebacks are not.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     from flows.demo import run_demo
 
     with clear_errors():
-        if not run_demo(out, videos=videos, keep_running=keep_running):
+        if not run_demo(out, videos=_folder(videos), keep_running=keep_running):
             raise typer.Exit(1)
 
 
@@ -251,6 +257,14 @@ def _show_customers(catalog: CatalogDatabase) -> None:
             format_bytes(customer.quota_bytes), format_bytes(customer.free_bytes), state(customer),
         )  # fmt: skip
     out.print(table if table.row_count else "no customers yet; make one with `python -m flows key create LABEL`")
+
+
+def _folder(given: str) -> Path | None:
+    # A shell leaves the tilde of `VIDEOS=~/Videos` alone.
+    folder = Path(given).expanduser().resolve() if given else None
+    if folder is not None and not folder.is_dir():
+        raise InvalidInputError(f"{given} is no folder")
+    return folder
 
 
 def _plain(message: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def use_local_prefect() -> None:
     """
     # Prefect warns about events it has not sent yet whenever a short command ends.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "ERROR")
+    logging.getLogger("prefect._internal").setLevel(logging.ERROR)
     if os.environ.get("PREFECT_API_URL"):
         return
     stack = local_stack()
@@ -117,7 +118,7 @@ def save_blocks(endpoints: Endpoints, *, source_roots: str) -> None:
             existing = cast(Block, policy.load("default"))
         except ValueError:
             existing = policy()
-        if isinstance(existing, IngestPolicy) and source_roots:
+        if isinstance(existing, IngestPolicy):
             existing.source_roots = _joined(existing.source_roots, source_roots)
         existing.save("default", overwrite=True)
     probe_store(catalog, store, "main")
@@ -204,5 +205,6 @@ def wait_for_deployed_run(deployment: str, parameters: dict[str, object], *, sec
 
 
 def _joined(roots: str, more: str) -> str:
-    known = [root.strip() for root in roots.split(",") if root.strip()]
+    # A folder that is gone, such as an earlier demo's, is no root any more.
+    known = [root.strip() for root in roots.split(",") if root.strip() and Path(root.strip()).is_dir()]
     return ", ".join(known + [root.strip() for root in more.split(",") if root.strip() not in known])

