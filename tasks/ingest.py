@@ -21,6 +21,7 @@ from blocks.units import format_bytes
 from tasks.checks import shown
 from tasks.fetching import check_url, fetch
 from tasks.intake import Hashed, IngestOutcome, Result, take_in
+from tasks.parallel import in_parallel
 from tasks.sources import RefusedSource, Source, find_sources
 from tasks.stores import OpenLocation
 from tasks.writing import LocalFile, StoredBlob
@@ -129,14 +130,10 @@ def ingest_batch(
             why: Result = "failed" if is_transient(error) else "refused"
             return IngestOutcome(source.where, why, source.filename, error=_reason(error))
 
-    # Hashing needs processors and fetching waits: files get as many threads as there are cores, each a slice of the
-    # batch, since handing over single small files costs as much as hashing them; URLs get one for each transfer.
+    # Hashing needs processors and fetching waits: files get as many threads as there are cores, URLs as transfers.
     from_urls = any(source.path is None for source in batch)
-    slices = len(batch) if from_urls else min(os.cpu_count() or 1, len(batch))
-    with ThreadPoolExecutor(max_workers=max(1, min(policy.parallel_transfers, slices))) as pool:
-        parts = pool.map(lambda start: [read(source) for source in batch[start::slices]], range(slices))
-        by_start = list(parts)
-    read_ones = [by_start[number % slices][number // slices] for number in range(len(batch))]
+    threads = policy.parallel_transfers if from_urls else os.cpu_count() or 1
+    read_ones = in_parallel(read, batch, threads=threads)
     hashed = [one for one in read_ones if isinstance(one, Hashed)]
     fetched = [one.bytes_from.key for one in hashed if isinstance(one.bytes_from, StoredBlob)]
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from blocks.catalog.objects import NewObject, Verified
 from blocks.errors import ContentMismatchError, SourceChangedError, StorageError
 from blocks.object_store.transfer import Written, copy, hash_object, put_bytes, put_file
 from tasks.layout import content_type
+from tasks.parallel import in_parallel
 from tasks.stores import OpenLocation
 
 
@@ -65,8 +65,7 @@ def write_objects(
         progress(writing.new.size_bytes)
         return Verified(writing.new.id, written.etag)
 
-    with ThreadPoolExecutor(max_workers=max(1, min(parallel, len(writings)))) as pool:
-        results = list(pool.map(write, writings))
+    results = in_parallel(write, writings, threads=parallel)
     return WriteResult(
         verified=tuple(result for result in results if isinstance(result, Verified)),
         failed={
