@@ -67,9 +67,9 @@ class IngestPolicy(Block):
         3, "A reservation lasts as long as its batch would take at this speed.", 1.0, gt=0, le=10_000
     )
     largest_source_gib: int = _field(4, "Sources above this size are refused.", 5 * 1024, ge=1, le=5 * 1024)
-    batch_files: int = _field(5, "Sources that go through the catalog together.", 200, ge=1, le=1000)
-    parallel_batches: int = _field(6, "Batches in work at the same time.", 2, ge=1, le=32)
-    parallel_transfers: int = _field(7, "Transfers one batch has under way at the same time.", 16, ge=1, le=256)
+    batch_files: int = _field(5, "Sources that go through the catalog together.", 100, ge=1, le=1000)
+    parallel_batches: int = _field(6, "Batches in work at the same time.", 3, ge=1, le=32)
+    parallel_transfers: int = _field(7, "Transfers one batch has under way at the same time.", 8, ge=1, le=256)
     source_roots: str = _field(
         8, "Folders that sources on a worker's disk and file:// URLs may come from, separated by commas.", ""
     )
