@@ -65,6 +65,7 @@ def test_a_folder_too_deep_for_a_socket() -> None:
         Stack(Path("/tmp") / ("x" * 100))
 
 
+# The folder modes it is about are changed for root alone; elsewhere there is nothing to look at.
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's PostgreSQL runs as another user")
 def test_private_parents_are_not_opened_for_reading(tmp_path: Path) -> None:
     private = tmp_path / "private"
