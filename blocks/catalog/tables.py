@@ -5,7 +5,7 @@ Sizes are bytes, times are UTC, hashes are 64 lower-case hexadecimal digits of S
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -59,10 +59,6 @@ class ObjectState(StrEnum):
     PURGING = "purging"
     MISSING = "missing"
     CORRUPT = "corrupt"
-
-
-COUNTED_STATES = (ObjectState.LIVE, ObjectState.MISSING, ObjectState.CORRUPT)
-"""States whose `size_bytes` a customer's quota carries (the trigger `count_stored_bytes` knows the same three)."""
 
 
 class UploadStatus(StrEnum):
@@ -261,12 +257,7 @@ relocations = _table(Relocation)
 operation_log = _table(OperationLog)
 catalog_identity = _table(CatalogIdentity)
 
-OPERATION_LOG_KEEP = timedelta(days=400)
-"""How long the log answers "where did this object go"."""
-
 __all__ = [
-    "COUNTED_STATES",
-    "OPERATION_LOG_KEEP",
     "ApiKey",
     "CatalogIdentity",
     "Job",
