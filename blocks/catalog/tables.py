@@ -169,6 +169,7 @@ class StoredObject(SQLModel, table=True):
     codec: str = _text("identity")
     etag: str | None = _text(optional=True)
     state: str = _text("pending")
+    trashed_state: str | None = _text(optional=True)
     generation: int = Field(default=1, sa_type=BigInteger, sa_column_kwargs={"server_default": text("1")})
     url_expires_at: datetime | None = _time(optional=True)
     created_at: datetime | None = _time(now=True)
@@ -224,6 +225,21 @@ class Relocation(SQLModel, table=True):
     created_at: datetime | None = _time(now=True)
 
 
+class ApprovalRequest(SQLModel, table=True):
+    """A run that asked whether it may go on with a large plan."""
+
+    __tablename__ = "approvals"
+    run: UUID = Field(primary_key=True)
+    operation: str = _text()
+    scope: str = _text()
+    location_id: int | None = Field(default=None, sa_type=BigInteger)
+    objects: int = Field(sa_type=BigInteger)
+    size_bytes: int = Field(sa_type=BigInteger)
+    state: str = _text("asked")
+    asked_at: datetime | None = _time(now=True)
+    ends_at: datetime = _time()
+
+
 class OperationLog(SQLModel, table=True):
     """One row for each object a run changed; partitioned by month, without foreign keys, so that it outlives all."""
 
@@ -259,6 +275,7 @@ catalog_identity = _table(CatalogIdentity)
 
 __all__ = [
     "ApiKey",
+    "ApprovalRequest",
     "CatalogIdentity",
     "Job",
     "JobStatus",
