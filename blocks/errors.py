@@ -66,6 +66,14 @@ class CatalogUnavailableError(TransientError):
     """PostgreSQL did not answer."""
 
 
+class SweepBusyError(TransientError):
+    """Another sweep works on the same place."""
+
+
+class LockLostError(TransientError):
+    """The connection that held a sweep's lock was cut while it worked."""
+
+
 class SourceUnavailableError(TransientError):
     """A URL source did not answer, or answered with a server error."""
 

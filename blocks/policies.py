@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from prefect.blocks.core import Block
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 _LOGO: Any = "https://cdn.sanity.io/images/3ugk85nk/production/fb3f4debabcda1c5a3aeea4f5b3f94c28845e23e-250x250.png"
 _DOCS: Any = "https://docs.prefect.io/v3/concepts/blocks"
@@ -174,6 +174,15 @@ class RetentionPolicy(Block):
     transition_storage_class: str = _field(
         11, "The class that the server moves them to.", "STANDARD_IA", pattern="^[A-Z][A-Z0-9_]{1,40}$"
     )
+
+    @model_validator(mode="after")
+    def _aborts_only_what_is_given_up(self) -> RetentionPolicy:
+        if self.multipart_days * 24 < self.abandoned_hours:
+            raise ValueError(
+                f"multipart_days={self.multipart_days} ends uploads that count as under way for abandoned_hours="
+                f"{self.abandoned_hours}: raise the one or lower the other"
+            )
+        return self
 
 
 class SafetyPolicy(Block):

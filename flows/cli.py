@@ -154,6 +154,31 @@ def url(
         err.print(f"{_plain(issued.filename)}, until {issued.expires_at:%Y-%m-%d %H:%M:%S} UTC", highlight=False)
 
 
+@app.command()
+def explain(
+    reference: Annotated[str, typer.Argument(help="An object's id, a key it has or had, or its job's id.")],
+    catalog: CatalogName = "main",
+    policy: Annotated[str, typer.Option(help="Name of the Retention Policy block.")] = "default",
+) -> None:
+    """Where is this object, what was done to it, by which run and rule, and what comes next?"""
+    with clear_errors():
+        use_local_prefect()
+        from blocks.loading import load_block
+        from blocks.policies import RetentionPolicy
+        from tasks.history import explain as explain_object
+
+        found = explain_object(_catalog(catalog), load_block(RetentionPolicy, policy), reference)
+        table = Table(title=f"newest first: {_plain(found.reference)}", title_justify="left")
+        for column in ("at (UTC)", "customer", "what", "rule", "run"):
+            table.add_column(column, overflow="fold")
+        for event in found.events:
+            what = _plain(event.sentence())
+            table.add_row(f"{event.at:%Y-%m-%d %H:%M:%S}", event.customer, what, event.rule, event.run[:8])
+        out.print(table)
+        for step in found.next_steps or ("nothing is left of it",):
+            out.print(f"next: {_plain(step)}", highlight=False)
+
+
 @key_app.command("create")
 def key_create(
     label: Annotated[str, typer.Argument(help="Name of the customer: letters, digits and . _ @ -")],

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, cast
-from uuid import UUID
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State
-from prefect.futures import PrefectFuture, as_completed
+from prefect.futures import PrefectFuture
 from prefect.states import Completed
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from blocks.errors import RefusedError
 from blocks.loading import load_block
 from blocks.policies import IngestPolicy
+from flows.batches import RUNNER, progress_of, run_batches
 from flows.opening import open_catalog, open_store, reported, run_label, show_table
 from tasks import ingest
 from tasks.ingest import IngestReport
@@ -25,10 +22,6 @@ from tasks.sources import Source, find_sources
 
 SHOWN_OUTCOMES = 500
 """Rows in the table artifact; the failures come first."""
-
-
-# As many as the policy may ask for; how many are under way at once is the policy's to say.
-RUNNER: Any = ThreadPoolTaskRunner(max_workers=32)
 
 
 @flow(
@@ -103,20 +96,13 @@ def _run_batches(
     policy: str,
 ) -> list[IngestOutcome]:
     run = run_label()
-    started = create_progress_artifact(0.0, key="ingest-progress", description=f"Ingest for {api_key}")
-    progress = cast(UUID, started)  # outside an event loop it is no coroutine
-    futures: list[PrefectFuture[list[IngestOutcome]]] = []
-    under_way: list[PrefectFuture[list[IngestOutcome]]] = []
-    for number, batch in enumerate(batches, 1):
-        while len(under_way) >= at_once:
-            under_way.remove(next(as_completed(list(under_way))))
-            update_progress_artifact(progress, 100.0 * (len(futures) - len(under_way)) / len(batches))
-        future = ingest_batch.submit(batch, number, api_key, reprocess, store, catalog, policy, run)
-        futures.append(future)
-        under_way.append(future)
-    outcomes = [outcome for future in futures for outcome in future.result()]
-    update_progress_artifact(progress, 100.0)
-    return outcomes
+
+    def submit(number: int) -> PrefectFuture[list[IngestOutcome]]:
+        return ingest_batch.submit(batches[number], number + 1, api_key, reprocess, store, catalog, policy, run)
+
+    with progress_of("ingest", f"Ingest for {api_key}", len(batches)) as progress:
+        done = run_batches(submit, len(batches), at_once=at_once, progress=progress)
+    return [outcome for batch in done for outcome in batch]
 
 
 def _finish(report: IngestReport) -> State[IngestReport]:

@@ -18,6 +18,8 @@ from blocks.errors import RefusedError, TerminalError, TransientError
 PROJECT = Path(__file__).resolve().parent.parent
 CATALOG = "transcode_flow"
 BUCKETS = ("videos", "backups")
+TIMEZONE_VARIABLE = "storage_timezone"
+"""Prefect variable with the time zone of all schedules, such as Europe/Berlin."""
 
 
 class SetupError(TerminalError):
@@ -129,6 +131,7 @@ def deploy_all(stack: Stack) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
+    from prefect.variables import Variable
 
     from blocks.embedded.prefect_server import POOL
 
@@ -137,6 +140,8 @@ def deploy_all(stack: Stack) -> None:
         return
     with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+    if Variable.get(TIMEZONE_VARIABLE) is None:
+        Variable.set(TIMEZONE_VARIABLE, "UTC")
     finished = subprocess.run(
         [
             sys.executable,

@@ -15,7 +15,9 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from blocks.catalog import CatalogDatabase
-from blocks.errors import StorageError
+from blocks.catalog.locations import list_places
+from blocks.catalog.migrating import require_current_schema
+from blocks.errors import NotFoundError, StorageError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
 from tasks.stores import OpenLocation, open_location
@@ -29,6 +31,15 @@ def open_catalog(name: str) -> CatalogDatabase:
 def open_store(catalog: CatalogDatabase, name: str) -> OpenLocation:
     """The location of the store saved under this name, checked to be this catalog's."""
     return open_location(catalog, load_block(ObjectStore, name), name)
+
+
+def open_stores(catalog: CatalogDatabase, names: Sequence[str]) -> tuple[OpenLocation, ...]:
+    """The locations of these stores, or of all that were ever declared where none is named."""
+    require_current_schema(catalog)
+    wanted = list(dict.fromkeys(names)) or catalog.transaction(list_places)
+    if not wanted:
+        raise NotFoundError("no store is declared yet; run the flow probe-store first")
+    return tuple(open_store(catalog, name) for name in wanted)
 
 
 P = ParamSpec("P")

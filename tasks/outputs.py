@@ -142,6 +142,9 @@ def register_outputs(
         raise
     finally:
         purge_released(catalog, location, [job.id])
+    # Copied and proved: what the worker left under temp/ is not wanted for another day.
+    with suppress(StorageError):
+        delete_keys(location.store, [one.bytes_from.key for one in found if isinstance(one.bytes_from, StoredBlob)])
     return RegisterReport(
         job_id=job_id,
         registered=tuple(writing.new.name for writing in plan.writings),

@@ -15,7 +15,11 @@ from blocks.units import format_bytes
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One decision. `objects` and `size_bytes` are what it removes or moves; 0 where it only changes a row."""
+    """One decision. `objects` and `size_bytes` are what it removes or moves; 0 where it only changes a row.
+
+    `subject` is a job's id, a key or another name; `owner` the id of the customer whose row is locked for it, and
+    `place` the location whose bytes it is about, where there is one.
+    """
 
     action: str
     rule: str
@@ -24,6 +28,8 @@ class Item:
     customer: str = ""
     objects: int = 0
     size_bytes: int = 0
+    owner: int = 0
+    place: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,45 +1,130 @@
-"""Removing bytes that the catalog released; the only place from which an object's bytes are removed."""
+"""Removing bytes that the catalog released; the only place from which an object's bytes are removed.
+
+Bytes first, then the rows that name them: killed in between, the rows are still there and the next call finishes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from uuid import UUID
 
+from sqlalchemy import Connection
+
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.objects import find_released, forget_released
+from blocks.catalog.objects import Extent, Released, find_released, forget_released
 from blocks.errors import StorageError
-from blocks.object_store.deletion import delete_keys
+from blocks.object_store.deletion import MOST_KEYS, delete_keys
 from tasks.stores import OpenLocation
 
+PARALLEL_BATCHES = 4
+TRIES = 3
+PAUSE_SECONDS = 0.2
+_FIRST = UUID(int=0)
 
-@dataclass(frozen=True)
+
+@dataclass
 class PurgeResult:
-    """Keys that are gone, and keys that are not with the reason; their rows stay for the next try."""
+    """What is gone, by job; and keys that are not with the reason: their rows stay for the next try."""
 
-    deleted: tuple[str, ...]
-    failed: dict[str, str]
+    deleted: dict[UUID, Extent] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def objects(self) -> int:
+        """Objects that are gone."""
+        return sum(extent.objects for extent in self.deleted.values())
+
+    @property
+    def freed_bytes(self) -> int:
+        """Bytes that came back."""
+        return sum(extent.stored_bytes for extent in self.deleted.values())
 
 
-def purge_released(catalog: CatalogDatabase, location: OpenLocation, job_ids: Sequence[UUID]) -> PurgeResult:
-    """Remove what these jobs released in this location: the bytes first, then the rows that name them.
+def purge_released(
+    catalog: CatalogDatabase,
+    location: OpenLocation,
+    job_ids: Sequence[UUID] | None,
+    *,
+    run: str = "",
+    before_batch: Callable[[], None] = lambda: None,
+    progress: Callable[[int], None] = lambda objects: None,
+) -> PurgeResult:
+    """Remove what these jobs released in this location, or what all did (None), with an outcome for every key.
 
-    Killed in between, the rows are still there and the next call finishes. It is called after the work that released
-    them is committed, so that a store or catalog that does not answer is told in the result, not raised.
+    It is called after the work that released them is committed, so that a store or catalog that does not answer is
+    told in the result, not raised; `before_batch` may raise, and ends it between two batches.
     """
+    result = PurgeResult()
+    with ThreadPoolExecutor(max_workers=PARALLEL_BATCHES) as pool:
+        under_way: set[Future[PurgeResult]] = set()
+        try:
+            for page in _pages(catalog, location, job_ids):
+                before_batch()
+                under_way.add(pool.submit(_purge_page, catalog, location, page, run))
+                if len(under_way) >= PARALLEL_BATCHES:
+                    under_way = _collect(under_way, result, progress)
+        except StorageError as error:
+            if job_ids is None:
+                raise
+            result.failed |= {str(job_id): str(error) for job_id in job_ids}
+        finally:
+            while under_way:
+                under_way = _collect(under_way, result, progress)
+    return result
+
+
+def _pages(
+    catalog: CatalogDatabase, location: OpenLocation, job_ids: Sequence[UUID] | None
+) -> Iterator[list[Released]]:
+    def read(connection: Connection) -> list[Released]:
+        return find_released(connection, location.place.id, after=after, limit=MOST_KEYS, job_ids=job_ids)
+
+    after = _FIRST
+    while page := catalog.transaction(read):
+        yield page
+        # A page that failed is passed by: its rows are for the next run.
+        after = page[-1].object_id
+
+
+def _purge_page(catalog: CatalogDatabase, location: OpenLocation, page: Sequence[Released], run: str) -> PurgeResult:
+    result = PurgeResult()
     try:
-        return _purge(catalog, location, job_ids)
+        result.failed = _delete(location, [one.key for one in page])
+        gone = [one for one in page if one.key not in result.failed]
+        catalog.transaction(lambda connection: forget_released(connection, [one.object_id for one in gone], run=run))
     except StorageError as error:
-        return PurgeResult((), {str(job_id): str(error) for job_id in job_ids})
+        result.failed = {one.key: str(error) for one in page}
+        return result
+    for one in gone:
+        before = result.deleted.get(one.job_id, Extent())
+        result.deleted[one.job_id] = Extent(before.objects + 1, before.stored_bytes + one.stored_bytes)
+    return result
 
 
-def _purge(catalog: CatalogDatabase, location: OpenLocation, job_ids: Sequence[UUID]) -> PurgeResult:
-    released = [
-        one
-        for one in catalog.transaction(lambda connection: find_released(connection, job_ids))
-        if one.location_id == location.place.id
-    ]
-    failed = delete_keys(location.store, [one.key for one in released])
-    gone = [one for one in released if one.key not in failed]
-    catalog.transaction(lambda connection: forget_released(connection, [one.object_id for one in gone]))
-    return PurgeResult(deleted=tuple(one.key for one in gone), failed=failed)
+def _delete(location: OpenLocation, keys: list[str]) -> dict[str, str]:
+    """Delete, and try again only what could not be deleted."""
+    failed = dict.fromkeys(keys, "")
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(PAUSE_SECONDS * 2**attempt)
+        failed = delete_keys(location.store, list(failed))
+        if not failed:
+            break
+    return failed
+
+
+def _collect(
+    under_way: set[Future[PurgeResult]], result: PurgeResult, progress: Callable[[int], None]
+) -> set[Future[PurgeResult]]:
+    done, rest = wait(under_way, return_when=FIRST_COMPLETED)
+    for one in done:
+        page = one.result()
+        for job_id, extent in page.deleted.items():
+            before = result.deleted.get(job_id, Extent())
+            result.deleted[job_id] = Extent(before.objects + extent.objects, before.stored_bytes + extent.stored_bytes)
+        result.failed |= page.failed
+        progress(page.objects)
+    return rest

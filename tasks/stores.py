@@ -61,6 +61,15 @@ def open_location(catalog: CatalogDatabase, store: ObjectStore, name: str) -> Op
     return OpenLocation(place, store, Capabilities.from_json(place.capabilities))
 
 
+def require_own(catalog: CatalogDatabase, location: OpenLocation) -> None:
+    """See once more that the bucket is this catalog's, right before something is removed from it.
+
+    Raises:
+        ForeignCatalogError: it belongs to another catalog, or a restore raised the epoch meanwhile.
+    """
+    _check_marker(catalog, location.store, claim=False)
+
+
 def _check_same_place(place: Place, store: ObjectStore) -> None:
     if (place.bucket, place.prefix) != (store.bucket, store.prefix):
         raise InvalidInputError(

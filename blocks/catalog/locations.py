@@ -55,6 +55,11 @@ def find_place(connection: Connection, store_name: str) -> Place:
     return Place(**row._mapping)
 
 
+def list_places(connection: Connection) -> list[str]:
+    """The names of all declared locations, in the order of their ids."""
+    return list(connection.execute(text("SELECT name FROM locations ORDER BY id")).scalars())
+
+
 def declare_place(
     connection: Connection, *, store_name: str, bucket: str, prefix: str, capabilities: dict[str, Any]
 ) -> Place:

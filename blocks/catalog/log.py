@@ -49,3 +49,26 @@ def record(connection: Connection, changes: Sequence[Change]) -> None:
             "bytes": [change.bytes for change in changes],
         },
     )
+
+
+def record_aged(connection: Connection, removed: Sequence[tuple[str, str, int]], *, run: str) -> None:
+    """Append objects without a row that age alone removed: key, rule and bytes of each."""
+    if removed:
+        connection.execute(
+            text(
+                "INSERT INTO operation_log (run, operation, rule, job_id, before, bytes) "
+                "SELECT :run, 'expire', a.rule, "
+                # Some of these keys name a job; one under temp/ names an upload.
+                "       CAST(substring(a.key FROM :job_in_key) AS uuid), "
+                "       jsonb_build_object('key', a.key), a.size "
+                "  FROM unnest(CAST(:keys AS text[]), CAST(:rules AS text[]), CAST(:sizes AS bigint[])) "
+                "    AS a (key, rule, size)"
+            ),
+            {
+                "run": run,
+                "job_in_key": "^(?:failed|exports/hls)/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})/",
+                "keys": [key for key, _, _ in removed],
+                "rules": [rule for _, rule, _ in removed],
+                "sizes": [size for _, _, size in removed],
+            },
+        )

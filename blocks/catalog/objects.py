@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Released:
     object_id: UUID
     location_id: int
     key: str
+    job_id: UUID
+    stored_bytes: int
 
 
 def insert_pending(connection: Connection, customer_id: int, objects: Sequence[NewObject]) -> None:
@@ -98,43 +100,91 @@ def make_live(connection: Connection, verified: Sequence[Verified], *, job_statu
     return {row.id: row.job_id for row in rows}
 
 
-def release_pending(connection: Connection, job_ids: Sequence[UUID]) -> None:
+# Whatever the reason, a row is released in one way: new state, generation and the log's entry are one statement.
+_RELEASE = """
+WITH released AS (
+    UPDATE stored_objects o
+       SET state = 'purging', trashed_state = NULL, generation = o.generation + 1
+      FROM stored_objects was
+     WHERE was.id = o.id AND {which}
+    RETURNING o.id, o.job_id, o.api_key_id, o.key, o.location_id, o.stored_bytes, was.state
+), logged AS (
+    INSERT INTO operation_log (run, operation, rule, api_key_id, job_id, object_id, before, after, bytes)
+    SELECT :run, 'release', :rule, api_key_id, job_id, id, jsonb_build_object('state', state, 'key', key),
+           jsonb_build_object('state', 'purging'), stored_bytes
+      FROM released
+)
+SELECT job_id, count(*) AS objects, sum(stored_bytes)::bigint AS stored_bytes FROM released GROUP BY job_id
+"""
+_RELEASE_PENDING = text(_RELEASE.format(which="o.job_id = ANY (CAST(:ids AS uuid[])) AND o.state = 'pending'"))
+_RELEASE_SINGLE = text(_RELEASE.format(which="o.id = ANY (CAST(:ids AS uuid[])) AND o.state = 'pending'"))
+_RELEASE_ALL = text(_RELEASE.format(which="o.job_id = ANY (CAST(:ids AS uuid[])) AND o.state <> 'purging'"))
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much something is: objects, and their bytes as stored."""
+
+    objects: int = 0
+    stored_bytes: int = 0
+
+
+def release_pending(
+    connection: Connection, job_ids: Sequence[UUID], *, run: str = "", rule: str = "given_up"
+) -> dict[UUID, Extent]:
     """Give up what was being written for these jobs: the rows keep their keys until the bytes are gone."""
-    if job_ids:
-        connection.execute(
-            text(
-                "UPDATE stored_objects SET state = 'purging', generation = generation + 1 "
-                " WHERE job_id = ANY (CAST(:ids AS uuid[])) AND state = 'pending'"
-            ),
-            {"ids": [str(job_id) for job_id in job_ids]},
-        )
+    return _release(connection, _RELEASE_PENDING, job_ids, run, rule)
 
 
-def release_objects(connection: Connection, object_ids: Sequence[UUID]) -> None:
+def release_objects(
+    connection: Connection, object_ids: Sequence[UUID], *, run: str = "", rule: str = "given_up"
+) -> dict[UUID, Extent]:
     """Give up single objects that are still pending."""
-    if object_ids:
-        connection.execute(
-            text(
-                "UPDATE stored_objects SET state = 'purging', generation = generation + 1 "
-                " WHERE id = ANY (CAST(:ids AS uuid[])) AND state = 'pending'"
-            ),
-            {"ids": [str(object_id) for object_id in object_ids]},
-        )
+    return _release(connection, _RELEASE_SINGLE, object_ids, run, rule)
 
 
-def find_released(connection: Connection, job_ids: Sequence[UUID]) -> list[Released]:
-    """Rows of these jobs whose bytes may go."""
+def release_jobs(connection: Connection, job_ids: Sequence[UUID], *, run: str, rule: str) -> dict[UUID, Extent]:
+    """Give up everything of these jobs, in whatever state it is; the caller has seen that it may."""
+    return _release(connection, _RELEASE_ALL, job_ids, run, rule)
+
+
+def _release(
+    connection: Connection, statement: TextClause, ids: Sequence[UUID], run: str, rule: str
+) -> dict[UUID, Extent]:
+    if not ids:
+        return {}
+    rows = connection.execute(statement, {"ids": [str(one) for one in ids], "run": run, "rule": rule})
+    return {row.job_id: Extent(row.objects, row.stored_bytes) for row in rows}
+
+
+def find_released(
+    connection: Connection, location_id: int, *, after: UUID, limit: int, job_ids: Sequence[UUID] | None = None
+) -> list[Released]:
+    """Rows in this place whose bytes may go, in id order from `after` on; of some jobs, or of all."""
     rows = connection.execute(
-        text(
-            "SELECT id, location_id, key FROM stored_objects "
-            " WHERE job_id = ANY (CAST(:ids AS uuid[])) AND state = 'purging'"
-        ),
-        {"ids": [str(job_id) for job_id in job_ids]},
+        _FIND_RELEASED if job_ids is None else _FIND_RELEASED_OF_JOBS,
+        {
+            "location": location_id,
+            "after": str(after),
+            "limit": limit,
+            "ids": [str(one) for one in job_ids or ()],
+        },
     )
     return [Released(*row) for row in rows]
 
 
-def forget_released(connection: Connection, object_ids: Sequence[UUID]) -> None:
+_FIND_RELEASED = text(
+    "SELECT id, location_id, key, job_id, stored_bytes FROM stored_objects "
+    " WHERE location_id = :location AND state = 'purging' AND id > CAST(:after AS uuid) ORDER BY id LIMIT :limit"
+)
+_FIND_RELEASED_OF_JOBS = text(
+    "SELECT id, location_id, key, job_id, stored_bytes FROM stored_objects "
+    " WHERE job_id = ANY (CAST(:ids AS uuid[])) AND location_id = :location AND state = 'purging' "
+    "   AND id > CAST(:after AS uuid) ORDER BY id LIMIT :limit"
+)
+
+
+def forget_released(connection: Connection, object_ids: Sequence[UUID], *, run: str = "") -> None:
     """Drop the rows of bytes that are gone; the log remembers their keys, which are never written again."""
     if object_ids:
         connection.execute(
@@ -142,10 +192,10 @@ def forget_released(connection: Connection, object_ids: Sequence[UUID]) -> None:
                 "WITH gone AS (DELETE FROM stored_objects "
                 "   WHERE id = ANY (CAST(:ids AS uuid[])) AND state = 'purging' RETURNING *) "
                 "INSERT INTO operation_log (run, operation, api_key_id, job_id, object_id, before, bytes) "
-                "SELECT '', 'purge', api_key_id, job_id, id, jsonb_build_object('name', name, 'key', key), "
-                "       stored_bytes FROM gone"
+                "SELECT :run, 'purge', api_key_id, job_id, id, "
+                "       jsonb_build_object('state', state, 'name', name, 'key', key), stored_bytes FROM gone"
             ),
-            {"ids": [str(object_id) for object_id in object_ids]},
+            {"ids": [str(object_id) for object_id in object_ids], "run": run},
         )
 
 

@@ -53,6 +53,17 @@ def swap_healed(
     ).one_or_none()
     if old is None:
         return False
+    # An intent that cleanup gave up has no bytes any more, whoever wakes up late.
+    intent = connection.execute(
+        text(
+            "UPDATE relocations SET state = 'swapped', old_location_id = :location, old_key = :key, "
+            "       release_after = greatest(:until, clock_timestamp()) + :keep "
+            " WHERE id = CAST(:id AS uuid) AND state = 'open'"
+        ),
+        {"id": str(intent_id), "location": old.location_id, "key": old.key, "until": old.url_expires_at, "keep": keep},
+    )
+    if intent.rowcount == 0:
+        return False
     connection.execute(
         text(
             "UPDATE stored_objects SET location_id = :location, key = :key, codec = 'identity', "
@@ -61,13 +72,6 @@ def swap_healed(
             "       relocated_at = clock_timestamp() WHERE id = CAST(:id AS uuid)"
         ),
         {"id": str(target.id), "location": target.location_id, "key": target.key, "etag": etag},
-    )
-    connection.execute(
-        text(
-            "UPDATE relocations SET state = 'swapped', old_location_id = :location, old_key = :key, "
-            "       release_after = coalesce(:until, clock_timestamp()) + :keep WHERE id = CAST(:id AS uuid)"
-        ),
-        {"id": str(intent_id), "location": old.location_id, "key": old.key, "until": old.url_expires_at, "keep": keep},
     )
     before, after = {"state": "missing", "key": old.key}, {"state": "live", "key": target.key}
     record(

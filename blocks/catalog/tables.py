@@ -232,7 +232,6 @@ class ApprovalRequest(SQLModel, table=True):
     run: UUID = Field(primary_key=True)
     operation: str = _text()
     scope: str = _text()
-    location_id: int | None = Field(default=None, sa_type=BigInteger)
     objects: int = Field(sa_type=BigInteger)
     size_bytes: int = Field(sa_type=BigInteger)
     state: str = _text("asked")

@@ -8,11 +8,12 @@ from datetime import datetime
 
 import obstore
 
+from blocks.errors import UnfitStoreError
 from blocks.object_store.block import ObjectStore
 from blocks.object_store.failures import store_errors
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Listed:
     """One object of a listing; `key` is relative to the store's prefix."""
 
@@ -34,3 +35,30 @@ def list_prefix(store: ObjectStore, prefix: str) -> Iterator[Listed]:
                     etag=etag.strip('"') if etag else None,
                     last_modified=item["last_modified"],
                 )
+
+
+def list_range(store: ObjectStore, prefix: str, *, after: str, until: str | None) -> Iterator[Listed]:
+    """Every object under `prefix` whose key sorts behind `after` and up to `until`: parts that are listed side by side.
+
+    Raises:
+        UnfitStoreError: the server does not list in the order of keys, as S3 does: its end would be missed.
+    """
+    latest = ""
+    with store_errors(store, f"listing {prefix}"):
+        for page in obstore.list(store.fast, prefix, offset=after or None, chunk_size=1000):
+            for item in page:
+                key = item["path"]
+                folder = key[len(prefix) + 1 :].partition("/")[0]
+                # Servers agree on the order of folders of one length, such as ids; others keep `a-b` before `a/`.
+                if len(folder) == ID_LENGTH:
+                    if folder < latest:
+                        raise UnfitStoreError(f"the server lists {key} behind {latest}: it does not list in order")
+                    latest = folder
+                if until is not None and key > until:
+                    return
+                etag = item["e_tag"]
+                yield Listed(key, item["size"], etag.strip('"') if etag else None, item["last_modified"])
+
+
+ID_LENGTH = 36
+"""Characters of a job's id, as folders under `processed/` are called."""

@@ -124,7 +124,7 @@ def _start_expiry(store: ObjectStore, key: str) -> tuple[str, float]:
 
 
 def _finish_expiry(url: str, expires_at: float) -> Finding:
-    # The one wait of the project: that a URL ends can only be seen after its end. The other trials ran meanwhile.
+    # That a URL ends can only be seen after its end; the other trials ran meanwhile.
     time.sleep(max(0.0, expires_at - time.monotonic()))
     status = httpx.get(url, timeout=30).status_code
     return Finding("presigned_urls_expire", status in (400, 403), "" if status in (400, 403) else f"answered {status}")

@@ -14,13 +14,16 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import ClientError
 
+from blocks.errors import UnfitStoreError
 from blocks.object_store.block import MIB, ObjectStore
 from blocks.object_store.deletion import delete_keys
+from blocks.object_store.lifecycle import read_rules, write_rules
 from blocks.object_store.presigning import presign_get, presign_post
 from blocks.object_store.transfer import exists, put_bytes, read_bytes
 
 BODY = b"transcode-flow asks what this server really does\n"
 OTHER = b"transcode-flow asks what this server really does?\n"
+PROBE_RULE_ID = "transcode-flow-probe"
 
 
 class _SignsAnotherBody(S3SigV4Auth):
@@ -173,27 +176,21 @@ def _deletes_in_batches(store: ObjectStore, key: str) -> str | None:
 
 
 def _lifecycle_rule(store: ObjectStore, rule: dict[str, Any]) -> str | None:
-    """Whether the server takes a rule and gives it back; the bucket's own rules are put back whatever happens."""
-    try:
-        before = store.s3.get_bucket_lifecycle_configuration(Bucket=store.bucket).get("Rules", [])
-    except ClientError as error:
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
-            raise
-        before = []
+    """Whether the server takes a rule and gives it back; the bucket's own rules stay, whatever happens."""
+
+    def others() -> list[dict[str, Any]]:
+        # Without what a probe left that was killed here.
+        return [one for one in read_rules(store) if one.get("ID") != PROBE_RULE_ID]
+
     # Enabled, since servers take any rule that does nothing; for a prefix that never holds anything, and in ten years.
-    asked: Any = {"ID": "probe", "Status": "Enabled", "Filter": {"Prefix": store.path("probe/none/")}} | rule
+    asked = {"ID": PROBE_RULE_ID, "Status": "Enabled", "Filter": {"Prefix": store.path("probe/none/")}} | rule
     try:
-        store.s3.put_bucket_lifecycle_configuration(
-            Bucket=store.bucket, LifecycleConfiguration={"Rules": [*before, asked]}
-        )
-        rules = store.s3.get_bucket_lifecycle_configuration(Bucket=store.bucket).get("Rules", [])
-        kept = any(one.get("ID") == "probe" and rule.keys() <= one.keys() for one in rules)
-        return None if kept else "took the rule and forgot it"
+        write_rules(store, [*others(), asked])
+    except UnfitStoreError:
+        return "took the rule and forgot it"
     finally:
-        if before:
-            store.s3.put_bucket_lifecycle_configuration(Bucket=store.bucket, LifecycleConfiguration={"Rules": before})
-        else:
-            store.s3.delete_bucket_lifecycle(Bucket=store.bucket)
+        write_rules(store, others())
+    return None
 
 
 def _expiration_rules(store: ObjectStore, key: str) -> str | None:  # noqa: ARG001 -- a trial's signature
@@ -202,6 +199,10 @@ def _expiration_rules(store: ObjectStore, key: str) -> str | None:  # noqa: ARG0
 
 def _transition_rules(store: ObjectStore, key: str) -> str | None:  # noqa: ARG001 -- a trial's signature
     return _lifecycle_rule(store, {"Transitions": [{"Days": 3650, "StorageClass": "GLACIER"}]})
+
+
+def _multipart_rules(store: ObjectStore, key: str) -> str | None:  # noqa: ARG001 -- a trial's signature
+    return _lifecycle_rule(store, {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 3650}})
 
 
 def _clock_agrees(store: ObjectStore, key: str) -> str | None:  # noqa: ARG001 -- a trial's signature
@@ -231,6 +232,7 @@ TRIALS: dict[str, Callable[[ObjectStore, str], str | None]] = {
     "deletes_in_batches": _deletes_in_batches,
     "expiration_rules": _expiration_rules,
     "transition_rules": _transition_rules,
+    "multipart_rules": _multipart_rules,
     "clock_agrees": _clock_agrees,
 }
 NEEDED = frozenset(

@@ -16,7 +16,7 @@ ALTER TABLE stored_objects ADD CONSTRAINT stored_objects_trashed
 INDEXES = """
 CREATE INDEX stored_objects_released ON stored_objects (location_id, id) WHERE state = 'purging';
 CREATE INDEX stored_objects_pending ON stored_objects (created_at) WHERE state = 'pending';
-CREATE INDEX stored_objects_to_verify ON stored_objects (location_id, verified_at) WHERE state = 'live';
+CREATE INDEX stored_objects_to_verify ON stored_objects (location_id, verified_at NULLS FIRST) WHERE state = 'live';
 CREATE INDEX stored_objects_by_hash ON stored_objects (sha256);
 CREATE INDEX stored_objects_unsound ON stored_objects (location_id, id) WHERE state IN ('missing', 'corrupt');
 CREATE INDEX jobs_unfinished ON jobs (updated_at)
@@ -35,7 +35,6 @@ CREATE TABLE approvals (
     run         uuid PRIMARY KEY,
     operation   text NOT NULL,
     scope       text NOT NULL,
-    location_id bigint REFERENCES locations (id),
     objects     bigint NOT NULL CHECK (objects >= 0),
     size_bytes  bigint NOT NULL CHECK (size_bytes >= 0),
     state       text NOT NULL DEFAULT 'asked' CHECK (state IN ('asked', 'approved', 'denied', 'overtaken')),

@@ -1,0 +1,347 @@
+"""Where catalog and store, or counters and rows, disagree: reading both sides, and the repairs that are provable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from blocks.catalog.customers import lock_customer
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedObject:
+    """A row as a reconciliation needs it, read before the listing that it is held against."""
+
+    id: UUID
+    customer_id: int
+    key: str
+    state: str
+    trashed_state: str | None
+    stored_bytes: int
+    etag: str | None
+    generation: int
+
+
+@dataclass(frozen=True)
+class CounterDrift:
+    """A key's counters against the sums of its rows, in bytes."""
+
+    customer_id: int
+    customer: str
+    used_bytes: int
+    used_sum: int
+    reserved_bytes: int
+    reserved_sum: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """A row as it was read: it is changed only if it is still that."""
+
+    id: UUID
+    generation: int
+
+
+def expected_in_range(connection: Connection, location_id: int, first: UUID, last: UUID) -> list[ExpectedObject]:
+    """Every row of the jobs from `first` to `last`, both included."""
+    rows = connection.execute(
+        text(
+            "SELECT id, api_key_id, key, state, trashed_state, stored_bytes, etag, generation "
+            "  FROM stored_objects WHERE job_id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid) "
+            "   AND location_id = :location"
+        ),
+        {"location": location_id, "first": str(first), "last": str(last)},
+    )
+    return [ExpectedObject(*row) for row in rows]
+
+
+def count_rows(connection: Connection, location_id: int) -> int:
+    """All rows of a place."""
+    count: int = connection.execute(
+        text("SELECT count(*) FROM stored_objects WHERE location_id = :location"), {"location": location_id}
+    ).scalar_one()
+    return count
+
+
+def named_keys(connection: Connection, location_id: int, keys: Sequence[str]) -> set[str]:
+    """Which of these keys some row or unfinished intent names at this moment."""
+    rows = connection.execute(
+        text(
+            "SELECT key FROM stored_objects WHERE location_id = :location AND key = ANY (:keys) "
+            "UNION SELECT key FROM relocations "
+            "       WHERE location_id = :location AND key = ANY (:keys) AND state IN ('open', 'failed') "
+            "UNION SELECT old_key FROM relocations "
+            "       WHERE old_location_id = :location AND old_key = ANY (:keys) AND state = 'swapped'"
+        ),
+        {"location": location_id, "keys": list(keys)},
+    )
+    return set(rows.scalars())
+
+
+def owner_ids(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """The customers that these jobs belong to."""
+    rows = connection.execute(
+        text("SELECT id, api_key_id FROM jobs WHERE id = ANY (CAST(:ids AS uuid[]))"),
+        {"ids": [str(one) for one in job_ids]},
+    )
+    return {row.id: row.api_key_id for row in rows}
+
+
+def labels(connection: Connection) -> dict[int, str]:
+    """All customers by id."""
+    return {row.id: row.label for row in connection.execute(text("SELECT id, label FROM api_keys"))}
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a row says its bytes are."""
+
+    id: UUID
+    job_id: UUID
+    customer_id: int
+    kind: str
+    key: str
+    sha256: str
+    size_bytes: int
+    stored_bytes: int
+    codec: str
+    generation: int
+    state: str
+
+    @property
+    def unsound(self) -> bool:
+        """Whether its bytes are known to be missing or corrupt."""
+        return self.state in ("missing", "corrupt")
+
+
+_CONTENT = "id, job_id, api_key_id, kind, key, sha256, size_bytes, stored_bytes, codec, generation, state"
+
+
+def content_of(connection: Connection, object_ids: Sequence[UUID]) -> dict[UUID, Content]:
+    """What these rows say; those that are gone are not among them."""
+    rows = connection.execute(
+        text(f"SELECT {_CONTENT} FROM stored_objects WHERE id = ANY (CAST(:ids AS uuid[]))"),
+        {"ids": [str(one) for one in object_ids]},
+    )
+    return {row.id: Content(*row) for row in rows}
+
+
+# A trashed row stays in the trash, and remembers what it will be when it comes out.
+_SET_STATE = text(
+    """
+WITH changed AS (
+    UPDATE stored_objects o
+       SET state = CASE o.state WHEN 'trashed' THEN o.state ELSE :state END,
+           trashed_state = CASE o.state WHEN 'trashed' THEN :state END,
+           generation = o.generation + 1,
+           -- The ETag that was written down is not what the store says: it is compared no more.
+           etag = CASE :state WHEN 'live' THEN NULL ELSE o.etag END,
+           verified_at = CASE :state WHEN 'live' THEN clock_timestamp() ELSE o.verified_at END
+      FROM unnest(CAST(:ids AS uuid[]), CAST(:generations AS bigint[])) AS w (id, generation), stored_objects was
+     WHERE o.id = w.id AND o.generation = w.generation AND was.id = o.id AND o.api_key_id = :customer
+       AND o.state IN ('live', 'missing', 'corrupt', 'trashed')
+    RETURNING o.id, o.job_id, o.api_key_id, o.key, o.stored_bytes, coalesce(was.trashed_state, was.state) AS before
+), logged AS (
+    INSERT INTO operation_log (run, operation, rule, api_key_id, job_id, object_id, before, after, bytes)
+    SELECT :run, 'mark', :rule, api_key_id, job_id, id, jsonb_build_object('state', before, 'key', key),
+           jsonb_build_object('state', CAST(:state AS text)), stored_bytes
+      FROM changed
+)
+SELECT id FROM changed
+"""
+)
+
+
+def mark(
+    connection: Connection, customer_id: int, objects: Sequence[Fenced], *, state: str, run: str, rule: str
+) -> set[UUID]:
+    """Say of objects that they are `live`, `missing` or `corrupt`; returns those that nobody changed meanwhile."""
+    if not objects:
+        return set()
+    lock_customer(connection, customer_id)
+    rows = connection.execute(
+        _SET_STATE,
+        {
+            "ids": [str(one.id) for one in objects],
+            "generations": [one.generation for one in objects],
+            "customer": customer_id,
+            "state": state,
+            "run": run,
+            "rule": rule,
+        },
+    )
+    return set(rows.scalars())
+
+
+def adopt(
+    connection: Connection, location_id: int, row: Content, *, key: str, etag: str | None, size_bytes: int, run: str
+) -> bool:
+    """Point an unsound row at an object that was proved to be its content; False where the row changed meanwhile."""
+    lock_customer(connection, row.customer_id)
+    done = connection.execute(
+        text(
+            "WITH healed AS ("
+            "  UPDATE stored_objects SET location_id = :location, key = :key, etag = :etag, state = 'live', "
+            "         stored_bytes = :size, codec = 'identity', generation = generation + 1, "
+            "         verified_at = clock_timestamp(), relocated_at = clock_timestamp() "
+            "   WHERE id = CAST(:id AS uuid) AND generation = :generation AND state IN ('missing', 'corrupt') "
+            "  RETURNING id, job_id, api_key_id) "
+            "INSERT INTO operation_log (run, operation, rule, api_key_id, job_id, object_id, before, after, bytes) "
+            "SELECT :run, 'heal', 'orphan', api_key_id, job_id, id, "
+            "       jsonb_build_object('state', CAST(:state AS text), 'key', CAST(:old_key AS text)), "
+            "       jsonb_build_object('state', 'live', 'key', CAST(:key AS text)), :size FROM healed"
+        ),
+        {
+            "location": location_id,
+            "key": key,
+            "etag": etag,
+            "size": size_bytes,
+            "id": str(row.id),
+            "generation": row.generation,
+            "state": row.state,
+            "old_key": row.key,
+            "run": run,
+        },
+    )
+    return done.rowcount == 1
+
+
+def record_orphans(connection: Connection, removed: Sequence[tuple[str, int]], *, run: str) -> None:
+    """Append objects that no row named and that were removed: key and bytes of each."""
+    if removed:
+        connection.execute(
+            text(
+                "INSERT INTO operation_log (run, operation, rule, job_id, before, bytes) "
+                "SELECT :run, 'remove-orphan', 'orphan_grace_hours', CAST(substring(o.key FROM :job_in_key) AS uuid), "
+                "       jsonb_build_object('key', o.key), o.size "
+                "  FROM unnest(CAST(:keys AS text[]), CAST(:sizes AS bigint[])) AS o (key, size)"
+            ),
+            {
+                "run": run,
+                "job_in_key": "^[a-z]+/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})/",
+                "keys": [key for key, _ in removed],
+                "sizes": [size for _, size in removed],
+            },
+        )
+
+
+def counter_drift(connection: Connection) -> list[CounterDrift]:
+    """Keys whose counters are not the sums of their rows."""
+    rows = connection.execute(
+        text(
+            "SELECT k.id, k.label, k.storage_used_bytes, coalesce(o.used, 0), k.storage_reserved_bytes, "
+            "       coalesce(r.reserved, 0) "
+            "  FROM api_keys k "
+            "  LEFT JOIN (SELECT api_key_id, sum(size_bytes)::bigint AS used FROM stored_objects "
+            "              WHERE state IN ('live', 'missing', 'corrupt') GROUP BY api_key_id) o "
+            "    ON o.api_key_id = k.id "
+            "  LEFT JOIN (SELECT api_key_id, sum(bytes)::bigint AS reserved FROM reservations GROUP BY api_key_id) r "
+            "    ON r.api_key_id = k.id "
+            " WHERE k.storage_used_bytes <> coalesce(o.used, 0) "
+            "    OR k.storage_reserved_bytes <> coalesce(r.reserved, 0) ORDER BY k.id"
+        )
+    )
+    return [CounterDrift(*row) for row in rows]
+
+
+def repair_counters(connection: Connection, customer_id: int, *, run: str) -> CounterDrift:
+    """Set a key's counters to the sums of its rows; returns what they were."""
+    # The lock first, the sums in a later statement: a sum of the same snapshot would miss what was waited for.
+    customer = lock_customer(connection, customer_id)
+    row = connection.execute(
+        text(
+            "SELECT k.storage_used_bytes, k.storage_reserved_bytes, "
+            "  (SELECT coalesce(sum(o.size_bytes), 0)::bigint FROM jobs j JOIN stored_objects o ON o.job_id = j.id "
+            "    WHERE j.api_key_id = k.id AND o.state IN ('live', 'missing', 'corrupt')) AS used, "
+            "  (SELECT coalesce(sum(bytes), 0)::bigint FROM reservations WHERE api_key_id = k.id) AS reserved "
+            "  FROM api_keys k WHERE k.id = :id"
+        ),
+        {"id": customer_id},
+    ).one()
+    connection.execute(
+        text("UPDATE api_keys SET storage_used_bytes = :used, storage_reserved_bytes = :reserved WHERE id = :id"),
+        {"used": row.used, "reserved": row.reserved, "id": customer_id},
+    )
+    drift = CounterDrift(
+        customer_id, customer.label, row.storage_used_bytes, row.used, row.storage_reserved_bytes, row.reserved
+    )
+    connection.execute(
+        text(
+            "INSERT INTO operation_log (run, operation, rule, api_key_id, before, after, bytes) "
+            "VALUES (:run, 'repair', 'counters', :id, "
+            "  jsonb_build_object('used', CAST(:a AS bigint), 'reserved', CAST(:b AS bigint)), "
+            "  jsonb_build_object('used', CAST(:used AS bigint), 'reserved', CAST(:reserved AS bigint)), :by)"
+        ),
+        {
+            "run": run,
+            "id": customer_id,
+            "a": drift.used_bytes,
+            "b": drift.reserved_bytes,
+            "used": drift.used_sum,
+            "reserved": drift.reserved_sum,
+            "by": drift.used_sum - drift.used_bytes,
+        },
+    )
+    return drift
+
+
+def oldest_verified(connection: Connection, location_id: int, *, kinds: Sequence[str], most: int) -> list[UUID]:
+    """The live objects that were verified longest ago."""
+    rows = connection.execute(
+        text(
+            "SELECT id FROM stored_objects WHERE location_id = :location AND state = 'live' "
+            "   AND (:all_kinds OR kind = ANY (:kinds)) ORDER BY verified_at NULLS FIRST LIMIT :most"
+        ),
+        {"location": location_id, "all_kinds": not kinds, "kinds": list(kinds), "most": most},
+    )
+    return list(rows.scalars())
+
+
+def count_live(connection: Connection, location_id: int, *, kinds: Sequence[str]) -> int:
+    """The live objects of a place."""
+    count: int = connection.execute(
+        text(
+            "SELECT count(*) FROM stored_objects WHERE location_id = :location AND state = 'live' "
+            "   AND (:all_kinds OR kind = ANY (:kinds))"
+        ),
+        {"location": location_id, "all_kinds": not kinds, "kinds": list(kinds)},
+    ).scalar_one()
+    return count
+
+
+def note_verified(connection: Connection, object_ids: Sequence[UUID]) -> None:
+    """These were read and are what their rows say; book-keeping, so that no generation rises."""
+    connection.execute(
+        text(
+            "UPDATE stored_objects SET verified_at = clock_timestamp() WHERE id = ANY (CAST(:ids AS uuid[])) "
+            "   AND state = 'live'"
+        ),
+        {"ids": [str(one) for one in object_ids]},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """Another live object with the same content."""
+
+    sha256: str
+    job_id: UUID
+    customer: str
+    key: str
+    location: str
+
+
+def find_twins(connection: Connection, hashes: Sequence[str]) -> list[Twin]:
+    """Live objects with these contents, whoever owns them."""
+    rows = connection.execute(
+        text(
+            "SELECT o.sha256, o.job_id, k.label, o.key, l.name FROM stored_objects o "
+            "  JOIN api_keys k ON k.id = o.api_key_id JOIN locations l ON l.id = o.location_id "
+            " WHERE o.sha256 = ANY (:hashes) AND o.state = 'live' ORDER BY o.sha256, o.created_at LIMIT 1000"
+        ),
+        {"hashes": list(hashes)},
+    )
+    return [Twin(*row) for row in rows]

@@ -1,0 +1,192 @@
+"""What a cleanup would find at a time, each by an index of its own: it costs what is due, not what there is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection, TextClause, text
+
+MOST = 200_000
+"""Rows of one rule in one run: memory stays bounded, and the next run takes the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class DueJob:
+    """A job that a rule reaches; `since` is when that began to count, `detail` its status or error."""
+
+    id: UUID
+    customer_id: int
+    customer: str
+    since: datetime
+    hold: str | None
+    detail: str
+    objects: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DueReservations:
+    """Lapsed reservations of one customer."""
+
+    customer_id: int
+    customer: str
+    reservations: tuple[UUID, ...]
+    reserved_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DueUpload:
+    """A form that nobody will complete any more."""
+
+    id: UUID
+    customer_id: int
+    customer: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DueIntent:
+    """An intent that somebody has to finish: bytes under `location_id` and `key` may go."""
+
+    id: UUID
+    object_id: UUID
+    state: str
+    location_id: int
+    key: str
+    since: datetime
+
+
+_JOBS = """
+SELECT j.id, j.api_key_id, k.label, j.{since}, j.hold, coalesce({detail}, ''),
+       coalesce(o.objects, 0), coalesce(o.stored_bytes, 0)
+  FROM (SELECT * FROM jobs WHERE {which} ORDER BY {since} LIMIT {most}) j
+  JOIN api_keys k ON k.id = j.api_key_id
+  LEFT JOIN LATERAL (SELECT count(*) AS objects, sum(stored_bytes)::bigint AS stored_bytes FROM stored_objects s
+                      WHERE s.job_id = j.id AND s.state {states}) o ON true
+ ORDER BY j.api_key_id, j.id
+"""
+_EVERYTHING = "<> 'purging'"
+_FAILED = text(
+    _JOBS.format(
+        since="updated_at", detail="j.error_message", states=_EVERYTHING, most=MOST,
+        which="status = 'failed' AND deleted_at IS NULL AND updated_at <= :at",
+    )
+)  # fmt: skip
+_TRASHED = text(
+    _JOBS.format(
+        since="purge_after", detail="j.status", states=_EVERYTHING, most=MOST,
+        which="deleted_at IS NOT NULL AND status <> 'cleaned_up' AND purge_after <= :at",
+    )
+)  # fmt: skip
+_STUCK = text(
+    _JOBS.format(
+        since="updated_at", detail="j.status", states="= 'pending'", most=MOST,
+        which="status IN ('uploading', 'queued', 'processing', 'transcoding') AND deleted_at IS NULL "
+        "AND updated_at <= :at AND (status <> 'uploading' OR NOT EXISTS (SELECT 1 FROM reservations r "
+        "WHERE r.job_id = jobs.id AND r.expires_at > clock_timestamp()))",
+    )
+)  # fmt: skip
+# A failed or deleted job's pending rows go with the job.
+_ABANDONED = text(
+    f"""
+SELECT j.id, j.api_key_id, k.label, a.since, j.hold, j.status, a.objects, a.stored_bytes
+  FROM (SELECT job_id, min(created_at) AS since, count(*) AS objects, sum(stored_bytes)::bigint AS stored_bytes
+          FROM stored_objects WHERE state = 'pending' AND created_at <= :at GROUP BY job_id LIMIT {MOST}) a
+  JOIN jobs j ON j.id = a.job_id JOIN api_keys k ON k.id = j.api_key_id
+ WHERE NOT EXISTS (SELECT 1 FROM reservations r WHERE r.job_id = j.id AND r.expires_at > clock_timestamp())
+ ORDER BY j.api_key_id, j.id
+"""
+)
+
+
+def failed_jobs(connection: Connection, before: datetime) -> list[DueJob]:
+    """Jobs that failed before a time and still have their files."""
+    return _jobs(connection, _FAILED, before)
+
+
+def trashed_jobs(connection: Connection, at: datetime) -> list[DueJob]:
+    """Jobs in the trash whose date has come."""
+    return _jobs(connection, _TRASHED, at)
+
+
+def stuck_jobs(connection: Connection, before: datetime) -> list[DueJob]:
+    """Jobs without progress since a time; uploads whose reservation lives are under way."""
+    return _jobs(connection, _STUCK, before)
+
+
+def abandoned_writings(connection: Connection, before: datetime) -> list[DueJob]:
+    """Jobs with rows that were named before a time and never became live."""
+    return _jobs(connection, _ABANDONED, before)
+
+
+def _jobs(connection: Connection, statement: TextClause, at: datetime) -> list[DueJob]:
+    return [DueJob(*row) for row in connection.execute(statement, {"at": at})]
+
+
+def lapsed_reservations(connection: Connection, at: datetime) -> list[DueReservations]:
+    """Reservations that ended, by customer."""
+    rows = connection.execute(
+        text(
+            "SELECT r.api_key_id, k.label, array_agg(r.id::text), sum(r.bytes)::bigint "
+            f"  FROM (SELECT * FROM reservations WHERE expires_at <= :at ORDER BY expires_at LIMIT {MOST}) r "
+            "  JOIN api_keys k ON k.id = r.api_key_id GROUP BY r.api_key_id, k.label ORDER BY r.api_key_id"
+        ),
+        {"at": at},
+    )
+    return [DueReservations(row[0], row[1], tuple(UUID(one) for one in row[2]), row[3]) for row in rows]
+
+
+def expired_uploads(connection: Connection, before: datetime) -> list[DueUpload]:
+    """Forms that ended before a time and were never completed."""
+    rows = connection.execute(
+        text(
+            "SELECT u.id, u.api_key_id, k.label, u.expires_at FROM uploads u JOIN api_keys k ON k.id = u.api_key_id "
+            f" WHERE u.status = 'open' AND u.expires_at <= :at ORDER BY u.expires_at LIMIT {MOST}"
+        ),
+        {"at": before},
+    )
+    return [DueUpload(*row) for row in rows]
+
+
+def unfinished_intents(connection: Connection, *, before: datetime, now: datetime) -> list[DueIntent]:
+    """Intents nobody works on any more, and old bytes whose last URL has ended."""
+    rows = connection.execute(
+        text(
+            "SELECT id, object_id, state, "
+            "       CASE state WHEN 'swapped' THEN old_location_id ELSE location_id END, "
+            "       CASE state WHEN 'swapped' THEN old_key ELSE key END, coalesce(release_after, created_at) "
+            "  FROM relocations WHERE (state = 'open' AND created_at <= :before) OR state = 'failed' "
+            "    OR (state = 'swapped' AND release_after <= :now) "
+            f"ORDER BY created_at LIMIT {MOST}"
+        ),
+        {"before": before, "now": now},
+    )
+    return [DueIntent(*row) for row in rows]
+
+
+def released_extent(connection: Connection, location_id: int) -> tuple[int, int]:
+    """Objects and bytes of a place that are released already: by a killed run, or while the store did not answer."""
+    row = connection.execute(
+        text(
+            "SELECT count(*), coalesce(sum(stored_bytes), 0)::bigint FROM stored_objects "
+            " WHERE location_id = :location AND state = 'purging'"
+        ),
+        {"location": location_id},
+    ).one()
+    return row[0], row[1]
+
+
+def count_up_to(connection: Connection, most: int) -> int:
+    """How many objects there are, counted no further than `most`: a share needs no more."""
+    count: int = connection.execute(
+        text("SELECT count(*) FROM (SELECT 1 FROM stored_objects LIMIT :most) AS some"), {"most": most}
+    ).scalar_one()
+    return count
+
+
+def now(connection: Connection) -> datetime:
+    """PostgreSQL's clock: the one that all ages of rows are measured with."""
+    at: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return at

@@ -1,0 +1,110 @@
+"""What a cleanup changes in rows, beside jobs: reservations, forms, abandoned writings, intents, the log's months."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from blocks.catalog.admission import settle
+from blocks.catalog.customers import lock_customer
+from blocks.catalog.due import DueIntent
+from blocks.catalog.objects import Extent, release_pending
+from blocks.catalog.trash import Changed
+
+LOG_MONTHS_AHEAD = 14
+
+
+def end_lapsed(connection: Connection, customer_id: int, reservations: Sequence[UUID]) -> None:
+    """Give back the quota of reservations that have ended; one that was prolonged meanwhile stays."""
+    lock_customer(connection, customer_id)
+    ended = connection.execute(
+        text("SELECT id FROM reservations WHERE id = ANY (CAST(:ids AS uuid[])) AND expires_at <= clock_timestamp()"),
+        {"ids": [str(one) for one in reservations]},
+    ).scalars()
+    settle(connection, customer_id, dict.fromkeys(ended, 0), keep_for=timedelta(0))
+
+
+def close_forms(connection: Connection, customer_id: int, upload_ids: Sequence[UUID]) -> set[UUID]:
+    """Forms that nobody completed in time fail; returns those that were still open."""
+    lock_customer(connection, customer_id)
+    closed = set(
+        connection.execute(
+            text(
+                "UPDATE uploads SET status = 'failed' WHERE id = ANY (CAST(:ids AS uuid[])) AND status = 'open' "
+                "   AND expires_at <= clock_timestamp() RETURNING id"
+            ),
+            {"ids": [str(one) for one in upload_ids]},
+        ).scalars()
+    )
+    settle(connection, customer_id, dict.fromkeys(closed, 0), keep_for=timedelta(0))
+    return closed
+
+
+def give_up_writings(
+    connection: Connection, customer_id: int, job_ids: Sequence[UUID], *, before: datetime, run: str
+) -> Changed:
+    """Release what was named before a time and never became live; the writer, should it wake up, is fenced off."""
+    changed = Changed()
+    lock_customer(connection, customer_id)
+    still = connection.execute(
+        text(
+            "SELECT DISTINCT o.job_id FROM stored_objects o WHERE o.job_id = ANY (CAST(:ids AS uuid[])) "
+            "   AND o.state = 'pending' AND o.created_at <= :before "
+            "   AND NOT EXISTS (SELECT 1 FROM reservations r WHERE r.job_id = o.job_id "
+            "                      AND r.expires_at > clock_timestamp())"
+        ),
+        {"ids": [str(one) for one in job_ids], "before": before},
+    ).scalars()
+    given_up = list(still)
+    changed.skipped = {one: "finished meanwhile" for one in job_ids if one not in set(given_up)}
+    changed.done = dict.fromkeys(given_up, Extent()) | release_pending(
+        connection, given_up, run=run, rule="abandoned_hours"
+    )
+    return changed
+
+
+def claim_intent(connection: Connection, intent: DueIntent) -> bool:
+    """Make sure that the bytes an intent is about are nobody's; False where it was swapped or finished meanwhile."""
+    # An open one is given up first: from here on its writer cannot swap it in.
+    claimed = connection.execute(
+        text(
+            "UPDATE relocations SET state = CASE state WHEN 'open' THEN 'failed' ELSE state END "
+            " WHERE id = CAST(:id AS uuid) AND state = :state"
+        ),
+        {"id": str(intent.id), "state": intent.state},
+    )
+    return claimed.rowcount == 1
+
+
+def finish_intent(connection: Connection, intent: DueIntent, *, run: str) -> None:
+    """The bytes are gone: nothing is left to do."""
+    connection.execute(
+        text(
+            "WITH done AS (UPDATE relocations SET state = 'done' WHERE id = CAST(:id AS uuid) RETURNING object_id) "
+            "INSERT INTO operation_log (run, operation, rule, object_id, job_id, api_key_id, before) "
+            "SELECT :run, 'remove-old-bytes', :rule, d.object_id, o.job_id, o.api_key_id, "
+            "       jsonb_build_object('key', CAST(:key AS text)) "
+            "  FROM done d LEFT JOIN stored_objects o ON o.id = d.object_id"
+        ),
+        {
+            "id": str(intent.id),
+            "run": run,
+            "rule": "given_up" if intent.state != "swapped" else "relocated",
+            "key": intent.key,
+        },
+    )
+
+
+def turn_log(connection: Connection, *, keep_days: int) -> list[str]:
+    """Make the log's months to come, and drop those that are wholly past their time; returns what was dropped."""
+    connection.execute(
+        text("SELECT create_log_partitions((clock_timestamp() AT TIME ZONE 'UTC')::date, :months)"),
+        {"months": LOG_MONTHS_AHEAD},
+    )
+    dropped: list[str] = connection.execute(
+        text("SELECT drop_log_partitions((clock_timestamp() AT TIME ZONE 'UTC')::date - :days)"), {"days": keep_days}
+    ).scalar_one()
+    return dropped

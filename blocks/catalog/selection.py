@@ -1,0 +1,89 @@
+"""Jobs that an operator means: by their ids, or by what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+MOST_JOBS = 200_000
+
+
+@dataclass(frozen=True)
+class JobFilter:
+    """What jobs are wanted; None is no condition. Ages are by creation, sizes are of all of a job's objects."""
+
+    job_ids: tuple[UUID, ...] | None = None
+    customer_id: int | None = None
+    status: str | None = None
+    created_before: datetime | None = None
+    at_least_bytes: int | None = None
+    trashed: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedJob:
+    """A job that was found, with how much it stores."""
+
+    id: UUID
+    customer_id: int
+    customer: str
+    status: str
+    hold: str | None
+    created_at: datetime
+    deleted_at: datetime | None
+    purge_after: datetime | None
+    objects: int
+    stored_bytes: int
+
+
+def select_jobs(connection: Connection, wanted: JobFilter) -> list[SelectedJob]:
+    """The jobs, by customer and age; at most `MOST_JOBS`."""
+    rows = connection.execute(
+        text(
+            "SELECT j.id, j.api_key_id, k.label, j.status, j.hold, j.created_at, j.deleted_at, j.purge_after, "
+            "       o.objects, o.stored_bytes "
+            "  FROM jobs j JOIN api_keys k ON k.id = j.api_key_id "
+            "  CROSS JOIN LATERAL (SELECT count(*) AS objects, coalesce(sum(stored_bytes), 0)::bigint AS stored_bytes, "
+            "                             coalesce(sum(size_bytes), 0)::bigint AS size_bytes "
+            "                        FROM stored_objects s WHERE s.job_id = j.id AND s.state <> 'purging') o "
+            " WHERE (CAST(:ids AS uuid[]) IS NULL OR j.id = ANY (CAST(:ids AS uuid[]))) "
+            "   AND (CAST(:customer AS bigint) IS NULL OR j.api_key_id = :customer) "
+            "   AND (CAST(:status AS text) IS NULL OR j.status = :status) "
+            "   AND (CAST(:before AS timestamptz) IS NULL OR j.created_at <= :before) "
+            "   AND (CAST(:at_least AS bigint) IS NULL OR o.size_bytes >= :at_least) "
+            "   AND (CAST(:trashed AS boolean) IS NULL OR (j.deleted_at IS NOT NULL) = :trashed) "
+            f" ORDER BY j.api_key_id, j.created_at, j.id LIMIT {MOST_JOBS}"
+        ),
+        {
+            "ids": None if wanted.job_ids is None else [str(one) for one in wanted.job_ids],
+            "customer": wanted.customer_id,
+            "status": wanted.status,
+            "before": wanted.created_before,
+            "at_least": wanted.at_least_bytes,
+            "trashed": wanted.trashed,
+        },
+    )
+    return [SelectedJob(*row) for row in rows]
+
+
+def other_keys(connection: Connection, job_ids: Sequence[UUID]) -> dict[str, list[str]]:
+    """Keys outside of the rows that belong to jobs, by location: forms' blobs under temp/, and exports."""
+    rows = connection.execute(
+        text(
+            "SELECT l.name, u.key FROM uploads u JOIN locations l ON l.id = u.location_id "
+            " WHERE u.job_id = ANY (CAST(:ids AS uuid[])) OR u.result_job_id = ANY (CAST(:ids AS uuid[])) "
+            "UNION "
+            "SELECT coalesce(g.after ->> 'location', ''), g.after ->> 'export' FROM operation_log g "
+            " WHERE g.job_id = ANY (CAST(:ids AS uuid[])) AND g.operation = 'bulk-download' "
+            "   AND g.after ->> 'export' IS NOT NULL"
+        ),
+        {"ids": [str(one) for one in job_ids]},
+    )
+    keys: dict[str, list[str]] = {}
+    for location, key in rows:
+        keys.setdefault(location, []).append(key)
+    return keys

@@ -1,0 +1,265 @@
+"""Plan, approve, apply: the one way of every flow that removes or moves bytes.
+
+A plan is made under the sweep's lock and shown. A dry run ends there. A plan past the safety caps lets go of the lock,
+suspends the run and asks in the UI; when somebody has answered, the run starts again from the top, plans again, and
+asks again if the plan has grown past what was agreed to.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Generic, Literal, TypeVar
+from uuid import UUID
+
+from prefect import get_run_logger, suspend_flow_run
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.input import RunInput
+from prefect.states import Cancelled, Completed
+from pydantic import Field
+
+from blocks.catalog import CatalogDatabase, approvals, due
+from blocks.catalog.sweeps import sweep_lock
+from blocks.errors import RefusedError, SweepBusyError
+from blocks.policies import GIB, SafetyPolicy
+from blocks.units import format_bytes
+from flows.batches import progress_of
+from flows.opening import markdown_rows, run_label, show_table
+from tasks.plans import Approval, Outcome, Plan, Report, over_caps
+from tasks.stores import OpenLocation
+from tasks.sweeping import Sweep
+
+F = TypeVar("F")
+
+SHOWN = 500
+"""Rows in an artifact; the sums are of all."""
+SECONDS_BEFORE_SUSPENDING = 3.0
+"""A run that suspends right after its first heartbeat is taken for crashed by the automation that looks for those."""
+
+
+class ApprovalForm(RunInput):
+    """What the UI asks: whether to go on, and how much may be removed or moved at most."""
+
+    decision: Literal["deny", "approve"] = Field(default="deny", description="Whether the run may go on.")
+    approved_objects: int = Field(default=0, ge=0, description="Objects it may remove or move at most.")
+    approved_bytes: int = Field(default=0, ge=0, description="Bytes it may remove or move at most.")
+
+
+@dataclass(frozen=True)
+class Work(Generic[F]):
+    """What one flow does: `plan` finds and decides, `apply` does it. `facts` go from one to the other."""
+
+    operation: str
+    catalog: CatalogDatabase
+    locations: tuple[OpenLocation, ...]
+    caps: SafetyPolicy
+    plan: Callable[[Sweep], tuple[Plan, F]]
+    apply: Callable[[Sweep, F, Plan], Report]
+    scope: str = ""
+    locked: bool = True
+    always_ask: bool = False
+
+
+def run_planned(work: Work[F], *, dry_run: bool) -> State[Report]:
+    """Go the way from plan to report; returns the run's final state."""
+    granted = _answer(work)
+    if isinstance(granted, State):
+        return granted
+    try:
+        with _held(work) as sweep:
+            plan, facts = work.plan(sweep)
+            show_plan(plan, dry_run=dry_run)
+            if dry_run:
+                return Completed(name="DryRun", message=f"dry run, nothing is changed: {plan.summary()}", data=None)
+            _overtake_older(work)
+            reasons = _reasons_to_ask(work, plan, granted)
+            if not reasons:
+                return _finish(_apply(work, sweep, facts, plan))
+    except SweepBusyError as error:
+        if _is_scheduled():
+            raise
+        return Completed(name="Skipped", message=str(error), data=None)
+    _ask(work, plan, reasons)
+    raise AssertionError("a run that asks ends there")
+
+
+def show_plan(plan: Plan, *, dry_run: bool) -> None:
+    """The plan as a table: sums by rule first, then its items, then what is left alone."""
+    rows = [
+        {"rule": one.rule, "what": "all", "subject": f"{one.items} items", "because": "", "customer": "",
+         "objects": one.objects, "size": format_bytes(one.size_bytes)}
+        for one in plan.by_rule()
+    ]  # fmt: skip
+    for items, left in ((plan.items, False), (plan.skipped, True)):
+        rows += [
+            {"rule": item.rule, "what": "left alone" if left else item.action, "subject": item.subject,
+             "because": item.because, "customer": item.customer, "objects": item.objects,
+             "size": format_bytes(item.size_bytes)}
+            for item in items[:SHOWN]
+        ]  # fmt: skip
+    kind = "Dry run: this would be done" if dry_run else "This is about to be done"
+    show_table(f"{plan.operation}-plan", rows, f"{kind}. {plan.summary()}")
+    get_run_logger().info("plan: %s", plan.summary())
+
+
+def show_report(report: Report) -> None:
+    """What became of the plan: sums by rule, then everything that did not go well, then the rest."""
+    rows = [
+        {"rule": one.rule, "result": "all", "subject": f"{one.items} done", "error": "", "objects": one.objects,
+         "freed": format_bytes(one.size_bytes)}
+        for one in report.by_rule()
+    ]  # fmt: skip
+
+    def worst_first(outcome: Outcome) -> int:
+        return ("failed", "skipped", "done").index(outcome.result)
+
+    rows += [
+        {"rule": one.item.rule, "result": one.result, "subject": one.item.subject, "error": one.error,
+         "objects": one.objects, "freed": format_bytes(one.freed_bytes)}
+        for one in sorted(report.outcomes, key=worst_first)[:SHOWN]
+    ]  # fmt: skip
+    show_table(report.operation, rows, report.summary())
+
+
+def _finish(report: Report) -> State[Report]:
+    show_report(report)
+    get_run_logger().info(report.summary())
+    return Completed(name="Partial" if report.failed else "Completed", message=report.summary(), data=report)
+
+
+@contextmanager
+def _held(work: Work[F]) -> Iterator[Sweep]:
+    run = run_label()
+    if not work.locked:
+        yield Sweep(work.catalog, work.locations, run)
+        return
+    wait = timedelta(minutes=work.caps.lock_wait_minutes) if _is_scheduled() else timedelta(0)
+    with sweep_lock(
+        work.catalog,
+        [location.place.id for location in work.locations],
+        holder=f"{work.operation} {run}",
+        wait=wait,
+        waiting=lambda by: get_run_logger().info("waiting for %s", by),
+    ) as lock:
+        yield Sweep(work.catalog, work.locations, run, before_batch=lock.require)
+
+
+def _apply(work: Work[F], sweep: Sweep, facts: F, plan: Plan) -> Report:
+    with progress_of(work.operation, plan.summary(), len(plan.items)) as progress:
+        busy = Sweep(sweep.catalog, sweep.locations, sweep.run, sweep.before_batch, progress)
+        return work.apply(busy, facts, plan)
+
+
+def _reasons_to_ask(work: Work[F], plan: Plan, granted: Approval | None) -> tuple[str, ...]:
+    if not plan.items or (granted is not None and granted.covers(plan)):
+        return ()
+    # Counted no further than where the share is surely small: the question costs what the plan does.
+    enough = plan.objects * 100 // max(1, work.caps.most_percent) + 1
+    total = work.catalog.transaction(lambda connection: due.count_up_to(connection, enough))
+    reasons = over_caps(plan, work.caps, total)
+    if work.always_ask:
+        reasons = ("this cannot be undone", *reasons)
+    if granted is not None and reasons:
+        grown = (
+            f"{granted.objects} objects and {format_bytes(granted.size_bytes)} were approved, and the plan has grown"
+        )
+        reasons = (grown, *reasons)
+    return reasons
+
+
+def _ask(work: Work[F], plan: Plan, reasons: tuple[str, ...]) -> None:
+    """Suspend the run until somebody answers; the process ends here."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
+        raise RefusedError(
+            f"{'; '.join(reasons)}: this has to be approved, and only a deployed run can ask. Start it with `prefect "
+            f"deployment run {work.operation}/{work.operation}`, or raise the Safety Policy's caps. {plan.summary()}"
+        )
+    number = len(_asked_before()) + 1
+    lasts = timedelta(hours=work.caps.approval_hours)
+    started_at = context.flow_run.start_time or datetime.now(UTC)
+    time.sleep(max(0.0, SECONDS_BEFORE_SUSPENDING - (datetime.now(UTC) - started_at).total_seconds()))
+    run = context.flow_run.id
+    work.catalog.transaction(
+        lambda connection: approvals.ask(
+            connection, run=run, operation=work.operation, scope=_scope(work), objects=plan.objects,
+            size_bytes=plan.size_bytes, lasts=lasts,
+        )
+    )  # fmt: skip
+    get_run_logger().warning("asking for approval: %s", "; ".join(reasons))
+    suspend_flow_run(
+        wait_for_input=ApprovalForm.with_initial_data(
+            description=_question(work, plan, reasons, lasts),
+            decision="deny",
+            approved_objects=plan.objects,
+            approved_bytes=plan.size_bytes,
+        ),
+        key=f"approval-{number}",
+        timeout=int(lasts.total_seconds()),
+    )
+
+
+def _answer(work: Work[F]) -> Approval | State[Report] | None:
+    """What was answered the last time this run asked; a state where that ends it, None where it never asked."""
+    asked = _asked_before()
+    if not asked:
+        return None
+    # A key that was used before does not suspend again: it gives its answer back.
+    form = suspend_flow_run(wait_for_input=ApprovalForm, key=asked[-1])
+    approved = form.decision == "approve"
+    run = UUID(run_label())
+    if not work.catalog.transaction(lambda connection: approvals.answer(connection, run, approved=approved)):
+        message = "a newer plan for the same place took over while this one waited; nothing was changed"
+        return Completed(name="Overtaken", message=message, data=None)
+    if not approved:
+        return Completed(name="Denied", message="denied in the UI; nothing was changed", data=None)
+    return Approval(form.approved_objects, form.approved_bytes)
+
+
+def _asked_before() -> list[str]:
+    context = FlowRunContext.get()
+    keys = (context.flow_run.empirical_policy.pause_keys or ()) if context and context.flow_run else ()
+    return sorted((key for key in keys if key.startswith("approval-")), key=lambda key: int(key.rpartition("-")[2]))
+
+
+def _overtake_older(work: Work[F]) -> None:
+    """A newer plan of this kind for the same place: whoever asked before has nothing to wait for any more."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return
+    run = context.flow_run.id
+    older = work.catalog.transaction(
+        lambda connection: approvals.overtake(connection, operation=work.operation, scope=_scope(work), run=run)
+    )
+    with get_client(sync_client=True) as client:
+        for one in older:
+            overtaken: State[None] = Cancelled(message=f"overtaken by a newer plan of run {run}; nothing was changed")
+            client.set_flow_run_state(one, overtaken, force=True)
+
+
+def _scope(work: Work[F]) -> str:
+    return " ".join([*sorted(location.place.name for location in work.locations), work.scope]).strip()
+
+
+def _is_scheduled() -> bool:
+    context = FlowRunContext.get()
+    return bool(context and context.flow_run and context.flow_run.auto_scheduled)
+
+
+def _question(work: Work[F], plan: Plan, reasons: tuple[str, ...], lasts: timedelta) -> str:
+    rules = markdown_rows(
+        (one.rule, f"{one.items} items, {one.objects} objects, {format_bytes(one.size_bytes)}")
+        for one in plan.by_rule()
+    )
+    return (
+        f"**{work.operation}** wants to go past what is allowed without asking: {'; '.join(reasons)}.\n\n{rules}\n\n"
+        f"The plan is the artifact `{work.operation}-plan` of this run. Choose approve, and leave or lower how much it "
+        f"may remove ({plan.objects} objects, {plan.size_bytes / GIB:.2f} GiB). It plans again before it acts, and "
+        "asks again if the plan has grown. "
+        f"Without an answer within {lasts.total_seconds() / 3600:.0f} hours nothing happens."
+    )

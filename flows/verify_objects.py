@@ -1,0 +1,70 @@
+"""The flow `verify-objects`."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from prefect import flow, get_run_logger, task
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
+from prefect.states import Completed
+
+from blocks.loading import load_block
+from blocks.policies import IntegrityPolicy
+from flows.batches import RUNNER, progress_of, run_batches
+from flows.opening import open_catalog, open_store, reported, run_label, show_table
+from flows.planned import SHOWN
+from tasks import verify
+from tasks.verify import BatchResult, VerifyReport
+
+
+@flow(name="verify-objects", flow_run_name="verify {store}", task_runner=RUNNER, persist_result=True)
+@reported
+def verify_objects(
+    share: float | None = None,
+    kinds: list[str] = [],  # noqa: B006 -- an empty list is what the form starts with; nobody changes it
+    store: str = "main",
+    catalog: str = "main",
+    policy: str = "default",
+) -> State[VerifyReport]:
+    """Read a share of all objects again and hash them, those first that were verified longest ago.
+
+    What is corrupt or missing, seen twice and after a fresh look, is marked so and no longer handed out; the table says
+    which jobs are hurt and what could heal them. It runs weekly, and has seen everything within the policy's weeks. It
+    never removes or changes an object.
+
+    Args:
+        share: Percent of all objects to read; a week's part of verify_within_weeks unless given.
+        kinds: Kinds to read; all unless given.
+        store: Name of the Object Store block.
+        catalog: Name of the Catalog Database block.
+        policy: Name of the Integrity Policy block.
+    """
+    database = open_catalog(catalog)
+    rules = load_block(IntegrityPolicy, policy)
+    location = open_store(database, store)
+    live, batches = verify.choose(database, location, rules, share_percent=share, kinds=kinds)
+    run = run_label()
+
+    def submit(number: int) -> PrefectFuture[BatchResult]:
+        return verify_batch.submit(batches[number], number + 1, store, catalog, policy, run)
+
+    with progress_of("verify-objects", f"Reading {store}", len(batches)) as progress:
+        results = run_batches(submit, len(batches), at_once=2, progress=progress)
+    report = verify.put_together(database, live, results)
+    rows = [
+        {"result": one.result, "kind": one.kind, "job": one.job_id, "key": one.key, "detail": one.detail,
+         "what could heal it": report.cure(one) if one in report.hurt else ""}
+        for one in report.others[:SHOWN]
+    ]  # fmt: skip
+    show_table("verify-objects", rows, report.summary())
+    get_run_logger().info(report.summary())
+    return Completed(name="Partial" if report.others else "Completed", message=report.summary(), data=report)
+
+
+@task(name="verify-batch", task_run_name="batch {number}")
+def verify_batch(ids: list[UUID], number: int, store: str, catalog: str, policy: str, run: str) -> BatchResult:
+    """Read one batch; takes names of blocks and ids, so that it can run on another machine."""
+    get_run_logger().debug("batch %s: %s objects", number, len(ids))
+    database = open_catalog(catalog)
+    return verify.verify_batch(database, open_store(database, store), load_block(IntegrityPolicy, policy), ids, run=run)

@@ -1,0 +1,245 @@
+"""Giving space back: what is due is found, planned, and removed, each rule with its own outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from blocks.catalog import due, housekeeping
+from blocks.catalog.objects import Extent
+from blocks.catalog.trash import Changed, claim_failed, claim_trashed, fail_stuck
+from blocks.errors import LockLostError, StorageError
+from blocks.object_store.clock import store_now
+from blocks.object_store.deletion import MOST_KEYS
+from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
+from blocks.policies import RetentionPolicy
+from tasks.aging import Aged, find_aged, remove_aged
+from tasks.cleanup_plan import CleanupFacts, PlaceFacts
+from tasks.plans import Item, Outcome, Plan, Report
+from tasks.purging import purge_released
+from tasks.scratch import find_leftovers, remove_leftover
+from tasks.stores import OpenLocation, require_own
+from tasks.sweeping import Sweep, check_as_of, customers_batches, job_outcomes
+
+
+def find_due(
+    sweep: Sweep, policy: RetentionPolicy, *, as_of: datetime | None = None, dry_run: bool = False
+) -> CleanupFacts:
+    """Everything that is due, at this moment or as of another one.
+
+    Raises:
+        InvalidInputError: `as_of` lies in the future, and this is no dry run.
+    """
+    clock = sweep.catalog.transaction(due.now)
+    now = check_as_of(as_of, clock, dry_run=dry_run)
+    ahead = now - clock
+
+    def read(connection: Connection) -> CleanupFacts:
+        return CleanupFacts(
+            now=now,
+            failed=tuple(due.failed_jobs(connection, now - timedelta(days=policy.failed_days))),
+            trashed=tuple(due.trashed_jobs(connection, now)),
+            stuck=tuple(due.stuck_jobs(connection, now - timedelta(hours=policy.stuck_hours))),
+            abandoned=tuple(due.abandoned_writings(connection, now - timedelta(hours=policy.abandoned_hours))),
+            reservations=tuple(due.lapsed_reservations(connection, now)),
+            uploads=tuple(due.expired_uploads(connection, now - timedelta(days=policy.temp_days))),
+            intents=tuple(
+                due.unfinished_intents(connection, before=now - timedelta(hours=policy.abandoned_hours), now=now)
+            ),
+        )
+
+    facts = sweep.catalog.transaction(read)
+    places = tuple(_place_facts(sweep, location, policy, ahead) for location in sweep.locations)
+    leftovers = find_leftovers(timedelta(days=policy.scratch_days), now=now)
+    return CleanupFacts(**{**vars(facts), "places": places, "leftovers": tuple(leftovers)})
+
+
+def _place_facts(sweep: Sweep, location: OpenLocation, policy: RetentionPolicy, ahead: timedelta) -> PlaceFacts:
+    at = store_now(location.store) + ahead
+    oldest = at - timedelta(days=policy.multipart_days)
+    aged: list[Aged] = []
+    for one in find_aged(location.store, policy, now=at):
+        if len(aged) == due.MOST:
+            break
+        aged.append(one)
+    return PlaceFacts(
+        place=location.place.name,
+        aged=tuple(aged),
+        multiparts=tuple(one for one in list_multipart_uploads(location.store) if one.initiated_at <= oldest),
+        released=sweep.catalog.transaction(lambda connection: due.released_extent(connection, location.place.id)),
+    )
+
+
+def apply_cleanup(sweep: Sweep, policy: RetentionPolicy, facts: CleanupFacts, plan: Plan) -> Report:
+    """Do what was planned, each item checked again as it is done; returns every item's outcome."""
+    outcomes: list[Outcome] = []
+
+    def say(more: Sequence[Outcome]) -> None:
+        outcomes.extend(more)
+        sweep.progress(len(more))
+
+    claims: list[Outcome] = []
+    for item_batch in customers_batches([one for one in plan.items if one.owner]):
+        sweep.before_batch()
+        changed = _attempted(item_batch, lambda batch: _change_rows(sweep, policy, facts, batch))
+        claims += [one for one in changed if one.item.action in _RELEASES]
+        say([one for one in changed if one.item.action not in _RELEASES])
+    intents = [one for one in plan.items if one.action == "finish intent"]
+    say(_finish_intents(sweep, facts, intents))
+    say(_remove_released(sweep, claims, [one for one in plan.items if one.action == "remove bytes"]))
+    for location in sweep.locations:
+        say(_clean_place(sweep, location, facts, plan))
+    say([_remove_folder(one) for one in plan.items if one.action == "remove folder"])
+    months = sweep.catalog.transaction(lambda connection: housekeeping.turn_log(connection, keep_days=policy.log_days))
+    notes = (f"{len(months)} months of the log removed",) if months else ()
+    return Report("cleanup", tuple(outcomes), notes)
+
+
+_RELEASES = ("purge job", "give up writing", "fail job")
+
+
+def _attempted(items: Sequence[Item], work: Callable[[Sequence[Item]], list[Outcome]]) -> list[Outcome]:
+    try:
+        return work(items)
+    except LockLostError:
+        raise
+    except StorageError as error:
+        return [Outcome(item, "failed", str(error)) for item in items]
+
+
+def _change_rows(sweep: Sweep, policy: RetentionPolicy, facts: CleanupFacts, items: Sequence[Item]) -> list[Outcome]:
+    first, now = items[0], facts.now
+    if first.action == "release quota":
+        ended = {one.customer_id: one for one in facts.reservations}
+        sweep.catalog.transaction(
+            lambda connection: housekeeping.end_lapsed(connection, first.owner, ended[first.owner].reservations)
+        )
+        return [Outcome(first, "done")]
+    if first.action == "close form":
+        closed = sweep.catalog.transaction(
+            lambda connection: housekeeping.close_forms(connection, first.owner, [UUID(item.subject) for item in items])
+        )
+        return [
+            Outcome(item, "done") if UUID(item.subject) in closed else Outcome(item, "skipped", "completed meanwhile")
+            for item in items
+        ]
+    job_ids = [UUID(item.subject) for item in items]
+
+    def change(connection: Connection) -> Changed:
+        if first.action == "fail job":
+            idle = now - timedelta(hours=policy.stuck_hours)
+            return fail_stuck(connection, first.owner, job_ids, idle_since=idle, run=sweep.run, rule=first.rule)
+        if first.action == "give up writing":
+            before = now - timedelta(hours=policy.abandoned_hours)
+            return housekeeping.give_up_writings(connection, first.owner, job_ids, before=before, run=sweep.run)
+        if first.rule == "trash_days":
+            return claim_trashed(connection, first.owner, job_ids, due_at=now, run=sweep.run, rule=first.rule)
+        before = now - timedelta(days=policy.failed_days)
+        return claim_failed(connection, first.owner, job_ids, failed_before=before, run=sweep.run, rule=first.rule)
+
+    return job_outcomes(items, sweep.catalog.transaction(change))
+
+
+def _remove_released(sweep: Sweep, claims: Sequence[Outcome], leftovers: Sequence[Item]) -> list[Outcome]:
+    """The bytes of everything that is released, whoever did it: this run, or one that was killed."""
+    freed: dict[UUID, Extent] = {}
+    failed: dict[str, str] = {}
+    outcomes: list[Outcome] = []
+    claimed = {UUID(one.item.subject) for one in claims}
+    for location in sweep.locations:
+        require_own(sweep.catalog, location)
+        purged = purge_released(sweep.catalog, location, None, run=sweep.run, before_batch=sweep.before_batch)
+        failed |= purged.failed
+        others = Extent()
+        for job_id, extent in purged.deleted.items():
+            if job_id in claimed:
+                freed[job_id] = _sum(freed.get(job_id, Extent()), extent)
+            else:
+                others = _sum(others, extent)
+        for item in leftovers:
+            if item.place == location.place.name:
+                result = "failed" if purged.failed else "done"
+                outcomes.append(Outcome(item, result, _first(purged.failed), others.objects, others.stored_bytes))
+    for claim in claims:
+        # A job can be claimed by two rules at once, such as its abandoned writing and its trash: counted once.
+        extent = freed.pop(UUID(claim.item.subject), Extent())
+        kept = next((why for key, why in failed.items() if claim.item.subject in key), "")
+        result = "failed" if kept and claim.result == "done" else claim.result
+        outcomes.append(Outcome(claim.item, result, kept or claim.error, extent.objects, extent.stored_bytes))
+    return outcomes
+
+
+def _finish_intents(sweep: Sweep, facts: CleanupFacts, items: Sequence[Item]) -> list[Outcome]:
+    by_id = {one.id: one for one in facts.intents}
+    open_places = {location.place.id: location for location in sweep.locations}
+    outcomes: list[Outcome] = []
+    for item in items:
+        sweep.before_batch()
+        intent = by_id[UUID(item.subject)]
+        location = open_places.get(intent.location_id)
+        if location is None:
+            outcomes.append(Outcome(item, "skipped", "its bytes lie in another store; name that one too"))
+            continue
+        outcomes += _attempted(
+            [item],
+            lambda some, i=intent, at=location: [housekeeping_outcome(some[0], sweep, at, i)],  # type: ignore[misc]  # bound here
+        )
+    return outcomes
+
+
+def housekeeping_outcome(item: Item, sweep: Sweep, location: OpenLocation, intent: due.DueIntent) -> Outcome:
+    """Give an intent up if nobody swapped it, remove the bytes nobody points at, and mark it done."""
+    from blocks.object_store.deletion import delete_keys
+
+    if not sweep.catalog.transaction(lambda connection: housekeeping.claim_intent(connection, intent)):
+        return Outcome(item, "skipped", "finished meanwhile")
+    require_own(sweep.catalog, location)
+    failed = delete_keys(location.store, [intent.key])
+    if failed:
+        return Outcome(item, "failed", failed[intent.key])
+    sweep.catalog.transaction(lambda connection: housekeeping.finish_intent(connection, intent, run=sweep.run))
+    return Outcome(item, "done")
+
+
+def _clean_place(sweep: Sweep, location: OpenLocation, facts: CleanupFacts, plan: Plan) -> list[Outcome]:
+    name = location.place.name
+    items = {one.subject: one for one in plan.items if one.action == "remove object" and one.place == name}
+    (place,) = (one for one in facts.places if one.place == name)
+    aged = [one for one in place.aged if one.listed.key in items]
+    outcomes: list[Outcome] = []
+    for start in range(0, len(aged), MOST_KEYS):
+        sweep.before_batch()
+        batch = aged[start : start + MOST_KEYS]
+        for key, result, error in remove_aged(sweep.catalog, location, batch, run=sweep.run):
+            item = items[key]
+            size = item.size_bytes if result == "done" else 0
+            outcomes.append(Outcome(item, result, error, int(result == "done"), size))
+    for item in plan.items:
+        if item.action == "abort upload" and item.place == name:
+            key, _, upload_id = item.subject.rpartition(" ")
+            try:
+                abort_multipart_upload(location.store, key, upload_id)
+                outcomes.append(Outcome(item, "done"))
+            except StorageError as error:
+                outcomes.append(Outcome(item, "failed", str(error)))
+    return outcomes
+
+
+def _remove_folder(item: Item) -> Outcome:
+    try:
+        remove_leftover(Path(item.subject))
+    except OSError as error:
+        return Outcome(item, "failed", f"{error.strerror or error}")
+    return Outcome(item, "done", freed_bytes=item.size_bytes)
+
+
+def _sum(one: Extent, other: Extent) -> Extent:
+    return Extent(one.objects + other.objects, one.stored_bytes + other.stored_bytes)
+
+
+def _first(failed: dict[str, str]) -> str:
+    return next((f"{len(failed)} keys, the first {key}: {why}" for key, why in failed.items()), "")

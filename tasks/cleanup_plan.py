@@ -1,0 +1,123 @@
+"""What a cleanup will do: pure, from what was found due and the policy. Each rule is named by its policy's field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from blocks.catalog.due import DueIntent, DueJob, DueReservations, DueUpload
+from blocks.object_store.multipart import Incomplete
+from blocks.units import format_bytes
+from tasks.aging import Aged
+from tasks.plans import Item, Plan
+from tasks.scratch import Leftover
+
+
+@dataclass(frozen=True)
+class PlaceFacts:
+    """What is overdue in one store; `released` are objects and bytes that the catalog gave up already."""
+
+    place: str
+    aged: tuple[Aged, ...] = ()
+    multiparts: tuple[Incomplete, ...] = ()
+    released: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class CleanupFacts:
+    """Everything that is due at `now`."""
+
+    now: datetime
+    failed: tuple[DueJob, ...] = ()
+    trashed: tuple[DueJob, ...] = ()
+    stuck: tuple[DueJob, ...] = ()
+    abandoned: tuple[DueJob, ...] = ()
+    reservations: tuple[DueReservations, ...] = ()
+    uploads: tuple[DueUpload, ...] = ()
+    intents: tuple[DueIntent, ...] = ()
+    places: tuple[PlaceFacts, ...] = ()
+    leftovers: tuple[Leftover, ...] = ()
+
+
+def plan_cleanup(facts: CleanupFacts) -> Plan:
+    """One item for each job, form, intent, object and folder that a rule reaches; jobs on hold are left alone."""
+    items: list[Item] = []
+    held: list[Item] = []
+    for action, rule, what, jobs in (
+        ("fail job", "stuck_hours", "no progress", facts.stuck),
+        ("give up writing", "abandoned_hours", "writing", facts.abandoned),
+        ("purge job", "trash_days", "kept in the trash until", facts.trashed),
+        ("purge job", "failed_days", "failed", facts.failed),
+    ):
+        for job in jobs:
+            item = _job_item(action, rule, what, job)
+            (held if job.hold is not None and action != "give up writing" else items).append(item)
+    items += [
+        Item(
+            "release quota", "reservations", f"reservations of {one.customer}",
+            f"{len(one.reservations)} lapsed, {format_bytes(one.reserved_bytes)}", one.customer, owner=one.customer_id,
+        )
+        for one in facts.reservations
+    ]  # fmt: skip
+    items += [
+        Item(
+            "close form", "temp_days", str(one.id), f"ended {_day(one.expires_at)}", one.customer, owner=one.customer_id
+        )
+        for one in facts.uploads
+    ]
+    items += [
+        Item("finish intent", "abandoned_hours", str(one.id), _INTENTS[one.state].format(_day(one.since)))
+        for one in facts.intents
+    ]
+    for place in facts.places:
+        items += _place_items(place)
+    items += [
+        Item(
+            "remove folder", "scratch_days", str(one.path), f"unchanged since {_day(one.changed_at)}",
+            size_bytes=one.size_bytes,
+        )
+        for one in facts.leftovers
+    ]  # fmt: skip
+    return Plan("cleanup", tuple(items), tuple(held))
+
+
+_INTENTS = {
+    "open": "begun {} and never finished",
+    "failed": "given up, its bytes may still be there ({})",
+    "swapped": "the last URL for the old bytes ended by {}",
+}
+
+
+def _job_item(action: str, rule: str, what: str, job: DueJob) -> Item:
+    because = f"{what} since {_day(job.since)}" if rule != "trash_days" else f"{what} {_day(job.since)}"
+    if job.detail and rule in ("failed_days", "stuck_hours"):
+        because += f" ({job.detail})"
+    if job.hold is not None:
+        because = f"on hold: {job.hold}; {because}"
+    # A job that only fails keeps its files for failed_days; what it was still writing goes.
+    return Item(action, rule, str(job.id), because, job.customer, job.objects, job.stored_bytes, owner=job.customer_id)
+
+
+def _place_items(facts: PlaceFacts) -> list[Item]:
+    items = [
+        Item(
+            "remove object", one.rule, one.listed.key, f"from {_day(one.listed.last_modified)}", "", 1,
+            one.listed.size_bytes, place=facts.place,
+        )
+        for one in facts.aged
+    ]  # fmt: skip
+    items += [
+        Item("abort upload", "multipart_days", f"{one.key} {one.upload_id}", f"begun {_day(one.initiated_at)}",
+             place=facts.place)
+        for one in facts.multiparts
+    ]  # fmt: skip
+    objects, size = facts.released
+    if objects:
+        # Given up by a run before, within its caps: they are finished, not asked about again.
+        because = f"{objects} objects, {format_bytes(size)}, given up before and not yet removed"
+        items.append(Item("remove bytes", "released", f"released in {facts.place}", because, place=facts.place))
+    return items
+
+
+def _day(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M}"

@@ -1,0 +1,72 @@
+"""What an object's content is, whatever it is stored as."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+from zstandard import ZstdDecompressor, ZstdError
+
+from blocks.errors import ContentMismatchError
+from blocks.object_store import ObjectStore
+from blocks.object_store.transfer import read_stream
+
+BLOCK_BYTES = 1024**2
+LARGEST_WINDOW_BYTES = 8 * 1024**2
+"""What the platform writes; a frame that asks for more is not one of ours (RFC 8878, 3.1.1.1.2)."""
+
+
+class _Readable:
+    """An iterator of bytes as the reader of a decoder wants it."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
+
+    def read(self, size: int = -1) -> bytes:
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return b""
+            self._rest = chunk
+        taken, self._rest = (self._rest, b"") if size < 0 else (self._rest[:size], self._rest[size:])
+        return taken
+
+
+def decoded(chunks: Iterator[bytes], codec: str, *, at_most: int) -> Iterator[bytes]:
+    """The content of what is stored, some MiB at a time; never more than `at_most` bytes, whatever a frame claims.
+
+    Raises:
+        ContentMismatchError: it cannot be decoded, or is larger.
+    """
+    if codec == "identity":
+        yield from chunks
+        return
+    source: Any = _Readable(chunks)
+    seen = 0
+    try:
+        with ZstdDecompressor(max_window_size=LARGEST_WINDOW_BYTES).stream_reader(source) as reader:
+            while block := reader.read(BLOCK_BYTES):
+                seen += len(block)
+                if seen > at_most:
+                    raise ContentMismatchError(f"it decodes to more than {at_most} bytes")
+                yield block
+    except ZstdError as error:
+        raise ContentMismatchError(f"it is stored as {codec} and cannot be decoded ({error})") from error
+
+
+def hash_content(store: ObjectStore, key: str, codec: str, *, at_most: int) -> tuple[str, int]:
+    """SHA-256 and size of an object's content; what cannot be decoded has the hash of nothing, and no size.
+
+    Raises:
+        NotFoundError: no object under this key.
+    """
+    digest, size = hashlib.sha256(), 0
+    try:
+        for block in decoded(read_stream(store, key), codec, at_most=at_most):
+            digest.update(block)
+            size += len(block)
+    except ContentMismatchError:
+        return "", -1
+    return digest.hexdigest(), size

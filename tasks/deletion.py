@@ -1,0 +1,271 @@
+"""Deleting jobs: into the trash, out of it, or for a legal erasure at once and for good; and holds, which forbid it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from blocks.catalog import CatalogDatabase, due
+from blocks.catalog.customers import find_customer, storable
+from blocks.catalog.objects import Extent
+from blocks.catalog.selection import MOST_JOBS, JobFilter, SelectedJob, other_keys, select_jobs
+from blocks.catalog.tables import JobStatus
+from blocks.catalog.trash import Changed, claim_trashed, erase_jobs, hold_jobs, trash_jobs, undelete_jobs
+from blocks.errors import InvalidInputError, NotFoundError, StorageError
+from blocks.object_store.deletion import delete_keys
+from blocks.object_store.listing import list_prefix
+from blocks.policies import RetentionPolicy
+from blocks.units import parse_bytes
+from tasks.checks import check_job_id, shown
+from tasks.plans import Item, Outcome, Plan, Report
+from tasks.purging import purge_released
+from tasks.stores import OpenLocation, require_own
+from tasks.sweeping import Sweep, customers_batches, job_outcomes
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Jobs as an operator names them: by id, or by a filter; both together must both be true."""
+
+    job_ids: tuple[str, ...] = ()
+    api_key: str = ""
+    status: str = ""
+    older_than_days: int | None = None
+    larger_than: str = ""
+
+    @property
+    def scope(self) -> str:
+        """The same text for the same wish: a newer plan of it overtakes an older request."""
+        ids = ",".join(sorted(self.job_ids))
+        return f"{ids} {self.api_key} {self.status} {self.older_than_days or ''} {self.larger_than}".strip()
+
+
+def select(catalog: CatalogDatabase, wanted: Wanted, *, trashed: bool | None = None) -> list[SelectedJob]:
+    """The jobs that are meant.
+
+    Raises:
+        InvalidInputError: nothing was asked for, or a value is none.
+        NotFoundError: no such key, or no such job.
+    """
+    if not any((wanted.job_ids, wanted.api_key, wanted.status, wanted.older_than_days is not None, wanted.larger_than)):
+        raise InvalidInputError("nothing is asked for: give job_ids, or a filter (api_key, status, age or size)")
+    if wanted.status and wanted.status not in set(JobStatus):
+        raise InvalidInputError(f"{shown(wanted.status)} is no status of a job; there are: {', '.join(JobStatus)}")
+    if wanted.older_than_days is not None and not 0 <= wanted.older_than_days <= 36_500:
+        raise InvalidInputError(f"older_than_days={wanted.older_than_days} is outside the limits: 0 to 36500")
+    ids = tuple(dict.fromkeys(check_job_id(one) for one in wanted.job_ids)) or None
+    at_least = parse_bytes(wanted.larger_than) if wanted.larger_than else None
+
+    def read(connection: Connection) -> list[SelectedJob]:
+        customer = find_customer(connection, wanted.api_key) if wanted.api_key else None
+        older = wanted.older_than_days
+        return select_jobs(
+            connection,
+            JobFilter(
+                job_ids=ids,
+                customer_id=customer.id if customer else None,
+                status=wanted.status or None,
+                created_before=due.now(connection) - timedelta(days=older) if older is not None else None,
+                at_least_bytes=at_least,
+                trashed=trashed if ids is None else None,
+            ),
+        )
+
+    found = catalog.transaction(read)
+    if ids is not None and not found:
+        raise NotFoundError(f"no job {ids[0]}" + (f" (nor {len(ids) - 1} others)" if len(ids) > 1 else ""))
+    return found
+
+
+def plan_deletion(jobs: Sequence[SelectedJob], *, asked: Sequence[str] = (), purge_now: bool = False) -> Plan:
+    """A job each: to the trash, or erased; what is on hold or deleted already is left alone. Pure."""
+    items: list[Item] = []
+    skipped: list[Item] = []
+    action, rule = ("erase job", "purge_now") if purge_now else ("trash job", "delete")
+    for job in jobs:
+        because = f"{job.status}, of {job.created_at:%Y-%m-%d}"
+        item = Item(
+            action, rule, str(job.id), because, job.customer, job.objects, job.stored_bytes, owner=job.customer_id
+        )
+        if job.hold is not None:
+            skipped.append(_because(item, f"on hold: {job.hold}"))
+        elif job.status == "cleaned_up" and not purge_now:
+            skipped.append(_because(item, "cleaned up already"))
+        elif job.deleted_at is not None and not purge_now:
+            skipped.append(_because(item, f"in the trash since {job.deleted_at:%Y-%m-%d %H:%M}"))
+        else:
+            items.append(item)
+    found = {str(job.id) for job in jobs}
+    skipped += [
+        Item(action, rule, one, "no such job, or the filter does not match it")
+        for one in dict.fromkeys(str(check_job_id(one)) for one in asked)
+        if one not in found
+    ]
+    if len(jobs) == MOST_JOBS:
+        skipped.append(Item(action, rule, "more jobs", f"one run takes {MOST_JOBS}; run it again for the rest"))
+    return Plan("delete-jobs", tuple(items), tuple(skipped))
+
+
+def plan_undelete(jobs: Sequence[SelectedJob], *, asked: Sequence[str] = ()) -> Plan:
+    """A job each; whether it fits into the quota is known when it is done. Pure."""
+    items, skipped = [], []
+    for job in jobs:
+        item = Item("undelete job", "undelete", str(job.id), "", job.customer, job.objects, owner=job.customer_id)
+        if job.deleted_at is None:
+            skipped.append(_because(item, "not in the trash"))
+        elif job.status == "cleaned_up":
+            skipped.append(_because(item, "its files are removed already; nothing can bring them back but a backup"))
+        else:
+            items.append(_because(item, f"deleted {job.deleted_at:%Y-%m-%d %H:%M}"))
+    found = {str(job.id) for job in jobs}
+    asked_ids = dict.fromkeys(str(check_job_id(one)) for one in asked)
+    skipped += [Item("undelete job", "undelete", one, "no such job") for one in asked_ids if one not in found]
+    return Plan("undelete-jobs", tuple(items), tuple(skipped))
+
+
+def apply_deletion(sweep: Sweep, policy: RetentionPolicy, plan: Plan) -> Report:
+    """Move jobs to the trash, quota and URLs at once; nothing is removed from any store."""
+
+    def trash(connection: Connection, owner: int, ids: Sequence[UUID]) -> Changed:
+        keep = timedelta(days=policy.trash_days)
+        return trash_jobs(connection, owner, ids, keep=keep, run=sweep.run, rule="delete")
+
+    outcomes: list[Outcome] = []
+    for items in customers_batches(plan.items):
+        changed = _change(sweep, items, trash)
+        outcomes += changed
+        sweep.progress(len(items))
+    kept = f"kept for {policy.trash_days} days; undelete-jobs brings them back"
+    return Report("delete-jobs", tuple(outcomes), (kept,) if outcomes else ())
+
+
+def apply_undelete(sweep: Sweep, plan: Plan) -> Report:
+    """Bring jobs back, each that fits into its customer's quota."""
+    outcomes: list[Outcome] = []
+    for items in customers_batches(plan.items):
+        outcomes += _change(
+            sweep, items, lambda connection, owner, ids: undelete_jobs(connection, owner, ids, run=sweep.run)
+        )
+        sweep.progress(len(items))
+    return Report("undelete-jobs", tuple(outcomes))
+
+
+def apply_erasure(sweep: Sweep, plan: Plan) -> Report:
+    """Remove jobs at once: objects, exports, forms and rows. Only the log remembers that they were."""
+    outcomes: list[Outcome] = []
+    for items in customers_batches(plan.items):
+        try:
+            outcomes += _erase(sweep, items)
+        except StorageError as error:
+            outcomes += [Outcome(item, "failed", str(error)) for item in items]
+        sweep.progress(len(items))
+    return Report("delete-jobs", tuple(outcomes), ("erased for good",) if outcomes else ())
+
+
+def _erase(sweep: Sweep, items: Sequence[Item]) -> list[Outcome]:
+    owner, ids = items[0].owner, [UUID(item.subject) for item in items]
+
+    def claim(connection: Connection) -> Changed:
+        trash_jobs(connection, owner, ids, keep=timedelta(0), run=sweep.run, rule="purge_now")
+        return claim_trashed(connection, owner, ids, due_at=None, run=sweep.run, rule="purge_now")
+
+    claimed = sweep.catalog.transaction(claim)
+    held = {one: why for one, why in claimed.skipped.items() if why.startswith("on hold")}
+    going = [one for one in ids if one not in held]
+    exports = sweep.catalog.transaction(lambda connection: other_keys(connection, going))
+    freed: dict[UUID, Extent] = {}
+    failed: dict[str, str] = {}
+    for location in sweep.locations:
+        sweep.before_batch()
+        require_own(sweep.catalog, location)
+        purged = purge_released(sweep.catalog, location, going, run=sweep.run)
+        failed |= purged.failed | _remove_exports(location, going, exports)
+        for job_id, extent in purged.deleted.items():
+            before = freed.get(job_id, Extent())
+            freed[job_id] = Extent(before.objects + extent.objects, before.stored_bytes + extent.stored_bytes)
+    gone: tuple[UUID, ...] = ()
+    if not failed:
+        gone = sweep.catalog.transaction(lambda connection: erase_jobs(connection, owner, going, run=sweep.run))
+    outcomes = []
+    for item in items:
+        job_id = UUID(item.subject)
+        extent = freed.get(job_id, Extent())
+        if job_id in held:
+            outcomes.append(Outcome(item, "skipped", held[job_id]))
+        elif job_id in gone:
+            outcomes.append(Outcome(item, "done", "", extent.objects, extent.stored_bytes))
+        else:
+            first = next(
+                (f"{key}: {why}" for key, why in failed.items()), "objects of it lie in a store not named here"
+            )
+            outcomes.append(Outcome(item, "failed", first, extent.objects, extent.stored_bytes))
+    return outcomes
+
+
+def _remove_exports(location: OpenLocation, job_ids: Sequence[UUID], exports: dict[str, list[str]]) -> dict[str, str]:
+    # An export whose place the log does not name is looked for in every store: its key is random.
+    keys = exports.get(location.place.name, []) + exports.get("", [])
+    for job_id in job_ids:
+        for prefix in (f"exports/hls/{job_id}", f"failed/{job_id}"):
+            keys += [listed.key for listed in list_prefix(location.store, prefix)]
+    return delete_keys(location.store, keys) if keys else {}
+
+
+@dataclass(frozen=True)
+class HoldReport:
+    """Jobs that are on hold now, or no more; and ids that are no job's."""
+
+    held: dict[str, str]
+    unknown: tuple[str, ...]
+    reason: str | None
+
+    def summary(self) -> str:
+        """One line for a person."""
+        what = f"on hold ({self.reason})" if self.reason else "released"
+        unknown = f"; {len(self.unknown)} unknown: {self.unknown[0]}" if self.unknown else ""
+        return f"{len(self.held)} jobs {what}{unknown}"
+
+
+def hold(
+    catalog: CatalogDatabase, *, job_ids: Sequence[str], reason: str, release: bool = False, run: str = ""
+) -> HoldReport:
+    """Keep jobs from being trashed, purged and moved, or release them.
+
+    Raises:
+        InvalidInputError: no job is named, an id is none, or a hold without a reason.
+        NotFoundError: none of the jobs exists.
+    """
+    ids = list(dict.fromkeys(check_job_id(one) for one in job_ids))
+    if not ids:
+        raise InvalidInputError("no job is named")
+    if not release and (not reason.strip() or not storable(reason) or len(reason) > 500):
+        raise InvalidInputError("a hold needs a reason of 1 to 500 characters: whoever meets it has to know why")
+    text = None if release else reason.strip()
+    found = catalog.transaction(lambda connection: hold_jobs(connection, ids, reason=text, run=run))
+    if not found:
+        raise NotFoundError(f"no job {ids[0]}" + (f" (nor {len(ids) - 1} others)" if len(ids) > 1 else ""))
+    unknown = tuple(str(one) for one in ids if one not in found)
+    return HoldReport({str(one): before for one, before in found.items()}, unknown, text)
+
+
+def _change(sweep: Sweep, items: Sequence[Item], work: object) -> list[Outcome]:
+    owner, ids = items[0].owner, [UUID(item.subject) for item in items]
+    try:
+        changed: Changed = sweep.catalog.transaction(lambda connection: work(connection, owner, ids))  # type: ignore[operator]  # one of ours
+    except StorageError as error:
+        return [Outcome(item, "failed", str(error)) for item in items]
+    outcomes = job_outcomes(items, changed)
+    return [
+        Outcome(one.item, one.result, one.error, changed.done[UUID(one.item.subject)].objects,
+                changed.done[UUID(one.item.subject)].stored_bytes)
+        if one.result == "done" else one
+        for one in outcomes
+    ]  # fmt: skip
+
+
+def _because(item: Item, why: str) -> Item:
+    return Item(item.action, item.rule, item.subject, why, item.customer, item.objects, item.size_bytes, item.owner)

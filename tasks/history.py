@@ -1,0 +1,113 @@
+"""Where did this object go, why, and what comes next: its row, its log, and the policies that reach it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.customers import storable
+from blocks.errors import InvalidInputError, NotFoundError
+from blocks.policies import RetentionPolicy
+from tasks.checks import shown
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of an object's history; `what` is `is` for its row as of now."""
+
+    at: datetime
+    what: str
+    run: str
+    rule: str
+    customer: str
+    job_id: UUID | None
+    object_id: UUID | None
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    size_bytes: int
+
+    def sentence(self) -> str:
+        """What happened, for a person."""
+        if self.what == "is":
+            after = self.after or {}
+            return f"{after['kind']} {after['name']} is {after['state']} in {after['location']}, under {after['key']}"
+        changes = []
+        for name in sorted({*(self.before or {}), *(self.after or {})} - {"name"}):
+            old, new = (self.before or {}).get(name), (self.after or {}).get(name)
+            if old != new:
+                changes.append(
+                    f"{name}: {old} → {new}" if old is not None and new is not None else f"{name}: {new or old}"
+                )
+        return f"{self.what}" + (f" ({'; '.join(changes)})" if changes else "")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Everything that is known of an object, newest first, and what comes next for each row that is still there."""
+
+    reference: str
+    events: tuple[Event, ...]
+    next_steps: tuple[str, ...]
+
+
+def explain(catalog: CatalogDatabase, policy: RetentionPolicy, reference: str) -> Explanation:
+    """The history of an object, by its id, a key it has or had, or its job's id.
+
+    Raises:
+        InvalidInputError: nothing that could be an id or a key.
+        NotFoundError: neither the catalog nor its log knows it.
+    """
+    reference = reference.strip()
+    if not reference or not storable(reference) or len(reference) > 1024:
+        raise InvalidInputError(f"{shown(reference)} is no object id, key or job id")
+    events = tuple(catalog.transaction(lambda connection: _read(connection, reference)))
+    if not events:
+        raise NotFoundError(
+            f"neither the catalog nor its log knows {shown(reference)}: give an object's id, its key "
+            "(processed/… or uploads/…) or its job's id"
+        )
+    return Explanation(reference, events, tuple(what_next(event, policy) for event in events if event.what == "is"))
+
+
+def _read(connection: Connection, reference: str) -> list[Event]:
+    rows = connection.execute(text("SELECT * FROM explain_object(:reference)"), {"reference": reference})
+    return [Event(*row) for row in rows]
+
+
+_FATES = {
+    "purging": "released; the next cleanup removes its bytes",
+    "missing": "its bytes are gone; taking the video in again heals an original, reconcile-quota heals from an orphan",
+    "corrupt": "its bytes are not its content; verify-objects says what could heal it",
+}
+
+
+def what_next(event: Event, policy: RetentionPolicy) -> str:
+    """What will be done to a row that is still there, by which rule. Pure."""
+    facts = event.after or {}
+    since = datetime.fromisoformat(facts["job_updated_at"])
+    if facts["hold"]:
+        fate = f"stays, whatever its age: its job is on hold ({facts['hold']})"
+    elif facts["state"] == "trashed":
+        until = facts["purge_after"][:16].replace("T", " ")
+        fate = f"in the trash; undelete-jobs brings it back until {until}, then cleanup removes it (trash_days)"
+    elif facts["state"] in _FATES:
+        fate = _FATES[facts["state"]]
+    elif facts["job_status"] == "failed":
+        due = since + timedelta(days=policy.failed_days)
+        fate = f"its job failed; cleanup removes it after {due:%Y-%m-%d %H:%M} (failed_days)"
+    elif facts["state"] == "pending":
+        due = since + timedelta(hours=policy.abandoned_hours)
+        fate = f"being written; cleanup gives it up after {due:%Y-%m-%d %H:%M} if nobody finishes (abandoned_hours)"
+    elif facts["job_status"] != "completed":
+        due = since + timedelta(hours=policy.stuck_hours)
+        fate = (
+            f"stays; its job is {facts['job_status']}, and fails by {due:%Y-%m-%d %H:%M} without progress (stuck_hours)"
+        )
+    else:
+        fate = f"stays; verify-objects reads it again (last {(facts['verified_at'] or 'never')[:10]})"
+    return f"{facts['name']}: {fate}"

@@ -1,0 +1,309 @@
+"""Catalog against store: drift is found range by range, explained by customer in bytes, and healed where provable.
+
+A listing is never believed alone: what it does not show is asked for by HEAD, and what no row names is looked up again
+at the moment it would be removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from blocks.catalog import CatalogDatabase, drift
+from blocks.catalog.drift import CounterDrift, ExpectedObject
+from blocks.errors import InvalidInputError, NotFoundError, RefusedError, StoreUnavailableError
+from blocks.object_store.clock import store_now
+from blocks.object_store.listing import Listed, list_range
+from blocks.object_store.transfer import fingerprint, head
+from blocks.policies import IntegrityPolicy
+from blocks.units import format_bytes
+from tasks.parallel import in_parallel
+from tasks.plans import Item, Plan
+from tasks.reconcile_compare import ROOTS, JobRange, compare, split_jobs
+from tasks.stores import OpenLocation
+
+MOST_FINDINGS = 2_000
+"""Findings of one kind in one range that are acted on in one run; all are counted."""
+SAMPLE = 100
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One disagreement: what it is, about which key and row, and how many bytes."""
+
+    what: str
+    key: str
+    size_bytes: int
+    because: str
+    customer_id: int = 0
+    object_id: UUID | None = None
+    generation: int = 0
+    rule: str = ""
+
+
+@dataclass(frozen=True)
+class RangeDrift:
+    """What one range came to. It travels between processes: values only."""
+
+    listed: int
+    expected: int
+    findings: tuple[Finding, ...] = ()
+    uncounted: int = 0
+
+
+@dataclass(frozen=True)
+class Drift:
+    """All that was found in one place, and between counters and rows."""
+
+    place: str
+    listed: int
+    expected: int
+    findings: tuple[Finding, ...]
+    counters: tuple[CounterDrift, ...]
+    uncounted: int = 0
+
+
+def plan_ranges(catalog: CatalogDatabase, location: OpenLocation, policy: IntegrityPolicy) -> tuple[JobRange, ...]:
+    """The parts that a place is looked through in, many enough for memory to stay bounded."""
+    rows = catalog.transaction(lambda connection: drift.count_rows(connection, location.place.id))
+    return split_jobs(rows, at_least=policy.parallel_listings)
+
+
+def look_through(
+    catalog: CatalogDatabase,
+    location: OpenLocation,
+    policy: IntegrityPolicy,
+    part: JobRange,
+    *,
+    grace: timedelta,
+) -> RangeDrift:
+    """List one range, hold it against its rows, and confirm each disagreement.
+
+    Raises:
+        StoreUnavailableError: the listing left out objects that exist; nothing in it can be believed.
+    """
+    rows = catalog.transaction(
+        lambda connection: drift.expected_in_range(connection, location.place.id, part.first, part.last)
+    )
+    oldest = store_now(location.store) - grace
+    listing = (
+        item
+        for root in ROOTS
+        for item in list_range(location.store, root, after=part.bounds(root)[0], until=part.bounds(root)[1])
+    )
+    compared = compare(listing, rows)
+    missing = _confirm_missing(location, policy, compared.missing)
+    orphans = _still_unnamed(catalog, location, compared.orphans)
+    findings = [_about(row, "missing", "not in the store", "missing") for row in missing]
+    findings += [_about(row, "returned", "was missing, and is there again", "returned") for row in compared.returned]
+    findings += [
+        _about(row, "mismatch", _difference(row, item), "size" if item.size_bytes != row.stored_bytes else "etag")
+        for row, item in compared.mismatched
+    ]
+    findings += _orphan_findings(catalog, location, policy, orphans, oldest, {row.id for row in missing})
+    return RangeDrift(
+        compared.listed,
+        compared.expected,
+        findings=tuple(findings[: 4 * MOST_FINDINGS]),
+        uncounted=max(0, len(findings) - 4 * MOST_FINDINGS),
+    )
+
+
+def put_together(catalog: CatalogDatabase, location: OpenLocation, parts: Sequence[RangeDrift]) -> Drift:
+    """All ranges of a place, and the counters.
+
+    Raises:
+        RefusedError: the store is empty and the catalog is not, or the other way round: one of them is the wrong one.
+    """
+    listed, expected = sum(part.listed for part in parts), sum(part.expected for part in parts)
+    place = location.place.name
+    if expected and not listed:
+        raise RefusedError(
+            f"store {place} lists nothing, and the catalog expects {expected} objects there: nothing is changed; "
+            "look at the bucket, or restore it"
+        )
+    if listed and not expected:
+        raise RefusedError(
+            f"the catalog knows no object in store {place}, which holds {listed}: nothing is changed; "
+            "is this the right catalog? Restore it first if it was lost"
+        )
+    return Drift(
+        place=place,
+        listed=listed,
+        expected=expected,
+        findings=tuple(finding for part in parts for finding in part.findings),
+        counters=tuple(catalog.transaction(drift.counter_drift)),
+        uncounted=sum(part.uncounted for part in parts),
+    )
+
+
+def plan_repairs(found: Sequence[Drift], labels: dict[int, str]) -> Plan:
+    """What is provable is repaired, an orphan past its grace is removed, everything else is reported. Pure."""
+    items: list[Item] = []
+    skipped: list[Item] = []
+    for drifted in found:
+        for one in drifted.findings:
+            action = _ACTIONS.get(one.what)
+            item = Item(
+                action or "leave", one.rule or one.what, one.key, one.because, labels.get(one.customer_id, ""),
+                int(one.what == "orphan"), one.size_bytes if one.what == "orphan" else 0,
+                owner=one.customer_id, place=drifted.place,
+            )  # fmt: skip
+            (items if action else skipped).append(item)
+    counters = {one.customer_id: one for drifted in found for one in drifted.counters}
+    items += [
+        Item("repair counters", "counters", one.customer, explain_counters(one), one.customer, owner=one.customer_id)
+        for one in counters.values()
+    ]
+    if more := sum(drifted.uncounted for drifted in found):
+        skipped.append(Item("leave", "too many", f"{more} more", "one run looks after the first; run it again"))
+    return Plan("reconcile-quota", tuple(items), tuple(skipped))
+
+
+_ACTIONS = {
+    "missing": "mark missing",
+    "returned": "look again",
+    "mismatch": "look again",
+    "healing": "heal row",
+    "orphan": "remove orphan",
+}
+
+
+def explain_counters(one: CounterDrift) -> str:
+    """Both counters of a key against the sums of its rows, in bytes."""
+    parts = []
+    if one.used_bytes != one.used_sum:
+        off = one.used_bytes - one.used_sum
+        parts.append(f"used {one.used_bytes} is counted, its objects are {one.used_sum} ({off:+} bytes)")
+    if one.reserved_bytes != one.reserved_sum:
+        off = one.reserved_bytes - one.reserved_sum
+        parts.append(f"reserved {one.reserved_bytes} is counted, reservations are {one.reserved_sum} ({off:+} bytes)")
+    return "; ".join(parts)
+
+
+def explain_drift(found: Sequence[Drift], labels: dict[int, str]) -> list[dict[str, str]]:
+    """One line a customer: how many bytes each kind of drift comes to."""
+    sums: dict[tuple[str, str], dict[str, int]] = {}
+    for drifted in found:
+        for one in drifted.findings:
+            line = sums.setdefault((labels.get(one.customer_id, "nobody's"), drifted.place), {})
+            line[one.what] = line.get(one.what, 0) + one.size_bytes
+    for counter in {one.customer_id: one for drifted in found for one in drifted.counters}.values():
+        sums.setdefault((counter.customer, "counters"), {})["counter"] = counter.used_bytes - counter.used_sum
+        sums[counter.customer, "counters"]["reserved"] = counter.reserved_bytes - counter.reserved_sum
+    return [
+        {"customer": customer, "where": place} | {what: str(size) for what, size in sorted(line.items())}
+        for (customer, place), line in sorted(sums.items())
+    ]
+
+
+def _confirm_missing(
+    location: OpenLocation, policy: IntegrityPolicy, rows: Sequence[ExpectedObject]
+) -> list[ExpectedObject]:
+    """Those that are really gone. One that is there says that the listing was not whole."""
+    missing: list[ExpectedObject] = []
+    # A few first: a half listing is seen by those, before thousands are asked for.
+    for some in (rows[:SAMPLE], rows[SAMPLE:]):
+        seen = in_parallel(lambda row: fingerprint(location.store, row.key), some, threads=policy.parallel_transfers)
+        there = [row for row, now in zip(some, seen, strict=True) if now is not None]
+        if there:
+            raise StoreUnavailableError(
+                f"the listing of store {location.place.name} left out at least {len(there)} objects that exist, "
+                f"such as {there[0].key}: nothing is changed; run it again when the server is well"
+            )
+        missing += some
+    return missing
+
+
+def _still_unnamed(catalog: CatalogDatabase, location: OpenLocation, listed: Sequence[Listed]) -> list[Listed]:
+    """Objects that no row and no intent names by now: what was being written while the listing ran is named."""
+
+    def read(connection: Connection, keys: list[str]) -> set[str]:
+        return drift.named_keys(connection, location.place.id, keys)
+
+    unnamed: list[Listed] = []
+    for start in range(0, len(listed), 1000):
+        batch = listed[start : start + 1000]
+        named = catalog.transaction(lambda connection, keys=[one.key for one in batch]: read(connection, keys))  # type: ignore[misc]  # bound here
+        unnamed += [one for one in batch if one.key not in named]
+    return unnamed
+
+
+def _orphan_findings(
+    catalog: CatalogDatabase,
+    location: OpenLocation,
+    policy: IntegrityPolicy,
+    orphans: Sequence[Listed],
+    oldest: datetime,
+    newly_missing: set[UUID],
+) -> list[Finding]:
+    looked_at = orphans[:MOST_FINDINGS]
+    ids = in_parallel(lambda one: _object_id(location, one.key), looked_at, threads=policy.parallel_transfers)
+    wanted = [one for one in ids if one is not None]
+    known = catalog.transaction(lambda connection: drift.content_of(connection, wanted))
+    unsound = {one.id for one in known.values() if one.unsound} | newly_missing
+    owners = catalog.transaction(
+        lambda connection: drift.owner_ids(connection, [one for one in map(job_of, (o.key for o in orphans)) if one])
+    )
+    findings = []
+    for number, one in enumerate(orphans):
+        object_id = ids[number] if number < len(ids) else None
+        customer_id = owners.get(job_of(one.key) or UUID(int=0), 0)
+        what, rule = "orphan", "orphan_grace_hours"
+        because = f"no row names it; from {one.last_modified:%Y-%m-%d %H:%M}"
+        if object_id in unsound:
+            what, rule, because = "healing", "orphan", f"carries the id of row {object_id}, whose bytes are gone"
+        elif one.last_modified > oldest:
+            what = "young orphan"
+        findings.append(Finding(what, one.key, one.size_bytes, because, customer_id, object_id, 0, rule))
+    return findings
+
+
+def _object_id(location: OpenLocation, key: str) -> UUID | None:
+    try:
+        return UUID(head(location.store, key).metadata.get("object-id", ""))
+    except (NotFoundError, ValueError):
+        return None
+
+
+def job_of(key: str) -> UUID | None:
+    """The job that a key names."""
+    parts = key.split("/")
+    try:
+        return UUID(parts[1]) if len(parts) > 1 else None
+    except ValueError:
+        return None
+
+
+def _about(row: ExpectedObject, what: str, because: str, rule: str) -> Finding:
+    return Finding(what, row.key, row.stored_bytes, because, row.customer_id, row.id, row.generation, rule)
+
+
+def _difference(row: ExpectedObject, item: Listed) -> str:
+    if item.size_bytes != row.stored_bytes:
+        return f"has {format_bytes(item.size_bytes)}, the catalog says {format_bytes(row.stored_bytes)}"
+    return f"has the ETag {item.etag}, the catalog says {row.etag}"
+
+
+def check_grace(hours: int | None, policy: IntegrityPolicy) -> timedelta:
+    """How long an orphan stays: the policy's hours unless given, and never none at all."""
+    if hours is not None and not 1 <= hours <= 24 * 365:
+        raise InvalidInputError(f"grace_hours={hours} is outside the limits: 1 to {24 * 365}")
+    return timedelta(hours=policy.orphan_grace_hours if hours is None else hours)
+
+
+def summary(found: Sequence[Drift]) -> str:
+    """One line for a person."""
+    counts: dict[str, int] = {}
+    for drifted in found:
+        for one in drifted.findings:
+            counts[one.what] = counts.get(one.what, 0) + 1
+    if counters := {one.customer_id for drifted in found for one in drifted.counters}:
+        counts["counters off"] = len(counters)
+    listed, expected = sum(one.listed for one in found), sum(one.expected for one in found)
+    shown = ", ".join(f"{number} {what}" for what, number in sorted(counts.items())) or "no drift"
+    return f"{listed} objects listed, {expected} expected: {shown}"

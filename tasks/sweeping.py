@@ -1,0 +1,62 @@
+"""What sweeps have in common: what they work with, in which batches, and for which time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from uuid import UUID
+
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.trash import Changed
+from blocks.errors import InvalidInputError
+from tasks.plans import Item, Outcome
+from tasks.stores import OpenLocation
+
+JOBS_A_TRANSACTION = 100
+"""A customer's row is locked while a transaction lasts, and ingest waits for it."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep works with. `before_batch` sees that its lock is still held, `progress` hears items done."""
+
+    catalog: CatalogDatabase
+    locations: tuple[OpenLocation, ...]
+    run: str = ""
+    before_batch: Callable[[], None] = lambda: None
+    progress: Callable[[int], None] = lambda items: None
+
+
+def check_as_of(as_of: datetime | None, clock: datetime, *, dry_run: bool) -> datetime:
+    """The time to plan for: PostgreSQL's clock unless asked; the future only to look at."""
+    if as_of is None:
+        return clock
+    if as_of.tzinfo is None:
+        raise InvalidInputError(f"as_of {as_of} has no time zone; write for example {as_of.isoformat()}+00:00")
+    if as_of > clock and not dry_run:
+        raise InvalidInputError(f"as_of {as_of} lies in the future: that can only be looked at, with dry_run")
+    return as_of
+
+
+def customers_batches(items: Sequence[Item]) -> Iterator[list[Item]]:
+    """Items of one action, rule and customer together: a transaction touches one customer."""
+
+    def alike(item: Item) -> tuple[str, str, int]:
+        return item.action, item.rule, item.owner
+
+    for _, group in groupby(items, key=alike):
+        some = list(group)
+        for start in range(0, len(some), JOBS_A_TRANSACTION):
+            yield some[start : start + JOBS_A_TRANSACTION]
+
+
+def job_outcomes(items: Sequence[Item], changed: Changed) -> list[Outcome]:
+    """The outcome of each job's item; what was released is removed, and counted, later."""
+    return [
+        Outcome(item, "skipped", changed.skipped[UUID(item.subject)])
+        if UUID(item.subject) in changed.skipped
+        else Outcome(item, "done")
+        for item in items
+    ]

@@ -1,0 +1,171 @@
+"""Reading objects again and hashing them: what is corrupt or missing is marked, and never removed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from blocks.catalog import CatalogDatabase, drift
+from blocks.catalog.drift import Content, Fenced, Twin
+from blocks.errors import InvalidInputError, NotFoundError, StorageError
+from blocks.object_store.transfer import fingerprint
+from blocks.policies import IntegrityPolicy
+from blocks.units import format_bytes
+from tasks.checks import check_kind
+from tasks.content import hash_content
+from tasks.parallel import in_parallel
+from tasks.stores import OpenLocation
+
+SMALLEST_BATCH = 500
+MOST_BATCHES = 200
+"""Prefect runs: one a batch."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What reading one object came to: `sound`, `corrupt`, `missing`, `unread` (try again) or `changed` meanwhile."""
+
+    object_id: UUID
+    job_id: UUID
+    kind: str
+    key: str
+    result: str
+    detail: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """One batch: sound objects are only counted."""
+
+    sound: int
+    sound_bytes: int
+    others: tuple[Checked, ...]
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """All batches, the jobs that are hurt, and what could heal them."""
+
+    live: int
+    sound: int
+    sound_bytes: int
+    others: tuple[Checked, ...]
+    twins: tuple[Twin, ...]
+
+    @property
+    def hurt(self) -> tuple[Checked, ...]:
+        """Objects that are corrupt or missing."""
+        return tuple(one for one in self.others if one.result in ("corrupt", "missing"))
+
+    def cure(self, one: Checked) -> str:
+        """What could bring an object's bytes back."""
+        twin = next((two for two in self.twins if two.sha256 == one.sha256 and two.key != one.key), None)
+        if twin is not None:
+            return f"the same content is in job {twin.job_id} of {twin.customer}: {twin.location}/{twin.key}"
+        if one.kind == "original":
+            return "the customer's own file: taking it in again heals this job"
+        if one.kind == "metadata":
+            return "the newest backup that has this hash"
+        return "transcoding the original again, in a new job"
+
+    def summary(self) -> str:
+        """One line for a person."""
+        counts = {what: sum(one.result == what for one in self.others) for what in ("corrupt", "missing", "unread")}
+        bad = ", ".join(f"{number} {what}" for what, number in counts.items() if number) or "none corrupt or missing"
+        jobs = len({one.job_id for one in self.hurt})
+        return (
+            f"{self.sound + len(self.others)} of {self.live} objects read "
+            f"({format_bytes(self.sound_bytes)} sound): {bad}" + (f"; {jobs} jobs are hurt" if jobs else "")
+        )
+
+
+def choose(
+    catalog: CatalogDatabase,
+    location: OpenLocation,
+    policy: IntegrityPolicy,
+    *,
+    share_percent: float | None = None,
+    kinds: Sequence[str] = (),
+) -> tuple[int, list[list[UUID]]]:
+    """How many live objects there are, and batches of those to read: the ones that were verified longest ago.
+
+    A share that is not given is a week's: all of them within `verify_within_weeks`.
+    """
+    wanted = [check_kind(one) for one in kinds]
+    if share_percent is not None and not 0 < share_percent <= 100:
+        raise InvalidInputError(f"share={share_percent} is outside the limits: more than 0 and up to 100 percent")
+
+    def read(connection: Connection) -> tuple[int, list[UUID]]:
+        live = drift.count_live(connection, location.place.id, kinds=wanted)
+        share = share_percent / 100 if share_percent is not None else 1 / policy.verify_within_weeks
+        most = min(live, int(live * share) + 1)
+        return live, drift.oldest_verified(connection, location.place.id, kinds=wanted, most=most)
+
+    live, ids = catalog.transaction(read)
+    size = max(SMALLEST_BATCH, -(-len(ids) // MOST_BATCHES))
+    return live, [ids[start : start + size] for start in range(0, len(ids), size)]
+
+
+def verify_batch(
+    catalog: CatalogDatabase, location: OpenLocation, policy: IntegrityPolicy, ids: Sequence[UUID], *, run: str
+) -> BatchResult:
+    """Read and hash these objects, and mark what is not what its row says."""
+    rows = list(catalog.transaction(lambda connection: drift.content_of(connection, ids)).values())
+    live = [row for row in rows if row.state == "live"]
+    checked = in_parallel(lambda row: _check(catalog, location, row), live, threads=policy.parallel_transfers)
+    sound = [one for one in checked if one.result == "sound"]
+    catalog.transaction(lambda connection: drift.note_verified(connection, [one.object_id for one in sound]))
+    others = [one for one in checked if one.result != "sound"]
+    by_id = {row.id: row for row in live}
+    for state in ("corrupt", "missing"):
+        for customer_id in sorted({by_id[one.object_id].customer_id for one in others}):
+            fenced = [
+                Fenced(one.object_id, by_id[one.object_id].generation)
+                for one in others
+                if one.result == state and by_id[one.object_id].customer_id == customer_id
+            ]
+
+            def mark(connection: Connection, owner: int = customer_id, rows: Sequence[Fenced] = fenced) -> set[UUID]:
+                return drift.mark(connection, owner, rows, state=state, run=run, rule="verify")  # noqa: B023 -- runs at once
+
+            catalog.transaction(mark)
+    return BatchResult(len(sound), sum(one.size_bytes for one in sound), tuple(others))
+
+
+def put_together(catalog: CatalogDatabase, live: int, batches: Sequence[BatchResult]) -> VerifyReport:
+    """The whole run, with the other places where hurt content still is."""
+    others = tuple(one for batch in batches for one in batch.others)
+    hashes = [one.sha256 for one in others if one.result in ("corrupt", "missing")]
+    twins = catalog.transaction(lambda connection: drift.find_twins(connection, hashes)) if hashes else []
+    return VerifyReport(
+        live, sum(one.sound for one in batches), sum(one.sound_bytes for one in batches), others, tuple(twins)
+    )
+
+
+def _check(catalog: CatalogDatabase, location: OpenLocation, row: Content) -> Checked:
+    def seen(result: str, detail: str = "") -> Checked:
+        return Checked(row.id, row.job_id, row.kind, row.key, result, detail, row.stored_bytes, row.sha256)
+
+    # Twice: a row that was moved meanwhile is no corrupt one, nor is a body that broke off on its way here.
+    for last in (False, True):
+        try:
+            if hash_content(location.store, row.key, row.codec, at_most=row.size_bytes) == (row.sha256, row.size_bytes):
+                return seen("sound")
+            result, detail = "corrupt", "its bytes have another SHA-256 than its row"
+        except NotFoundError:
+            if fingerprint(location.store, row.key) is not None:
+                return seen("unread", "it was not there, and is")
+            result, detail = "missing", "not in the store"
+        except StorageError as error:
+            result, detail = "unread", str(error)
+        if last:
+            break
+        now = catalog.transaction(lambda connection: drift.content_of(connection, [row.id])).get(row.id)
+        if now is None or now.generation != row.generation:
+            return seen("changed", "moved or removed meanwhile")
+    return seen(result, detail)

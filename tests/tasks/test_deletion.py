@@ -1,0 +1,289 @@
+"""Into the trash and out of it, for good, and holds that forbid it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+from blocks.catalog import CatalogDatabase
+from blocks.errors import InvalidInputError, NotFoundError, QuotaExceededError, RefusedError
+from blocks.policies import AccessPolicy, IngestPolicy, RetentionPolicy
+from tasks.access import issue_download_url
+from tasks.customers import create_key, set_quota
+from tasks.deletion import (
+    Wanted,
+    apply_deletion,
+    apply_erasure,
+    apply_undelete,
+    hold,
+    plan_deletion,
+    plan_undelete,
+    select,
+)
+from tasks.downloads import bulk_download
+from tasks.ingest import ingest_videos
+from tasks.outputs import register_outputs
+from tasks.plans import Report
+from tasks.stores import OpenLocation
+from tasks.sweeping import Sweep
+from tests.helpers import assert_sound, execute, one, rows, stored_keys, write_outputs, write_video
+
+STATES = "SELECT name, state, generation, trashed_state FROM stored_objects ORDER BY name"
+
+
+@pytest.fixture
+def sweep(catalog: CatalogDatabase, location: OpenLocation) -> Sweep:
+    return Sweep(catalog, (location,), run="the run")
+
+
+def delete(sweep: Sweep, *jobs: UUID) -> Report:
+    ids = tuple(str(job) for job in jobs)
+    plan = plan_deletion(select(sweep.catalog, Wanted(ids)), asked=ids)
+    return apply_deletion(sweep, RetentionPolicy(), plan)
+
+
+def undelete(sweep: Sweep, *jobs: UUID) -> Report:
+    ids = tuple(str(job) for job in jobs)
+    return apply_undelete(sweep, plan_undelete(select(sweep.catalog, Wanted(ids)), asked=ids))
+
+
+def erase(sweep: Sweep, *jobs: UUID) -> Report:
+    plan = plan_deletion(select(sweep.catalog, Wanted(tuple(str(job) for job in jobs))), purge_now=True)
+    return apply_erasure(sweep, plan)
+
+
+def test_there_and_back(
+    sweep: Sweep, location: OpenLocation, policy: IngestPolicy, access: AccessPolicy, acme: str,
+    new_job: Callable[[bytes], UUID], tmp_path: Path,
+) -> None:  # fmt: skip
+    job = new_job(b"the original")
+    register_outputs(sweep.catalog, location, policy, job_id=job, outputs=str(write_outputs(tmp_path / "out")))
+    execute(sweep.catalog, "UPDATE stored_objects SET state = 'corrupt' WHERE kind = 'metadata'")
+    used = one(sweep.catalog, "SELECT storage_used_bytes FROM api_keys")
+    before = rows(sweep.catalog, STATES)
+    keys = stored_keys(location)
+
+    report = delete(sweep, job)
+    assert [outcome.result for outcome in report.outcomes] == ["done"]
+    assert report.objects == len(before) == 17
+    assert one(sweep.catalog, "SELECT storage_used_bytes FROM api_keys") == 0
+    with pytest.raises(RefusedError, match="was deleted on .*; run undelete-jobs to get it back"):
+        issue_download_url(sweep.catalog, location, access, api_key=acme, job_id=job, kind="original")
+    assert stored_keys(location) == keys, "the trash keeps its bytes"
+
+    assert [outcome.result for outcome in undelete(sweep, job).outcomes] == ["done"]
+    after = rows(sweep.catalog, STATES)
+    assert [(row.name, row.state, row.trashed_state) for row in after] == [
+        (row.name, row.state, None) for row in before
+    ]
+    assert all(new.generation == old.generation + 2 for new, old in zip(after, before, strict=True))
+    assert one(sweep.catalog, "SELECT storage_used_bytes FROM api_keys") == used
+    issue_download_url(sweep.catalog, location, access, api_key=acme, job_id=job, kind="original")
+    assert_sound(sweep.catalog, location)
+
+
+def test_undo_within_the_quota_only(sweep: Sweep, acme: str, new_job: Callable[[bytes], UUID]) -> None:
+    first, second = new_job(b"1" * 1000), new_job(b"2" * 1000)
+    delete(sweep, first, second)
+    set_quota(sweep.catalog, api_key=acme, quota="1500")
+    results = {outcome.item.subject: outcome for outcome in undelete(sweep, first, second).outcomes}
+    assert sorted(outcome.result for outcome in results.values()) == ["done", "skipped"]
+    (refused,) = (outcome for outcome in results.values() if outcome.result == "skipped")
+    assert "quota exceeded for key acme" in refused.error
+    assert one(sweep.catalog, "SELECT storage_used_bytes FROM api_keys") == 1000
+
+
+def test_undo_names_the_job_that_took_the_place(
+    sweep: Sweep, location: OpenLocation, new_job: Callable[[bytes], UUID]
+) -> None:
+    first = new_job(b"same")
+    delete(sweep, first)
+    second = new_job(b"same")
+    assert second != first
+    (outcome,) = undelete(sweep, first).outcomes
+    assert (outcome.result, outcome.error) == (
+        "skipped", f"job {second} has the same video; delete that one first",
+    )  # fmt: skip
+    delete(sweep, second)
+    both = undelete(sweep, first, second).outcomes
+    assert sorted(outcome.result for outcome in both) == ["done", "skipped"]
+    assert_sound(sweep.catalog, location)
+
+
+def test_a_hold_is_respected_and_reported(
+    sweep: Sweep, location: OpenLocation, new_job: Callable[[bytes], UUID]
+) -> None:
+    job = new_job(b"evidence")
+    assert hold(sweep.catalog, job_ids=[str(job)], reason="case 7").summary() == "1 jobs on hold (case 7)"
+    ids = (str(job),)
+    plan = plan_deletion(select(sweep.catalog, Wanted(ids)), asked=ids)
+    assert plan.items == ()
+    assert plan.skipped[0].because == "on hold: case 7"
+    assert plan_deletion(select(sweep.catalog, Wanted(ids)), purge_now=True).items == ()
+    assert hold(sweep.catalog, job_ids=list(ids), reason="", release=True).held == {str(job): "case 7"}
+    assert delete(sweep, job).objects == 1
+    log = rows(sweep.catalog, "SELECT before, after FROM operation_log WHERE operation = 'hold' ORDER BY id")
+    assert [row.after["hold"] for row in log] == ["case 7", None]
+
+
+def test_a_hold_that_comes_after_the_plan_wins(sweep: Sweep, new_job: Callable[[bytes], UUID]) -> None:
+    job = new_job(b"evidence")
+    for purge_now in (False, True):
+        plan = plan_deletion(select(sweep.catalog, Wanted((str(job),))), purge_now=purge_now)
+        assert len(plan.items) == 1
+        hold(sweep.catalog, job_ids=[str(job)], reason="case 7")
+        applied = apply_erasure(sweep, plan) if purge_now else apply_deletion(sweep, RetentionPolicy(), plan)
+        assert [(outcome.result, outcome.error) for outcome in applied.outcomes] == [("skipped", "on hold: case 7")]
+        hold(sweep.catalog, job_ids=[str(job)], reason="", release=True)
+    assert one(sweep.catalog, "SELECT state FROM stored_objects") == "live"
+
+
+def test_bad_holds(catalog: CatalogDatabase, new_job: Callable[[bytes], UUID]) -> None:
+    job = str(new_job(b"x"))
+    for reason in ("", " ", "x" * 501, "a\0b"):
+        with pytest.raises(InvalidInputError, match="needs a reason"):
+            hold(catalog, job_ids=[job], reason=reason)
+    with pytest.raises(InvalidInputError, match="no job is named"):
+        hold(catalog, job_ids=[], reason="x")
+    with pytest.raises(NotFoundError):
+        hold(catalog, job_ids=[str(uuid4())], reason="x")
+    assert hold(catalog, job_ids=[job, str(uuid4())], reason="x").unknown
+
+
+def test_by_filter(sweep: Sweep, location: OpenLocation, policy: IngestPolicy, acme: str,
+                   new_job: Callable[[bytes], UUID], tmp_path: Path) -> None:  # fmt: skip
+    small, large, old = new_job(b"s"), new_job(b"l" * 5000), new_job(b"o" * 3000)
+    other = create_key(sweep.catalog, "other", "10 MiB").customer.label
+    video = write_video(tmp_path / "b.mp4", b"other's" * 1000)
+    ingest_videos(sweep.catalog, location, policy, api_key=other, sources=[str(video)])
+    execute(sweep.catalog, "UPDATE jobs SET created_at = now() - interval '40 days' WHERE id = :id", id=old)
+    execute(sweep.catalog, "UPDATE jobs SET status = 'failed' WHERE id = :id", id=small)
+
+    def found(**wanted: object) -> set[UUID]:
+        return {job.id for job in select(sweep.catalog, Wanted(**wanted))}  # type: ignore[arg-type]  # as a form gives them
+
+    assert found(api_key=acme) == {small, large, old}
+    assert found(api_key=acme, larger_than="2 KB") == {large, old}
+    assert found(api_key=acme, older_than_days=30) == {old}
+    assert found(status="failed") == {small}
+    assert found(api_key=acme, job_ids=(str(small), str(large)), larger_than="2 KB") == {large}
+    assert len(found(larger_than="2 KB")) == 3
+    for wrong, message in (
+        ({}, "nothing is asked for"),
+        ({"status": "gone"}, "'gone' is no status of a job"),
+        ({"larger_than": "lots"}, "is not a size"),
+        ({"older_than_days": -1}, "outside the limits"),
+        ({"job_ids": ("1; DROP TABLE jobs",)}, "is no job id"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            found(**wrong)
+    with pytest.raises(NotFoundError, match="no API key 'nobody'"):
+        found(api_key="nobody")
+    with pytest.raises(NotFoundError, match="no job"):
+        found(job_ids=(str(uuid4()),))
+
+
+def test_an_erasure_leaves_only_the_log(
+    sweep: Sweep, location: OpenLocation, policy: IngestPolicy, access: AccessPolicy, acme: str,
+    new_job: Callable[[bytes], UUID], tmp_path: Path,
+) -> None:  # fmt: skip
+    gone, stays = new_job(b"personal"), new_job(b"another's")
+    register_outputs(sweep.catalog, location, policy, job_id=gone, outputs=str(write_outputs(tmp_path / "out")))
+    playlist = issue_download_url(sweep.catalog, location, access, api_key=acme, job_id=gone, kind="hls_720p").url
+    archive = bulk_download(sweep.catalog, location, access, job_ids=[gone, stays], kinds=["original"]).url
+    delete(sweep, gone)
+    report = erase(sweep, gone)
+    assert [outcome.result for outcome in report.outcomes] == ["done"]
+    assert report.objects == 17
+    for table, column in (("jobs", "id"), ("stored_objects", "job_id"), ("reservations", "job_id")):
+        assert one(sweep.catalog, f"SELECT count(*) FROM {table} WHERE {column} = :id", id=gone) == 0
+    assert one(sweep.catalog, "SELECT count(*) FROM operation_log WHERE job_id = :id", id=gone) > 17
+    assert "summer" not in str(rows(sweep.catalog, "SELECT before, after FROM operation_log"))
+    assert [key for prefix in ("processed", "uploads", "exports") for key in stored_keys(location, prefix)
+            if str(gone) in key] == []  # fmt: skip
+    assert httpx.get(playlist).status_code == 404
+    assert httpx.get(archive).status_code == 404
+    issue_download_url(sweep.catalog, location, access, api_key=acme, job_id=stays, kind="original")
+    assert_sound(sweep.catalog, location)
+    with pytest.raises(NotFoundError):
+        erase(sweep, gone)
+
+
+def test_an_erasure_takes_a_job_whatever_its_state(
+    sweep: Sweep, location: OpenLocation, new_job: Callable[[bytes], UUID]
+) -> None:
+    jobs = {status: new_job(status.encode()) for status in ("failed", "cleaned_up", "transcoding")}
+    for status, job in jobs.items():
+        execute(sweep.catalog, "UPDATE jobs SET status = :status WHERE id = :id", status=status, id=job)
+    execute(sweep.catalog, "UPDATE stored_objects SET state = 'purging' WHERE job_id = :id", id=jobs["cleaned_up"])
+    assert [outcome.result for outcome in erase(sweep, *jobs.values()).outcomes] == ["done"] * 3
+    assert one(sweep.catalog, "SELECT count(*) FROM jobs") == 0
+    assert stored_keys(location) == []
+
+
+def test_deletion_races_with_ingest_of_the_same_video(
+    sweep: Sweep, location: OpenLocation, policy: IngestPolicy, acme: str, new_job: Callable[[bytes], UUID],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """A last delete against new uploads of the same content: whoever wins, no live row lacks its bytes."""
+    video = write_video(tmp_path / "same.mp4", b"same")
+    job = new_job(b"same")
+    errors: list[BaseException] = []
+
+    def ingest() -> None:
+        try:
+            ingest_videos(sweep.catalog, location, policy, api_key=acme, sources=[str(video)])
+        except BaseException as error:
+            errors.append(error)
+
+    def remove() -> None:
+        try:
+            erase(sweep, job)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for work in (ingest, remove, ingest, ingest)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert one(sweep.catalog, "SELECT count(*) FROM jobs WHERE deleted_at IS NULL AND status = 'queued'") <= 1
+    assert_sound(sweep.catalog, location)
+
+
+def test_an_undo_never_goes_past_the_quota_beside_ingest(
+    sweep: Sweep, location: OpenLocation, policy: IngestPolicy, acme: str, new_job: Callable[[bytes], UUID],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    trashed = [new_job(bytes([number]) * 1000) for number in range(8)]
+    delete(sweep, *trashed)
+    set_quota(sweep.catalog, api_key=acme, quota="5000")
+    videos = [write_video(tmp_path / f"n{number}.mp4", bytes([100 + number]) * 1000) for number in range(8)]
+
+    def ingest(video: Path) -> None:
+        with suppress(QuotaExceededError):
+            ingest_videos(sweep.catalog, location, policy, api_key=acme, sources=[str(video)])
+
+    threads = [threading.Thread(target=undelete, args=(sweep, job)) for job in trashed]
+    threads += [threading.Thread(target=ingest, args=(video,)) for video in videos]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert one(sweep.catalog, "SELECT storage_used_bytes FROM api_keys") <= 5000
+    assert_sound(sweep.catalog, location)
+
+
+def test_unknown_ids_are_reported(sweep: Sweep, new_job: Callable[[bytes], UUID]) -> None:
+    job, unknown = new_job(b"x"), uuid4()
+    ids = (str(job), str(unknown))
+    plan = plan_deletion(select(sweep.catalog, Wanted(ids)), asked=ids)
+    assert [item.subject for item in plan.skipped] == [str(unknown)]
+    assert len(plan.items) == 1
