@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Generic, Literal, TypeVar
@@ -19,6 +19,7 @@ from prefect import get_run_logger, suspend_flow_run
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectNotFound
 from prefect.input import RunInput
 from prefect.states import Cancelled, Completed
 from pydantic import Field
@@ -238,8 +239,12 @@ def _overtake_older(work: Work[F]) -> None:
     )
     with get_client(sync_client=True) as client:
         for one in older:
-            overtaken: State[None] = Cancelled(message=f"overtaken by a newer plan of run {run}; nothing was changed")
-            client.set_flow_run_state(one, overtaken, force=True)
+            with suppress(ObjectNotFound):  # somebody deleted the run in the UI
+                state = client.read_flow_run(one).state
+                if state is not None and state.is_paused():
+                    because = f"overtaken by a newer plan of run {run}; nothing was changed"
+                    overtaken: State[None] = Cancelled(message=because)
+                    client.set_flow_run_state(one, overtaken, force=True)
 
 
 def _scope(work: Work[F]) -> str:

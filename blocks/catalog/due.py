@@ -181,7 +181,7 @@ def released_extent(connection: Connection, location_id: int) -> tuple[int, int]
 def count_up_to(connection: Connection, most: int) -> int:
     """How many objects there are, counted no further than `most`: a share needs no more."""
     count: int = connection.execute(
-        text("SELECT count(*) FROM (SELECT 1 FROM stored_objects LIMIT :most) AS some"), {"most": most}
+        text("SELECT count(*) FROM (SELECT 1 FROM stored_objects LIMIT :most) AS counted"), {"most": most}
     ).scalar_one()
     return count
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.benchmarks import catalog, ingesting
+from tests.benchmarks import catalog, ingesting, sweeping
 from tests.benchmarks.harness import PAIRS, Bench, Measured, as_table, bench_stack, machine
 
 ROWS: dict[str, Callable[[Bench], Measured | list[Measured]]] = {
@@ -20,6 +20,12 @@ ROWS: dict[str, Callable[[Bench], Measured | list[Measured]]] = {
     "presign": catalog.presign,
     "quota-reserve": catalog.quota_reserve,
     "duplicate-lookup": catalog.duplicate_lookup,
+    "reconcile": sweeping.reconcile,
+    "delete": sweeping.delete,
+    "growth-cleanup": sweeping.growth_cleanup,
+    "growth-url": sweeping.growth_url,
+    "growth-reconcile": sweeping.growth_reconcile,
+    "memory": sweeping.memory,
 }
 
 

@@ -305,8 +305,8 @@ def test_a_bomb_and_a_broken_frame(download, catalog, location, job) -> None:  #
     bomb = ZstdCompressor().compress(bytes(1024**3))
     heard: list[int] = []
     for stored, says in (
-        (bomb, "has more than 1000 bytes"),
-        (b"no frame at all", "cannot be decoded; run verify-objects"),
+        (bomb, "decodes to more than 1000 bytes; run verify-objects"),
+        (b"no frame at all", "cannot be decoded .*; run verify-objects"),
         (ZstdCompressor().compress(bytes(1000))[:-3], "has .* bytes|cannot be decoded"),
     ):
         put_bytes(location.store, key, stored, {})

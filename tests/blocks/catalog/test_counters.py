@@ -45,8 +45,8 @@ def insert(catalog: CatalogDatabase, key: int, *, state: str = "live", size: int
     execute(
         catalog,
         "INSERT INTO stored_objects (id, job_id, api_key_id, kind, name, location_id, key, size_bytes, stored_bytes, "
-        "                            sha256, state) "
-        "SELECT gen_random_uuid(), j.id, :key, 'metadata', u, 1, u, :size, :size, repeat('0', 64), :state "
+        "                            sha256, state, trashed_state) "
+        "SELECT gen_random_uuid(), j.id, :key, 'metadata', u, 1, u, :size, :size, repeat('0', 64), :state, CASE :state WHEN 'trashed' THEN 'live' END "
         "  FROM (SELECT id FROM jobs WHERE api_key_id = :key ORDER BY id LIMIT 1) j, "
         "       (SELECT gen_random_uuid()::text AS u FROM generate_series(1, :count)) n",
         key=key, size=size, state=state, count=count,
@@ -57,7 +57,7 @@ def test_each_statement_counts(catalog: CatalogDatabase, keys: list[int]) -> Non
     for state in STATES:
         insert(catalog, keys[0], state=state, size=7, count=3)
     assert one(catalog, "SELECT storage_used_bytes FROM api_keys WHERE id = :id", id=keys[0]) == 3 * 3 * 7
-    execute(catalog, "UPDATE stored_objects SET state = 'trashed' WHERE state = 'live'")
+    execute(catalog, "UPDATE stored_objects SET state = 'trashed', trashed_state = state WHERE state = 'live'")
     assert one(catalog, "SELECT storage_used_bytes FROM api_keys WHERE id = :id", id=keys[0]) == 2 * 3 * 7
     execute(catalog, "UPDATE stored_objects SET size_bytes = 100 WHERE state = 'corrupt'")
     assert one(catalog, "SELECT storage_used_bytes FROM api_keys WHERE id = :id", id=keys[0]) == 3 * 7 + 3 * 100
@@ -85,7 +85,8 @@ def test_many_writers_of_many_keys(catalog: CatalogDatabase, keys: list[int]) ->
                 elif action == 1:
                     execute(
                         catalog,
-                        "UPDATE stored_objects SET state = :state, size_bytes = :size WHERE id IN "
+                        "UPDATE stored_objects SET state = :state, size_bytes = :size, "
+                        "       trashed_state = CASE :state WHEN 'trashed' THEN 'live' END WHERE id IN "
                         "(SELECT id FROM stored_objects ORDER BY random() LIMIT 5 FOR UPDATE SKIP LOCKED)",
                         state=chance.choice(STATES), size=chance.randrange(100),
                     )  # fmt: skip

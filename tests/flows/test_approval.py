@@ -1,0 +1,189 @@
+"""Plans that have to be approved: real runs under a real worker, which is killed while the request waits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg2
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from prefect.variables import Variable
+
+from blocks.catalog import CatalogDatabase
+from blocks.errors import RefusedError
+from blocks.policies import SafetyPolicy
+from tasks.stores import OpenLocation
+from tests.conftest import RunningStack
+from tests.flows.test_flows import latest_artifact
+from tests.helpers import execute, one, rows, stored_keys
+
+pytestmark = [pytest.mark.prefect, pytest.mark.slow]
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def worker(running_stack: RunningStack, prefect_api: str) -> RunningStack:
+    """Deployments and a worker, which ends with the stack."""
+    Variable.set("storage_timezone", "UTC", overwrite=True)
+    names = [option for name in ("delete-jobs", "cleanup") for option in ("--name", name)]
+    with get_client(sync_client=True) as client:
+        from prefect.client.schemas.actions import WorkPoolCreate
+
+        client.create_work_pool(WorkPoolCreate(name="local", type="process"), overwrite=True)
+    subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *names,
+         "--prefect-file", str(PROJECT / "prefect.yaml")],
+        cwd=PROJECT, env={**os.environ, **running_stack.stack.environment()}, check=True, capture_output=True,
+    )  # fmt: skip
+    running_stack.stack.start_worker(cwd=running_stack.stack.folder)
+    return running_stack
+
+
+@pytest.fixture
+def client(saved: str, worker: RunningStack) -> Iterator[SyncPrefectClient]:
+    SafetyPolicy(most_objects=2).save("default", overwrite=True)
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+def start(deployment: str, **parameters: Any) -> UUID:
+    run = run_deployment(f"{deployment}/{deployment}", parameters=parameters, timeout=0)
+    assert isinstance(run, FlowRun)
+    return run.id
+
+
+def wait(client: SyncPrefectClient, run: UUID, *states: str) -> FlowRun:
+    for _ in range(240):
+        found = client.read_flow_run(run)
+        assert found.state is not None
+        if found.state.name in states:
+            return found
+        assert not found.state.is_final(), f"{found.state.name}: {found.state.message}"
+        time.sleep(0.5)
+    raise AssertionError(f"the run is {found.state.name} and never became {states}")
+
+
+def answer(client: SyncPrefectClient, run: UUID, **form: Any) -> None:
+    client.resume_flow_run(run, run_input=form)
+
+
+def states_of(catalog: CatalogDatabase) -> set[str]:
+    return {row.state for row in rows(catalog, "SELECT DISTINCT state FROM stored_objects")}
+
+
+def test_a_large_plan_asks_outlives_its_worker_and_asks_again_when_it_has_grown(
+    client: SyncPrefectClient, worker: RunningStack, catalog: CatalogDatabase, saved: str,
+    new_jobs: Callable[[int], list[UUID]],
+) -> None:  # fmt: skip
+    new_jobs(3)
+    run = start("delete-jobs", api_key="acme", dry_run=False)
+    wait(client, run, "Suspended")
+    assert states_of(catalog) == {"live"}
+    plan = latest_artifact(saved, "delete-jobs-plan")
+    assert "3 objects" in plan["description"]
+    assert one(catalog, "SELECT objects FROM approvals WHERE state = 'asked'") == 3
+
+    pid = worker.stack.status()["worker"]
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    new_jobs(1)
+    answer(client, run, decision="approve", approved_objects=3, approved_bytes=10**6)
+    worker.stack.start_worker(cwd=worker.stack.folder)
+    wait(client, run, "Suspended")
+    for _ in range(100):
+        if one(catalog, "SELECT objects FROM approvals") == 4:
+            break
+        time.sleep(0.2)
+    assert one(catalog, "SELECT objects FROM approvals") == 4, "it planned again, and asked again"
+    assert states_of(catalog) == {"live"}
+
+    wait_for_key(client, run, "approval-2")
+    answer(client, run, decision="approve", approved_objects=4, approved_bytes=10**6)
+    done = wait(client, run, "Completed")
+    assert done.state is not None
+    assert "4 done" in str(done.state.message)
+    assert states_of(catalog) == {"trashed"}
+
+
+def wait_for_key(client: SyncPrefectClient, run: UUID, key: str) -> None:
+    for _ in range(100):
+        found = client.read_flow_run(run)
+        if key in (found.empirical_policy.pause_keys or set()) and found.state and found.state.is_paused():
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"the run never asked with {key}")
+
+
+def test_denied_unanswered_and_erased(
+    client: SyncPrefectClient, catalog: CatalogDatabase, worker: RunningStack, new_jobs: Callable[[int], list[UUID]]
+) -> None:
+    """Three requests side by side: nothing happens without an approval, and an erasure asks for the smallest plan."""
+    jobs = [str(job) for job in new_jobs(7)]
+    denied = start("delete-jobs", job_ids=jobs[:3], dry_run=False)
+    unanswered = start("delete-jobs", job_ids=jobs[3:6], dry_run=False)
+    erased = start("delete-jobs", job_ids=jobs[6:], dry_run=False, purge_now=True)
+    for run in (denied, unanswered, erased):
+        wait(client, run, "Suspended")
+    assert one(catalog, "SELECT count(*) FROM stored_objects WHERE state = 'live'") == 7
+    answer(client, denied, decision="deny", approved_objects=3, approved_bytes=10**6)
+    answer(client, erased, decision="approve", approved_objects=1, approved_bytes=10**6)
+    # Twenty hours later, as far as the Prefect server can tell.
+    connection = psycopg2.connect(host=str(worker.endpoints.postgres_folder), user="postgres", dbname="prefect")
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE flow_run_state SET state_details = jsonb_set(state_details::jsonb, '{pause_timeout}', "
+            "'\"2020-01-01T00:00:00Z\"') WHERE flow_run_id = %s AND type = 'PAUSED'",
+            (str(unanswered),),
+        )
+        assert cursor.rowcount == 1
+    connection.close()
+    wait(client, denied, "Denied")
+    ended = wait(client, unanswered, "Failed")
+    assert ended.state is not None
+    assert "never resumed" in str(ended.state.message)
+    wait(client, erased, "Completed")
+    assert one(catalog, "SELECT count(*) FROM stored_objects WHERE state = 'live'") == 6
+    assert one(catalog, "SELECT count(*) FROM jobs") == 6
+    states = {row.run: row.state for row in rows(catalog, "SELECT run, state FROM approvals")}
+    assert states == {denied: "denied", unanswered: "asked", erased: "approved"}
+
+
+def test_a_newer_plan_overtakes_an_older_request_and_the_lock_is_free_meanwhile(
+    client: SyncPrefectClient, catalog: CatalogDatabase, location: OpenLocation, new_jobs: Callable[[int], list[UUID]]
+) -> None:
+    new_jobs(3)
+    execute(catalog, "UPDATE jobs SET status = 'failed', updated_at = now() - interval '8 days'")
+    older = start("cleanup")
+    wait(client, older, "Suspended")
+    newer = start("cleanup")
+    wait(client, newer, "Suspended")
+    overtaken = wait(client, older, "Cancelled")
+    assert overtaken.state is not None
+    assert str(newer) in str(overtaken.state.message)
+    assert len(stored_keys(location)) == 3
+    answer(client, newer, decision="approve", approved_objects=3, approved_bytes=10**6)
+    wait(client, newer, "Completed")
+    assert stored_keys(location) == []
+    assert {row.state for row in rows(catalog, "SELECT state FROM approvals")} == {"overtaken", "approved"}
+
+
+def test_without_a_deployment_a_large_plan_is_refused(
+    client: SyncPrefectClient, catalog: CatalogDatabase, new_jobs: Callable[[int], list[UUID]]
+) -> None:
+    from flows.delete_jobs import delete_jobs
+
+    new_jobs(3)
+    with pytest.raises(RefusedError, match="3 objects are more than 2: this has to be approved"):
+        delete_jobs(api_key="acme", dry_run=False)
+    assert delete_jobs(api_key="acme", return_state=True).name == "DryRun"
+    assert states_of(catalog) == {"live"}
