@@ -372,8 +372,8 @@ def add_due(catalog: CatalogDatabase, jobs: int, *, each: int = DUE_EACH) -> Non
         "    clock_timestamp() - interval '8 days' FROM generate_series(1, :jobs) n RETURNING id, api_key_id) "
         "INSERT INTO stored_objects (id, job_id, api_key_id, kind, name, location_id, key, size_bytes, stored_bytes, "
         "  sha256, state) SELECT gen_random_uuid(), id, api_key_id, 'hls_720p', 'file ' || n, "
-        "  (SELECT min(id) FROM locations), 'processed/' || id || '/file-' || n, 1000, 1000, repeat(md5(id || n::text), 2),"
-        "  'live' FROM due, generate_series(1, :each) n",
+        "  (SELECT min(id) FROM locations), 'processed/' || id || '/file-' || n, 1000, 1000, "
+        "  repeat(md5(id || n::text), 2), 'live' FROM due, generate_series(1, :each) n",
         jobs=jobs, each=each,
     )  # fmt: skip
 
