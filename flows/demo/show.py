@@ -6,9 +6,7 @@ import hashlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,15 +16,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from blocks.embedded import Stack
-from blocks.errors import InvalidInputError, StorageError, TerminalError
+from blocks.errors import InvalidInputError, StorageError
+from flows.demo.night import Night
+from flows.demo.steps import Steps, check
 from flows.demo.transcoding import CLIPS, LARGE_CLIP, make_clip, play, transcode
 from flows.local_stack import bring_up, deploy_all, local_stack, wait_for_deployed_run
 
 SMALL_QUOTA = "3 MiB"
-
-
-class DemoError(TerminalError):
-    """Something the demo claims did not happen."""
 
 
 def run_demo(out: Console, *, videos: Path | None, keep_running: bool) -> bool:
@@ -51,11 +47,12 @@ def run_demo(out: Console, *, videos: Path | None, keep_running: bool) -> bool:
     return True
 
 
-class Demo:
+class Demo(Steps):
     """The steps share what they made: clips, customers, jobs."""
 
     def __init__(self, out: Console, stack: Stack, folder: Path, videos: Path | None) -> None:
-        self.out, self.stack, self.folder, self.videos = out, stack, folder, videos
+        super().__init__(out)
+        self.stack, self.folder, self.videos = stack, folder, videos
         self.jobs: dict[Path, str] = {}
         self.facts: list[tuple[str, str]] = []
 
@@ -74,6 +71,7 @@ class Demo:
             self.download_and_compare()
             self.play_hls()
             self.upload_with_a_form()
+            Night(self.out, self.catalog, self.folder, self.studio).run()
             self.run_a_deployment(deployed)
         self.show_usage()
 
@@ -269,26 +267,6 @@ class Demo:
             job_id=job,
             kind=kind,
         )
-
-    @contextmanager
-    def step(self, title: str) -> Iterator[Callable[[str], None]]:
-        """Show what is going on, then one line with the last thing said."""
-        started, last = time.monotonic(), [""]
-        with self.out.status(f"{title} …") as status:
-
-            def say(line: str) -> None:
-                last[0] = line
-                status.update(f"{title}: {escape(line)}")
-
-            yield say
-        took = time.monotonic() - started
-        self.out.print(f"[green]✓[/] {title} [dim]({took:.1f} s)[/]\n    {escape(last[0])}", highlight=False)
-
-
-def check(true: bool, otherwise: str) -> None:
-    """The demo claims nothing that it did not see."""
-    if not true:
-        raise DemoError(otherwise)
 
 
 def _stop(stack: Stack) -> None:

@@ -91,9 +91,7 @@ def test_quota_forms_and_intents() -> None:
 def test_objects_that_age_alone_removes(rule: str) -> None:
     aged = Aged(rule, Listed("temp/a/blob", 10, "etag", SINCE), NOW)
     item = only(places=(PlaceFacts("main"), PlaceFacts("cold", aged=(aged,))))
-    assert item == Item(
-        "remove object", rule, "temp/a/blob", "from 2026-04-20 12:00", "", 1, 10, place="cold"
-    )
+    assert item == Item("remove object", rule, "temp/a/blob", "from 2026-04-20 12:00", "", 1, 10, place="cold")
 
 
 def test_uploads_bytes_and_folders() -> None:

@@ -130,9 +130,7 @@ def test_a_report_counts_what_was_really_done() -> None:
     assert [one.error for one in report.failed] == ["SlowDown"]
     assert report.by_rule() == (RuleSum("trash_days", 1, 7, 700), RuleSum("failed_days", 1, 1, 1))
     assert (report.objects, report.freed_bytes) == (11, 1001), "what is gone is gone, though the item failed"
-    assert report.summary() == (
-        "cleanup: 2 done, 1 skipped, 1 failed; 11 objects, 1001 B; 2 months of the log removed"
-    )
+    assert report.summary() == ("cleanup: 2 done, 1 skipped, 1 failed; 11 objects, 1001 B; 2 months of the log removed")
 
 
 def test_summaries_of_plans() -> None:

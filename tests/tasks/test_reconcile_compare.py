@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime
+from itertools import pairwise
 from uuid import UUID, uuid5
 
 import pytest
@@ -119,7 +120,7 @@ def test_ranges_cover_all_ids_without_overlap(rows: int, at_least: int) -> None:
     assert 1 <= len(parts) <= MOST_RANGES
     assert [part.number for part in parts] == list(range(len(parts)))
     assert (parts[0].first, parts[-1].last) == (UUID(int=0), LAST)
-    assert all(before.last.int + 1 == after.first.int for before, after in zip(parts, parts[1:], strict=False))
+    assert all(before.last.int + 1 == after.first.int for before, after in pairwise(parts))
     widths = {part.last.int - part.first.int for part in parts}
     assert max(widths) - min(widths) <= 1
 
