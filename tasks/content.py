@@ -40,11 +40,15 @@ def decoded(chunks: Iterator[bytes], codec: str, *, at_most: int) -> Iterator[by
     Raises:
         ContentMismatchError: it cannot be decoded, or is larger.
     """
+    seen = 0
     if codec == "identity":
-        yield from chunks
+        for block in chunks:
+            seen += len(block)
+            if seen > at_most:
+                raise ContentMismatchError(f"it has more than {at_most} bytes")
+            yield block
         return
     source: Any = _Readable(chunks)
-    seen = 0
     try:
         with ZstdDecompressor(max_window_size=LARGEST_WINDOW_BYTES).stream_reader(source) as reader:
             while block := reader.read(BLOCK_BYTES):

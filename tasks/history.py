@@ -90,7 +90,8 @@ def what_next(event: Event, policy: RetentionPolicy) -> str:
     """What will be done to a row that is still there, by which rule. Pure."""
     facts = event.after or {}
     since = datetime.fromisoformat(facts["job_updated_at"])
-    if facts["hold"]:
+    # A hold keeps what is kept; it brings nothing back that was released, and finishes no writing.
+    if facts["hold"] and facts["state"] not in ("purging", "pending"):
         fate = f"stays, whatever its age: its job is on hold ({facts['hold']})"
     elif facts["state"] == "trashed":
         until = facts["purge_after"][:16].replace("T", " ")

@@ -148,7 +148,7 @@ def over_caps(plan: Plan, caps: SafetyPolicy, catalog_objects: int) -> tuple[str
         reasons.append(f"{plan.objects} objects are more than {caps.most_objects}")
     if plan.size_bytes > caps.most_gib * GIB:
         reasons.append(f"{format_bytes(plan.size_bytes)} are more than {caps.most_gib} GiB")
-    if plan.objects > caps.percent_from_objects and plan.objects * 100 > caps.most_percent * catalog_objects:
+    if plan.objects >= caps.percent_from_objects and plan.objects * 100 > caps.most_percent * catalog_objects:
         share = 100 * plan.objects / max(1, catalog_objects)
         reasons.append(f"{plan.objects} objects are {share:.0f} % of the catalog, more than {caps.most_percent} %")
     return tuple(reasons)

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.objects import Extent, Released, find_released, forget_released
-from blocks.errors import StorageError
+from blocks.errors import LockLostError, StorageError
 from blocks.object_store.deletion import MOST_KEYS, delete_keys
 from tasks.stores import OpenLocation
 
@@ -67,7 +67,7 @@ def purge_released(
                 if len(under_way) >= PARALLEL_BATCHES:
                     under_way = _collect(under_way, result, progress)
         except StorageError as error:
-            if job_ids is None:
+            if job_ids is None or isinstance(error, LockLostError):
                 raise
             result.failed |= {str(job_id): str(error) for job_id in job_ids}
         finally:
@@ -94,11 +94,12 @@ def _purge_page(catalog: CatalogDatabase, location: OpenLocation, page: Sequence
     try:
         result.failed = _delete(location, [one.key for one in page])
         gone = [one for one in page if one.key not in result.failed]
-        catalog.transaction(lambda connection: forget_released(connection, [one.object_id for one in gone], run=run))
+        ids = [one.object_id for one in gone]
+        forgotten = catalog.transaction(lambda connection: forget_released(connection, ids, run=run))
     except StorageError as error:
         result.failed = {one.key: str(error) for one in page}
         return result
-    for one in gone:
+    for one in (one for one in gone if one.object_id in forgotten):
         before = result.deleted.get(one.job_id, Extent())
         result.deleted[one.job_id] = Extent(before.objects + 1, before.stored_bytes + one.stored_bytes)
     return result

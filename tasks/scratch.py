@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,8 +30,9 @@ def scratch_root() -> Path:
         RefusedError: somebody else made it.
     """
     root = Path(tempfile.gettempdir()) / f"transcode-flow-{os.getuid()}"
-    root.mkdir(mode=0o700, exist_ok=True)
-    if root.is_symlink() or root.lstat().st_uid != os.getuid():
+    with suppress(FileExistsError):
+        root.mkdir(mode=0o700)
+    if root.is_symlink() or not root.is_dir() or root.lstat().st_uid != os.getuid():
         raise RefusedError(f"{root} belongs to somebody else; remove it, or set TMPDIR to a folder of this user's")
     return root
 
@@ -47,7 +48,10 @@ def find_leftovers(older_than: timedelta, *, now: datetime) -> list[Leftover]:
     """Scratch folders in which nothing changed for a while."""
     found = []
     for path in sorted(scratch_root().iterdir()):
-        changed_at, size = _newest_and_size(path)
+        try:
+            changed_at, size = _newest_and_size(path)
+        except FileNotFoundError:
+            continue  # its run ended meanwhile, and took it along
         if changed_at + older_than <= now:
             found.append(Leftover(path, changed_at, size))
     return found
@@ -69,9 +73,6 @@ def _newest_and_size(path: Path) -> tuple[datetime, int]:
         for folder, _, files in os.walk(path):
             newest = max(newest, os.lstat(folder).st_mtime)
             for name in files:
-                try:
-                    seen = os.lstat(os.path.join(folder, name))
-                except FileNotFoundError:
-                    continue  # its run is alive after all
+                seen = os.lstat(os.path.join(folder, name))
                 newest, size = max(newest, seen.st_mtime), size + seen.st_size
     return datetime.fromtimestamp(newest, UTC), size

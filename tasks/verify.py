@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -122,6 +122,7 @@ def verify_batch(
     catalog.transaction(lambda connection: drift.note_verified(connection, [one.object_id for one in sound]))
     others = [one for one in checked if one.result != "sound"]
     by_id = {row.id: row for row in live}
+    marked: set[UUID] = set()
     for state in ("corrupt", "missing"):
         for customer_id in sorted({by_id[one.object_id].customer_id for one in others}):
             fenced = [
@@ -133,7 +134,14 @@ def verify_batch(
             def mark(connection: Connection, owner: int = customer_id, rows: Sequence[Fenced] = fenced) -> set[UUID]:
                 return drift.mark(connection, owner, rows, state=state, run=run, rule="verify")  # noqa: B023 -- runs at once
 
-            catalog.transaction(mark)
+            marked |= catalog.transaction(mark)
+    # What was moved or removed between the last look and the mark is nobody's trouble.
+    others = [
+        replace(one, result="changed", detail="moved or removed meanwhile")
+        if one.result in ("corrupt", "missing") and one.object_id not in marked
+        else one
+        for one in others
+    ]
     return BatchResult(len(sound), sum(one.size_bytes for one in sound), tuple(others))
 
 

@@ -184,19 +184,25 @@ _FIND_RELEASED_OF_JOBS = text(
 )
 
 
-def forget_released(connection: Connection, object_ids: Sequence[UUID], *, run: str = "") -> None:
-    """Drop the rows of bytes that are gone; the log remembers their keys, which are never written again."""
-    if object_ids:
-        connection.execute(
-            text(
-                "WITH gone AS (DELETE FROM stored_objects "
-                "   WHERE id = ANY (CAST(:ids AS uuid[])) AND state = 'purging' RETURNING *) "
-                "INSERT INTO operation_log (run, operation, api_key_id, job_id, object_id, before, bytes) "
-                "SELECT :run, 'purge', api_key_id, job_id, id, "
-                "       jsonb_build_object('state', state, 'name', name, 'key', key), stored_bytes FROM gone"
-            ),
-            {"ids": [str(object_id) for object_id in object_ids], "run": run},
-        )
+def forget_released(connection: Connection, object_ids: Sequence[UUID], *, run: str = "") -> set[UUID]:
+    """Drop the rows of bytes that are gone; the log remembers their keys, which are never written again.
+
+    Returns those that were still there: what two runs removed at once is one run's.
+    """
+    if not object_ids:
+        return set()
+    rows = connection.execute(
+        text(
+            "WITH gone AS (DELETE FROM stored_objects "
+            "   WHERE id = ANY (CAST(:ids AS uuid[])) AND state = 'purging' RETURNING *) "
+            "INSERT INTO operation_log (run, operation, api_key_id, job_id, object_id, before, bytes) "
+            "SELECT :run, 'purge', api_key_id, job_id, id, "
+            "       jsonb_build_object('state', state, 'name', name, 'key', key), stored_bytes FROM gone "
+            "RETURNING object_id"
+        ),
+        {"ids": [str(object_id) for object_id in object_ids], "run": run},
+    )
+    return set(rows.scalars())
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from blocks.catalog.block import CatalogDatabase
 from blocks.catalog.locations import read_identity
@@ -36,7 +36,7 @@ class SweepLock:
         """
         try:
             self._connection.execute(text("SELECT 1"))
-        except DBAPIError as error:
+        except SQLAlchemyError as error:
             raise LockLostError(
                 "the connection that held this sweep's lock was cut; it stopped before the next batch, what was done "
                 "is recorded, and the next run goes on"
@@ -64,10 +64,8 @@ def sweep_lock(
     engine = catalog.direct_engine(maintenance=True)
     try:
         with _connected(engine.connect) as connection:
-            connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": holder[:63]})
             deadline, told = time.monotonic() + wait.total_seconds(), ""
-            while (missed := _take(connection, shared, names)) is not None:
-                by = _holder(connection, missed)
+            while (by := _take(connection, holder, shared, names)) is not None:
                 if time.monotonic() >= deadline:
                     raise SweepBusyError(f"{by} works on the same store; run this again when it has ended")
                 if by != told:
@@ -94,19 +92,27 @@ def _connected(connect: Callable[[], Connection]) -> Iterator[Connection]:
         connection.close()
 
 
-def _take(connection: Connection, shared: str, names: Sequence[str]) -> str | None:
-    """Take all, or none: returns the first that somebody else holds."""
-    if not connection.execute(
-        text("SELECT pg_try_advisory_lock_shared(hashtextextended(:name, 0))"), {"name": shared}
-    ).scalar_one():
-        return shared
-    for name in names:
-        if not connection.execute(
-            text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))"), {"name": name}
-        ).scalar_one():
-            connection.execute(text("SELECT pg_advisory_unlock_all()"))
-            return name
+def _take(connection: Connection, holder: str, shared: str, names: Sequence[str]) -> str | None:
+    """Take all, or none: returns who holds the first that cannot be had."""
+    try:
+        connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": holder[:63]})
+        if not _try(connection, "pg_try_advisory_lock_shared", shared):
+            return _holder(connection, shared)
+        for name in names:
+            if not _try(connection, "pg_try_advisory_lock", name):
+                connection.execute(text("SELECT pg_advisory_unlock_all()"))
+                return _holder(connection, name)
+    except SQLAlchemyError as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise CatalogUnavailableError(f"the connection for the sweep's lock was lost: {reason}") from error
     return None
+
+
+def _try(connection: Connection, function: str, name: str) -> bool:
+    taken: bool = connection.execute(
+        text(f"SELECT {function}(hashtextextended(:name, 0))"), {"name": name}
+    ).scalar_one()
+    return taken
 
 
 def _holder(connection: Connection, name: str) -> str:

@@ -40,6 +40,8 @@ DUE_JOBS, DUE_EACH = 500, 2
 URLS = 200
 MOST_LISTED = 200_000
 """Real objects in the memory row: they take about two minutes to write."""
+MEMORY_RUNS = 2
+"""Peaks of equal runs differ by a percent: more runs would say nothing more."""
 LIMIT_MIB, FLAT = 500.0, 1.5
 NO_GRACE = timedelta(seconds=-5)
 """Whatever was written up to now is past it: SeaweedFS dates objects itself."""
@@ -212,7 +214,7 @@ def memory(bench: Bench) -> list[Measured]:
     ):
         # A cleanup leaves nothing to the next: what is due is added for each.
         peaks = []
-        for _ in range(bench.pairs):
+        for _ in range(min(bench.pairs, MEMORY_RUNS)):
             peaks.append((peak_mib(bench, work, few, SIZES[0]), peak_mib(bench, work, many, large)))
             say(f"memory of {work}: {peaks[-1][0]:.0f} MiB with {SIZES[0]:,} rows, {peaks[-1][1]:.0f} with {large:,}")
         results += [

@@ -46,7 +46,8 @@ def insert(catalog: CatalogDatabase, key: int, *, state: str = "live", size: int
         catalog,
         "INSERT INTO stored_objects (id, job_id, api_key_id, kind, name, location_id, key, size_bytes, stored_bytes, "
         "                            sha256, state, trashed_state) "
-        "SELECT gen_random_uuid(), j.id, :key, 'metadata', u, 1, u, :size, :size, repeat('0', 64), :state, CASE :state WHEN 'trashed' THEN 'live' END "
+        "SELECT gen_random_uuid(), j.id, :key, 'metadata', u, 1, u, :size, :size, repeat('0', 64), :state, "
+        "       CASE :state WHEN 'trashed' THEN 'live' END "
         "  FROM (SELECT id FROM jobs WHERE api_key_id = :key ORDER BY id LIMIT 1) j, "
         "       (SELECT gen_random_uuid()::text AS u FROM generate_series(1, :count)) n",
         key=key, size=size, state=state, count=count,

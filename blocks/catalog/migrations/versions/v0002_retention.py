@@ -45,6 +45,9 @@ CREATE INDEX approvals_open ON approvals (operation, scope) WHERE state = 'asked
 """
 
 HISTORY = """
+-- Objects without a job, such as a form's blob under temp/, are found by their key; there are few.
+CREATE INDEX operation_log_by_key ON operation_log ((before ->> 'key')) WHERE job_id IS NULL;
+
 -- All that is known of an object, by its id, its key (present or past) or its job's id; newest first.
 CREATE FUNCTION explain_object(p_object text)
 RETURNS TABLE (at timestamptz, what text, run text, rule text, api_key text, job_id uuid, object_id uuid,
@@ -53,21 +56,28 @@ LANGUAGE plpgsql STABLE AS $$
 DECLARE
     uuid_form constant text := '[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}';
     named     uuid := substring(p_object FROM '^' || uuid_form || '$')::uuid;
-    in_key    uuid := substring(p_object FROM '^[a-z]+/(' || uuid_form || ')/')::uuid;
+    in_key    uuid := substring(p_object FROM '^(?:[a-z]+|exports/hls)/(' || uuid_form || ')/')::uuid;
 BEGIN
     RETURN QUERY
     WITH meant AS (
-        SELECT o.id FROM stored_objects o WHERE o.id = named OR o.job_id = named
+        SELECT o.id, o.job_id FROM stored_objects o WHERE o.id = named OR o.job_id = named
         UNION
-        SELECT o.id FROM stored_objects o WHERE o.job_id = in_key AND o.key = p_object
+        SELECT o.id, o.job_id FROM stored_objects o WHERE o.job_id = in_key AND o.key = p_object
         UNION
-        SELECT l.object_id FROM operation_log l WHERE l.object_id = named OR l.job_id = named
+        SELECT l.object_id, l.job_id FROM operation_log l WHERE l.object_id = named OR l.job_id = named
         UNION
         -- A key names its job: the log is searched by that, not by every key it ever held.
-        SELECT l.object_id FROM operation_log l
+        SELECT l.object_id, l.job_id FROM operation_log l
          WHERE l.job_id = in_key AND p_object IN (l.before ->> 'key', l.after ->> 'key')
-    ), jobs_meant AS (
-        SELECT named AS id UNION SELECT o.job_id FROM stored_objects o JOIN meant m ON m.id = o.id
+    ), lines AS (
+        SELECT l.* FROM operation_log l WHERE l.object_id IN (SELECT m.id FROM meant m)
+        UNION
+        -- What befell the job befell its objects; what befell another key of it did not, unless the job is meant.
+        SELECT l.* FROM operation_log l
+         WHERE l.job_id IN (SELECT m.job_id FROM meant m) AND l.object_id IS NULL
+           AND (l.before ->> 'key' IS NULL OR l.before ->> 'key' = p_object OR l.job_id = named)
+        UNION
+        SELECT l.* FROM operation_log l WHERE l.job_id IS NULL AND l.before ->> 'key' = p_object
     )
     SELECT clock_timestamp(), 'is', ''::text, ''::text, k.label, o.job_id, o.id, NULL::jsonb,
            jsonb_build_object('state', o.state, 'location', c.name, 'key', o.key, 'kind', o.kind, 'name', o.name,
@@ -75,14 +85,37 @@ BEGIN
                'url_expires_at', o.url_expires_at, 'verified_at', o.verified_at, 'job_status', j.status,
                'job_updated_at', j.updated_at, 'hold', j.hold, 'deleted_at', j.deleted_at,
                'purge_after', j.purge_after), o.stored_bytes
-      FROM stored_objects o JOIN meant m ON m.id = o.id JOIN jobs j ON j.id = o.job_id
+      FROM stored_objects o JOIN jobs j ON j.id = o.job_id
       JOIN api_keys k ON k.id = o.api_key_id JOIN locations c ON c.id = o.location_id
+     WHERE o.id IN (SELECT m.id FROM meant m)
     UNION ALL
     SELECT l.at, l.operation, l.run, l.rule, k.label, l.job_id, l.object_id, l.before, l.after, l.bytes
-      FROM operation_log l LEFT JOIN api_keys k ON k.id = l.api_key_id
-     WHERE l.object_id IN (SELECT m.id FROM meant m WHERE m.id IS NOT NULL)
-        OR (l.object_id IS NULL AND l.job_id IN (SELECT i.id FROM jobs_meant i))
+      FROM lines l LEFT JOIN api_keys k ON k.id = l.api_key_id
     ORDER BY 1 DESC;
+END $$;
+
+-- A month that was forgotten takes its lines over from where they went meanwhile.
+CREATE OR REPLACE FUNCTION create_log_partitions(p_from date, p_months integer) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    month  date;
+    part   text;
+    begins timestamptz;
+    ends   timestamptz;
+BEGIN
+    FOR i IN 0 .. p_months - 1 LOOP
+        month := (date_trunc('month', p_from) + make_interval(months => i))::date;
+        part := 'operation_log_' || to_char(month, 'YYYY_MM');
+        CONTINUE WHEN to_regclass(format('%I', part)) IS NOT NULL;
+        begins := month::timestamp AT TIME ZONE 'UTC';
+        ends := (month + interval '1 month')::timestamp AT TIME ZONE 'UTC';
+        LOCK TABLE operation_log IN SHARE UPDATE EXCLUSIVE MODE;
+        LOCK TABLE operation_log_default IN ACCESS EXCLUSIVE MODE;
+        EXECUTE format('CREATE TABLE %I (LIKE operation_log INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', part);
+        EXECUTE format('WITH moved AS (DELETE FROM operation_log_default WHERE at >= %L AND at < %L RETURNING *) '
+                       'INSERT INTO %I SELECT * FROM moved', begins, ends, part);
+        EXECUTE format('ALTER TABLE operation_log ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+                       part, begins, ends);
+    END LOOP;
 END $$;
 
 CREATE FUNCTION drop_log_partitions(p_before date) RETURNS text[] LANGUAGE plpgsql AS $$
