@@ -13,8 +13,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from blocks.catalog import CatalogDatabase, drift
-from blocks.catalog.drift import CounterDrift, ExpectedObject
+from blocks.catalog import CatalogDatabase, counters, drift
+from blocks.catalog.counters import CounterDrift
+from blocks.catalog.drift import ExpectedObject
 from blocks.errors import InvalidInputError, NotFoundError, RefusedError, StoreUnavailableError
 from blocks.object_store.clock import store_now
 from blocks.object_store.listing import Listed, list_range
@@ -136,7 +137,7 @@ def put_together(catalog: CatalogDatabase, location: OpenLocation, parts: Sequen
         listed=listed,
         expected=expected,
         findings=tuple(finding for part in parts for finding in part.findings),
-        counters=tuple(catalog.transaction(drift.counter_drift)),
+        counters=tuple(catalog.transaction(counters.counter_drift)),
         uncounted=sum(part.uncounted for part in parts),
     )
 
@@ -154,10 +155,10 @@ def plan_repairs(found: Sequence[Drift], labels: dict[int, str]) -> Plan:
                 owner=one.customer_id, place=drifted.place,
             )  # fmt: skip
             (items if action else skipped).append(item)
-    counters = {one.customer_id: one for drifted in found for one in drifted.counters}
+    off = {one.customer_id: one for drifted in found for one in drifted.counters}
     items += [
         Item("repair counters", "counters", one.customer, explain_counters(one), one.customer, owner=one.customer_id)
-        for one in counters.values()
+        for one in off.values()
     ]
     if more := sum(drifted.uncounted for drifted in found):
         skipped.append(Item("leave", "too many", f"{more} more", "one run looks after the first; run it again"))
@@ -302,8 +303,8 @@ def summary(found: Sequence[Drift]) -> str:
     for drifted in found:
         for one in drifted.findings:
             counts[one.what] = counts.get(one.what, 0) + 1
-    if counters := {one.customer_id for drifted in found for one in drifted.counters}:
-        counts["counters off"] = len(counters)
+    if off := {one.customer_id for drifted in found for one in drifted.counters}:
+        counts["counters off"] = len(off)
     listed, expected = sum(one.listed for one in found), sum(one.expected for one in found)
     shown = ", ".join(f"{number} {what}" for what, number in sorted(counts.items())) or "no drift"
     return f"{listed} objects listed, {expected} expected: {shown}"

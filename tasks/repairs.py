@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from blocks.catalog import drift
+from blocks.catalog import counters, drift
 from blocks.catalog.drift import Content, Fenced
 from blocks.errors import NotFoundError, RefusedError, StorageError, StoreUnavailableError
 from blocks.object_store.clock import store_now
@@ -45,7 +45,7 @@ def apply_repairs(
     for item in plan.items:
         if item.action == "repair counters":
             repaired = sweep.catalog.transaction(
-                lambda connection, owner=item.owner: drift.repair_counters(connection, owner, run=sweep.run)  # type: ignore[misc]  # bound here
+                lambda connection, owner=item.owner: counters.repair_counters(connection, owner, run=sweep.run)  # type: ignore[misc]  # bound here
             )
             outcomes.append(Outcome(item, "done", explain_counters(repaired)))
     return Report("reconcile-quota", tuple(outcomes))

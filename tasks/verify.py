@@ -8,8 +8,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from blocks.catalog import CatalogDatabase, drift
-from blocks.catalog.drift import Content, Fenced, Twin
+from blocks.catalog import CatalogDatabase, drift, verifying
+from blocks.catalog.drift import Content, Fenced
+from blocks.catalog.verifying import Twin
 from blocks.errors import InvalidInputError, NotFoundError, StorageError
 from blocks.object_store.transfer import fingerprint
 from blocks.policies import IntegrityPolicy
@@ -101,10 +102,10 @@ def choose(
         raise InvalidInputError(f"share={share_percent} is outside the limits: more than 0 and up to 100 percent")
 
     def read(connection: Connection) -> tuple[int, list[UUID]]:
-        live = drift.count_live(connection, location.place.id, kinds=wanted)
+        live = verifying.count_live(connection, location.place.id, kinds=wanted)
         share = share_percent / 100 if share_percent is not None else 1 / policy.verify_within_weeks
         most = min(live, int(live * share) + 1)
-        return live, drift.oldest_verified(connection, location.place.id, kinds=wanted, most=most)
+        return live, verifying.oldest_verified(connection, location.place.id, kinds=wanted, most=most)
 
     live, ids = catalog.transaction(read)
     size = max(SMALLEST_BATCH, -(-len(ids) // MOST_BATCHES))
@@ -119,7 +120,7 @@ def verify_batch(
     live = [row for row in rows if row.state == "live"]
     checked = in_parallel(lambda row: _check(catalog, location, row), live, threads=policy.parallel_transfers)
     sound = [one for one in checked if one.result == "sound"]
-    catalog.transaction(lambda connection: drift.note_verified(connection, [one.object_id for one in sound]))
+    catalog.transaction(lambda connection: verifying.note_verified(connection, [one.object_id for one in sound]))
     others = [one for one in checked if one.result != "sound"]
     by_id = {row.id: row for row in live}
     marked: set[UUID] = set()
@@ -149,7 +150,7 @@ def put_together(catalog: CatalogDatabase, live: int, batches: Sequence[BatchRes
     """The whole run, with the other places where hurt content still is."""
     others = tuple(one for batch in batches for one in batch.others)
     hashes = [one.sha256 for one in others if one.result in ("corrupt", "missing")]
-    twins = catalog.transaction(lambda connection: drift.find_twins(connection, hashes)) if hashes else []
+    twins = catalog.transaction(lambda connection: verifying.find_twins(connection, hashes)) if hashes else []
     return VerifyReport(
         live, sum(one.sound for one in batches), sum(one.sound_bytes for one in batches), others, tuple(twins)
     )

@@ -1,4 +1,4 @@
-"""Where catalog and store, or counters and rows, disagree: reading both sides, and the repairs that are provable."""
+"""Where catalog and store disagree: what the catalog expects, and the changes that are provable."""
 
 from __future__ import annotations
 
@@ -23,18 +23,6 @@ class ExpectedObject:
     stored_bytes: int
     etag: str | None
     generation: int
-
-
-@dataclass(frozen=True)
-class CounterDrift:
-    """A key's counters against the sums of its rows, in bytes."""
-
-    customer_id: int
-    customer: str
-    used_bytes: int
-    used_sum: int
-    reserved_bytes: int
-    reserved_sum: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,122 +214,3 @@ def record_orphans(connection: Connection, removed: Sequence[tuple[str, int]], *
                 "sizes": [size for _, size in removed],
             },
         )
-
-
-def counter_drift(connection: Connection) -> list[CounterDrift]:
-    """Keys whose counters are not the sums of their rows."""
-    rows = connection.execute(
-        text(
-            "SELECT k.id, k.label, k.storage_used_bytes, coalesce(o.used, 0), k.storage_reserved_bytes, "
-            "       coalesce(r.reserved, 0) "
-            "  FROM api_keys k "
-            "  LEFT JOIN (SELECT api_key_id, sum(size_bytes)::bigint AS used FROM stored_objects "
-            "              WHERE state IN ('live', 'missing', 'corrupt') GROUP BY api_key_id) o "
-            "    ON o.api_key_id = k.id "
-            "  LEFT JOIN (SELECT api_key_id, sum(bytes)::bigint AS reserved FROM reservations GROUP BY api_key_id) r "
-            "    ON r.api_key_id = k.id "
-            " WHERE k.storage_used_bytes <> coalesce(o.used, 0) "
-            "    OR k.storage_reserved_bytes <> coalesce(r.reserved, 0) ORDER BY k.id"
-        )
-    )
-    return [CounterDrift(*row) for row in rows]
-
-
-def repair_counters(connection: Connection, customer_id: int, *, run: str) -> CounterDrift:
-    """Set a key's counters to the sums of its rows; returns what they were."""
-    # The lock first, the sums in a later statement: a sum of the same snapshot would miss what was waited for.
-    customer = lock_customer(connection, customer_id)
-    row = connection.execute(
-        text(
-            "SELECT k.storage_used_bytes, k.storage_reserved_bytes, "
-            "  (SELECT coalesce(sum(o.size_bytes), 0)::bigint FROM jobs j JOIN stored_objects o ON o.job_id = j.id "
-            "    WHERE j.api_key_id = k.id AND o.state IN ('live', 'missing', 'corrupt')) AS used, "
-            "  (SELECT coalesce(sum(bytes), 0)::bigint FROM reservations WHERE api_key_id = k.id) AS reserved "
-            "  FROM api_keys k WHERE k.id = :id"
-        ),
-        {"id": customer_id},
-    ).one()
-    connection.execute(
-        text("UPDATE api_keys SET storage_used_bytes = :used, storage_reserved_bytes = :reserved WHERE id = :id"),
-        {"used": row.used, "reserved": row.reserved, "id": customer_id},
-    )
-    drift = CounterDrift(
-        customer_id, customer.label, row.storage_used_bytes, row.used, row.storage_reserved_bytes, row.reserved
-    )
-    connection.execute(
-        text(
-            "INSERT INTO operation_log (run, operation, rule, api_key_id, before, after, bytes) "
-            "VALUES (:run, 'repair', 'counters', :id, "
-            "  jsonb_build_object('used', CAST(:a AS bigint), 'reserved', CAST(:b AS bigint)), "
-            "  jsonb_build_object('used', CAST(:used AS bigint), 'reserved', CAST(:reserved AS bigint)), :by)"
-        ),
-        {
-            "run": run,
-            "id": customer_id,
-            "a": drift.used_bytes,
-            "b": drift.reserved_bytes,
-            "used": drift.used_sum,
-            "reserved": drift.reserved_sum,
-            "by": drift.used_sum - drift.used_bytes,
-        },
-    )
-    return drift
-
-
-def oldest_verified(connection: Connection, location_id: int, *, kinds: Sequence[str], most: int) -> list[UUID]:
-    """The live objects that were verified longest ago."""
-    rows = connection.execute(
-        text(
-            "SELECT id FROM stored_objects WHERE location_id = :location AND state = 'live' "
-            "   AND (:all_kinds OR kind = ANY (:kinds)) ORDER BY verified_at NULLS FIRST LIMIT :most"
-        ),
-        {"location": location_id, "all_kinds": not kinds, "kinds": list(kinds), "most": most},
-    )
-    return list(rows.scalars())
-
-
-def count_live(connection: Connection, location_id: int, *, kinds: Sequence[str]) -> int:
-    """The live objects of a place."""
-    count: int = connection.execute(
-        text(
-            "SELECT count(*) FROM stored_objects WHERE location_id = :location AND state = 'live' "
-            "   AND (:all_kinds OR kind = ANY (:kinds))"
-        ),
-        {"location": location_id, "all_kinds": not kinds, "kinds": list(kinds)},
-    ).scalar_one()
-    return count
-
-
-def note_verified(connection: Connection, object_ids: Sequence[UUID]) -> None:
-    """These were read and are what their rows say; book-keeping, so that no generation rises."""
-    connection.execute(
-        text(
-            "UPDATE stored_objects SET verified_at = clock_timestamp() WHERE id = ANY (CAST(:ids AS uuid[])) "
-            "   AND state = 'live'"
-        ),
-        {"ids": [str(one) for one in object_ids]},
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Twin:
-    """Another live object with the same content."""
-
-    sha256: str
-    job_id: UUID
-    customer: str
-    key: str
-    location: str
-
-
-def find_twins(connection: Connection, hashes: Sequence[str]) -> list[Twin]:
-    """Live objects with these contents, whoever owns them."""
-    rows = connection.execute(
-        text(
-            "SELECT o.sha256, o.job_id, k.label, o.key, l.name FROM stored_objects o "
-            "  JOIN api_keys k ON k.id = o.api_key_id JOIN locations l ON l.id = o.location_id "
-            " WHERE o.sha256 = ANY (:hashes) AND o.state = 'live' ORDER BY o.sha256, o.created_at LIMIT 1000"
-        ),
-        {"hashes": list(hashes)},
-    )
-    return [Twin(*row) for row in rows]

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from blocks.catalog import CatalogDatabase, drift
+from blocks.catalog import CatalogDatabase, counters, drift
 from blocks.errors import ForeignCatalogError, InvalidInputError, RefusedError, StorageError, StoreUnavailableError
 from blocks.object_store import listing
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import copy, put_bytes, read_bytes
 from blocks.policies import IngestPolicy, IntegrityPolicy
 from tasks import reconcile
+from tasks.ingest import ingest_videos
 from tasks.outputs import register_outputs
 from tasks.plans import Plan, Report
 from tasks.reconcile import Drift, explain_drift
@@ -23,7 +26,7 @@ from tasks.reconcile_compare import split_jobs
 from tasks.repairs import apply_repairs
 from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
-from tests.helpers import assert_sound, execute, one, rows, stored_keys, write_outputs
+from tests.helpers import assert_sound, execute, one, rows, stored_keys, write_outputs, write_video
 
 POLICY = IntegrityPolicy()
 NO_GRACE = timedelta(seconds=-5)
@@ -308,18 +311,21 @@ def test_a_grace_of_nothing_is_refused() -> None:
 
 
 def test_counters_are_repaired_beside_ingest(
-    sweep: Sweep, location: OpenLocation, new_job: Callable[[bytes], UUID]
+    sweep: Sweep, location: OpenLocation, policy: IngestPolicy, acme: str, tmp_path: Path
 ) -> None:
-    import threading
-
-    new_job(b"12345")
     customer = one(sweep.catalog, "SELECT id FROM api_keys")
     execute(sweep.catalog, "UPDATE api_keys SET storage_used_bytes = 1000")
-    threads = [threading.Thread(target=new_job, args=(bytes([number]) * 10,)) for number in range(8)]
+
+    def ingest(number: int) -> None:
+        video = write_video(tmp_path / f"{number}.mp4", bytes([number]) * 10)
+        ingest_videos(sweep.catalog, location, policy, api_key=acme, sources=[str(video)])
+
+    threads = [threading.Thread(target=ingest, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for _ in range(20):
-        sweep.catalog.transaction(lambda connection: drift.repair_counters(connection, customer, run=""))
+        sweep.catalog.transaction(lambda connection: counters.repair_counters(connection, customer, run=""))
     for thread in threads:
         thread.join()
-    assert sweep.catalog.transaction(drift.counter_drift) == []
+    assert one(sweep.catalog, "SELECT storage_used_bytes FROM api_keys") == 80
+    assert sweep.catalog.transaction(counters.counter_drift) == []

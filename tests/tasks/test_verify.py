@@ -10,8 +10,8 @@ from uuid import UUID
 import pytest
 import zstandard
 
-from blocks.catalog import CatalogDatabase, drift
-from blocks.catalog.drift import Twin
+from blocks.catalog import CatalogDatabase, verifying
+from blocks.catalog.verifying import Twin
 from blocks.errors import ContentMismatchError, InvalidInputError
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes, read_bytes
@@ -195,7 +195,7 @@ def test_all_are_seen_within_the_weeks(
         ids = [one for batch in batches for one in batch]
         assert 0 < len(ids) <= live // weeks + 1
         seen |= set(ids)
-        catalog.transaction(lambda connection, ids=ids: drift.note_verified(connection, ids))  # type: ignore[misc]  # bound here
+        catalog.transaction(lambda connection, ids=ids: verifying.note_verified(connection, ids))  # type: ignore[misc]  # bound here
     assert len(seen) == objects
 
 
