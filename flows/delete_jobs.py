@@ -77,7 +77,7 @@ def delete_jobs(
             caps=load_block(SafetyPolicy, safety),
             plan=plan,
             apply=apply,
-            scope=wanted.scope,
+            scope=f"{wanted.scope} purge_now" if purge_now else wanted.scope,
             locked=False,
             always_ask=purge_now,
         ),
