@@ -19,7 +19,7 @@ from blocks.errors import LockLostError, StorageError
 from blocks.object_store.deletion import MOST_KEYS, delete_keys
 from tasks.stores import OpenLocation
 
-PARALLEL_BATCHES = 4
+PARALLEL_BATCHES = 3
 TRIES = 3
 PAUSE_SECONDS = 0.2
 _FIRST = UUID(int=0)

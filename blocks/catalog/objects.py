@@ -101,6 +101,7 @@ def make_live(connection: Connection, verified: Sequence[Verified], *, job_statu
 
 
 # Whatever the reason, a row is released in one way: new state, generation and the log's entry are one statement.
+# Both sides of the join are limited: one alone made PostgreSQL read the whole table for the other.
 _RELEASE = """
 WITH released AS (
     UPDATE stored_objects o
@@ -116,9 +117,10 @@ WITH released AS (
 )
 SELECT job_id, count(*) AS objects, sum(stored_bytes)::bigint AS stored_bytes FROM released GROUP BY job_id
 """
-_RELEASE_PENDING = text(_RELEASE.format(which="o.job_id = ANY (CAST(:ids AS uuid[])) AND o.state = 'pending'"))
+_OF_JOBS = "o.job_id = ANY (CAST(:ids AS uuid[])) AND was.job_id = ANY (CAST(:ids AS uuid[]))"
+_RELEASE_PENDING = text(_RELEASE.format(which=f"{_OF_JOBS} AND o.state = 'pending'"))
 _RELEASE_SINGLE = text(_RELEASE.format(which="o.id = ANY (CAST(:ids AS uuid[])) AND o.state = 'pending'"))
-_RELEASE_ALL = text(_RELEASE.format(which="o.job_id = ANY (CAST(:ids AS uuid[])) AND o.state <> 'purging'"))
+_RELEASE_ALL = text(_RELEASE.format(which=f"{_OF_JOBS} AND o.state <> 'purging'"))
 
 
 @dataclass(frozen=True)

@@ -258,7 +258,9 @@ _MOVE = """
 WITH moved AS (
     UPDATE stored_objects o SET {to}, generation = o.generation + 1
       FROM stored_objects was
-     WHERE was.id = o.id AND o.job_id = ANY (CAST(:ids AS uuid[])) AND {which}
+     WHERE was.id = o.id AND {which}
+       -- Both sides of the join are limited: one alone made PostgreSQL read the whole table for the other.
+       AND o.job_id = ANY (CAST(:ids AS uuid[])) AND was.job_id = ANY (CAST(:ids AS uuid[]))
     RETURNING o.id, o.job_id, o.api_key_id, o.key, o.stored_bytes, was.state AS before, o.state AS after
 ), logged AS (
     INSERT INTO operation_log (run, operation, rule, api_key_id, job_id, object_id, before, after, bytes)
