@@ -27,7 +27,7 @@ from pydantic import Field
 from blocks.catalog import CatalogDatabase, approvals, due
 from blocks.catalog.sweeps import sweep_lock
 from blocks.errors import RefusedError, SweepBusyError
-from blocks.policies import GIB, SafetyPolicy
+from blocks.policies import SafetyPolicy
 from blocks.units import format_bytes
 from flows.batches import progress_of
 from flows.opening import markdown_rows, run_label, show_table
@@ -72,7 +72,7 @@ def run_planned(work: Work[F], *, dry_run: bool) -> State[Report]:
     if isinstance(granted, State):
         return granted
     try:
-        with _held(work) as sweep:
+        with _held(work, patient=granted is not None or _is_scheduled()) as sweep:
             plan, facts = work.plan(sweep)
             show_plan(plan, dry_run=dry_run)
             if dry_run:
@@ -82,7 +82,7 @@ def run_planned(work: Work[F], *, dry_run: bool) -> State[Report]:
             if not reasons:
                 return _finish(_apply(work, sweep, facts, plan))
     except SweepBusyError as error:
-        if _is_scheduled():
+        if granted is not None or _is_scheduled():
             raise
         return Completed(name="Skipped", message=str(error), data=None)
     _ask(work, plan, reasons)
@@ -134,12 +134,13 @@ def _finish(report: Report) -> State[Report]:
 
 
 @contextmanager
-def _held(work: Work[F]) -> Iterator[Sweep]:
+def _held(work: Work[F], *, patient: bool) -> Iterator[Sweep]:
     run = run_label()
     if not work.locked:
         yield Sweep(work.catalog, work.locations, run)
         return
-    wait = timedelta(minutes=work.caps.lock_wait_minutes) if _is_scheduled() else timedelta(0)
+    # Somebody who approved a plan is not there any more to start it again.
+    wait = timedelta(minutes=work.caps.lock_wait_minutes) if patient else timedelta(0)
     with sweep_lock(
         work.catalog,
         [location.place.id for location in work.locations],
@@ -165,7 +166,7 @@ def _reasons_to_ask(work: Work[F], plan: Plan, granted: Approval | None) -> tupl
     reasons = over_caps(plan, work.caps, total)
     if work.always_ask:
         reasons = ("this cannot be undone", *reasons)
-    if granted is not None and reasons:
+    if granted is not None:
         grown = (
             f"{granted.objects} objects and {format_bytes(granted.size_bytes)} were approved, and the plan has grown"
         )
@@ -264,7 +265,7 @@ def _question(work: Work[F], plan: Plan, reasons: tuple[str, ...], lasts: timede
     return (
         f"**{work.operation}** wants to go past what is allowed without asking: {'; '.join(reasons)}.\n\n{rules}\n\n"
         f"The plan is the artifact `{work.operation}-plan` of this run. Choose approve, and leave or lower how much it "
-        f"may remove ({plan.objects} objects, {plan.size_bytes / GIB:.2f} GiB). It plans again before it acts, and "
+        f"may remove ({plan.objects} objects, {format_bytes(plan.size_bytes)}). It plans again before it acts, and "
         "asks again if the plan has grown. "
         f"Without an answer within {lasts.total_seconds() / 3600:.0f} hours nothing happens."
     )

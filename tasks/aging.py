@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase
+from blocks.catalog.due import held_jobs, open_form_keys
 from blocks.catalog.log import record_aged
 from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
@@ -32,12 +37,30 @@ class Aged:
 
 
 def find_aged(store: ObjectStore, policy: RetentionPolicy, *, now: datetime) -> Iterator[Aged]:
-    """What is overdue under the prefixes of age, streamed; `now` is the store's clock, as the objects' times are."""
+    """What is overdue under the prefixes of age, streamed; `now` is the store's clock, as the objects' times are.
+
+    Some of it is still wanted: `still_wanted` says which.
+    """
     for rule, prefix in AGED_PREFIXES.items():
         lasts = timedelta(days=getattr(policy, rule))
         for listed in list_prefix(store, prefix):
             if listed.last_modified + lasts <= now:
                 yield Aged(rule, listed, listed.last_modified + lasts)
+
+
+def still_wanted(catalog: CatalogDatabase, location: OpenLocation, keys: Sequence[str]) -> set[str]:
+    """Which of these nobody may remove yet: a form's blob while the form is open, and leftovers of a job on hold."""
+    jobs = {key: UUID(found.group(1)) for key in keys if (found := _OF_A_JOB.match(key))}
+
+    def read(connection: Connection) -> tuple[set[str], set[UUID]]:
+        forms = open_form_keys(connection, location.place.id, [key for key in keys if key.startswith("temp/")])
+        return forms, held_jobs(connection, list(set(jobs.values())))
+
+    forms, held = catalog.transaction(read)
+    return forms | {key for key, job in jobs.items() if job in held}
+
+
+_OF_A_JOB = re.compile(r"(?:failed|exports/hls)/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})/")
 
 
 def remove_aged(
@@ -50,10 +73,13 @@ def remove_aged(
     """
     require_own(catalog, location)
     seen = in_parallel(lambda one: fingerprint(location.store, one.listed.key), aged, threads=PARALLEL_LOOKS)
+    wanted = still_wanted(catalog, location, [one.listed.key for one in aged])
     outcomes: list[tuple[str, str, str]] = []
     unchanged: list[Aged] = []
     for one, now in zip(aged, seen, strict=True):
-        if now is None:
+        if one.listed.key in wanted:
+            outcomes.append((one.listed.key, "skipped", "wanted: its form is open, or its job on hold"))
+        elif now is None:
             outcomes.append((one.listed.key, "skipped", "gone already"))
         elif now[0] != one.listed.etag or now[1].replace(microsecond=0) != one.listed.last_modified.replace(
             microsecond=0
@@ -61,13 +87,14 @@ def remove_aged(
             outcomes.append((one.listed.key, "skipped", "replaced meanwhile"))
         else:
             unchanged.append(one)
-    failed = delete_keys(location.store, [one.listed.key for one in unchanged])
-    gone = [one for one in unchanged if one.listed.key not in failed]
+    # Written down first: killed in between, the log says what may have gone.
     catalog.transaction(
         lambda connection: record_aged(
-            connection, [(one.listed.key, one.rule, one.listed.size_bytes) for one in gone], run=run
+            connection, [(one.listed.key, one.rule, one.listed.size_bytes) for one in unchanged], run=run
         )
     )
+    failed = delete_keys(location.store, [one.listed.key for one in unchanged])
+    gone = [one for one in unchanged if one.listed.key not in failed]
     outcomes += [(one.listed.key, "done", "") for one in gone]
     outcomes += [(key, "failed", why) for key, why in failed.items()]
     return outcomes

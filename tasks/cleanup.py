@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from uuid import UUID
 
@@ -17,8 +18,10 @@ from blocks.object_store.clock import store_now
 from blocks.object_store.deletion import MOST_KEYS
 from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
 from blocks.policies import RetentionPolicy
-from tasks.aging import Aged, find_aged, remove_aged
+from tasks.aging import Aged, find_aged, remove_aged, still_wanted
 from tasks.cleanup_plan import CleanupFacts, PlaceFacts
+from tasks.deletion import apply_erasure
+from tasks.layout import job_of
 from tasks.plans import Item, Outcome, Plan, Report
 from tasks.purging import purge_released
 from tasks.scratch import find_leftovers, remove_leftover
@@ -43,6 +46,7 @@ def find_due(
             now=now,
             failed=tuple(due.failed_jobs(connection, now - timedelta(days=policy.failed_days))),
             trashed=tuple(due.trashed_jobs(connection, now)),
+            erasures=tuple(due.erasures(connection)),
             stuck=tuple(due.stuck_jobs(connection, now - timedelta(hours=policy.stuck_hours))),
             abandoned=tuple(due.abandoned_writings(connection, now - timedelta(hours=policy.abandoned_hours))),
             reservations=tuple(due.lapsed_reservations(connection, now)),
@@ -62,16 +66,22 @@ def _place_facts(sweep: Sweep, location: OpenLocation, policy: RetentionPolicy, 
     at = store_now(location.store) + ahead
     oldest = at - timedelta(days=policy.multipart_days)
     aged: list[Aged] = []
-    for one in find_aged(location.store, policy, now=at):
-        if len(aged) == due.MOST:
-            break
-        aged.append(one)
+    for batch in _batches(islice(find_aged(location.store, policy, now=at), due.MOST)):
+        wanted = still_wanted(sweep.catalog, location, [one.listed.key for one in batch])
+        aged += [one for one in batch if one.listed.key not in wanted]
     return PlaceFacts(
         place=location.place.name,
         aged=tuple(aged),
-        multiparts=tuple(one for one in list_multipart_uploads(location.store) if one.initiated_at <= oldest),
+        multiparts=tuple(
+            islice((one for one in list_multipart_uploads(location.store) if one.initiated_at <= oldest), due.MOST)
+        ),
         released=sweep.catalog.transaction(lambda connection: due.released_extent(connection, location.place.id)),
     )
+
+
+def _batches(aged: Iterator[Aged]) -> Iterator[list[Aged]]:
+    while some := list(islice(aged, MOST_KEYS)):
+        yield some
 
 
 def apply_cleanup(sweep: Sweep, policy: RetentionPolicy, facts: CleanupFacts, plan: Plan) -> Report:
@@ -83,7 +93,7 @@ def apply_cleanup(sweep: Sweep, policy: RetentionPolicy, facts: CleanupFacts, pl
         sweep.progress(len(more))
 
     claims: list[Outcome] = []
-    for item_batch in customers_batches([one for one in plan.items if one.owner]):
+    for item_batch in customers_batches([one for one in plan.items if one.owner and one.action != "erase job"]):
         sweep.before_batch()
         changed = _attempted(item_batch, lambda batch: _change_rows(sweep, policy, facts, batch))
         claims += [one for one in changed if one.item.action in _RELEASES]
@@ -91,11 +101,15 @@ def apply_cleanup(sweep: Sweep, policy: RetentionPolicy, facts: CleanupFacts, pl
     intents = [one for one in plan.items if one.action == "finish intent"]
     say(_finish_intents(sweep, facts, intents))
     say(_remove_released(sweep, claims, [one for one in plan.items if one.action == "remove bytes"]))
+    if erasures := [one for one in plan.items if one.action == "erase job"]:
+        say(apply_erasure(sweep, Plan("cleanup", tuple(erasures))).outcomes)
     for location in sweep.locations:
         say(_clean_place(sweep, location, facts, plan))
     say([_remove_folder(one) for one in plan.items if one.action == "remove folder"])
     months = sweep.catalog.transaction(lambda connection: housekeeping.turn_log(connection, keep_days=policy.log_days))
-    notes = (f"{len(months)} months of the log removed",) if months else ()
+    notes: tuple[str, ...] = (f"{len(months)} months of the log removed",) if months else ()
+    if months is None:
+        notes = ("somebody reads the log: its months are turned the next night",)
     return Report("cleanup", tuple(outcomes), notes)
 
 
@@ -164,10 +178,11 @@ def _remove_released(sweep: Sweep, claims: Sequence[Outcome], leftovers: Sequenc
             if item.place == location.place.name:
                 result = "failed" if purged.failed else "done"
                 outcomes.append(Outcome(item, result, _first(purged.failed), others.objects, others.stored_bytes))
+    kept_of = {job_of(key): why for key, why in failed.items()}
     for claim in claims:
         # A job can be claimed by two rules at once, such as its abandoned writing and its trash: counted once.
         extent = freed.pop(UUID(claim.item.subject), Extent())
-        kept = next((why for key, why in failed.items() if claim.item.subject in key), "")
+        kept = kept_of.get(UUID(claim.item.subject), "")
         result = "failed" if kept and claim.result == "done" else claim.result
         outcomes.append(Outcome(claim.item, result, kept or claim.error, extent.objects, extent.stored_bytes))
     return outcomes
@@ -220,6 +235,7 @@ def _clean_place(sweep: Sweep, location: OpenLocation, facts: CleanupFacts, plan
             outcomes.append(Outcome(item, result, error, int(result == "done"), size))
     for item in plan.items:
         if item.action == "abort upload" and item.place == name:
+            sweep.before_batch()
             key, _, upload_id = item.subject.rpartition(" ")
             try:
                 abort_multipart_upload(location.store, key, upload_id)

@@ -37,6 +37,7 @@ class CleanupFacts:
     intents: tuple[DueIntent, ...] = ()
     places: tuple[PlaceFacts, ...] = ()
     leftovers: tuple[Leftover, ...] = ()
+    erasures: tuple[DueJob, ...] = ()
 
 
 def plan_cleanup(facts: CleanupFacts) -> Plan:
@@ -48,6 +49,7 @@ def plan_cleanup(facts: CleanupFacts) -> Plan:
         ("give up writing", "abandoned_hours", "writing", facts.abandoned),
         ("purge job", "trash_days", "kept in the trash until", facts.trashed),
         ("purge job", "failed_days", "failed", facts.failed),
+        ("erase job", "purge_now", "an erasure was begun and not finished", facts.erasures),
     ):
         for job in jobs:
             item = _job_item(action, rule, what, job)

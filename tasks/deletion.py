@@ -11,11 +11,20 @@ from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase, due
 from blocks.catalog.customers import find_customer, storable
+from blocks.catalog.locations import list_places
 from blocks.catalog.objects import Extent
 from blocks.catalog.selection import MOST_JOBS, JobFilter, SelectedJob, other_keys, select_jobs
 from blocks.catalog.tables import JobStatus
-from blocks.catalog.trash import Changed, claim_trashed, erase_jobs, hold_jobs, trash_jobs, undelete_jobs
-from blocks.errors import InvalidInputError, NotFoundError, StorageError
+from blocks.catalog.trash import (
+    Changed,
+    claim_trashed,
+    erase_jobs,
+    hold_jobs,
+    request_erasure,
+    trash_jobs,
+    undelete_jobs,
+)
+from blocks.errors import InvalidInputError, NotFoundError, RefusedError, StorageError
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.listing import list_prefix
 from blocks.policies import RetentionPolicy
@@ -155,7 +164,17 @@ def apply_undelete(sweep: Sweep, plan: Plan) -> Report:
 
 
 def apply_erasure(sweep: Sweep, plan: Plan) -> Report:
-    """Remove jobs at once: objects, exports, forms and rows. Only the log remembers that they were."""
+    """Remove jobs at once: objects, exports, forms and rows. Only the log remembers that they were.
+
+    Raises:
+        RefusedError: some declared store is not open, and could keep something.
+    """
+    opened = {location.place.name for location in sweep.locations}
+    if missing := set(sweep.catalog.transaction(list_places)) - opened:
+        raise RefusedError(
+            f"an erasure looks into every declared store, and {', '.join(sorted(missing))} is not named: "
+            "leave stores empty"
+        )
     outcomes: list[Outcome] = []
     for items in customers_batches(plan.items):
         try:
@@ -170,6 +189,7 @@ def _erase(sweep: Sweep, items: Sequence[Item]) -> list[Outcome]:
     owner, ids = items[0].owner, [UUID(item.subject) for item in items]
 
     def claim(connection: Connection) -> Changed:
+        request_erasure(connection, owner, ids)
         trash_jobs(connection, owner, ids, keep=timedelta(0), run=sweep.run, rule="purge_now")
         return claim_trashed(connection, owner, ids, due_at=None, run=sweep.run, rule="purge_now")
 
@@ -183,7 +203,7 @@ def _erase(sweep: Sweep, items: Sequence[Item]) -> list[Outcome]:
         sweep.before_batch()
         require_own(sweep.catalog, location)
         purged = purge_released(sweep.catalog, location, going, run=sweep.run)
-        failed |= purged.failed | _remove_exports(location, going, exports)
+        failed |= purged.failed | _remove_all(location, going, exports)
         for job_id, extent in purged.deleted.items():
             before = freed.get(job_id, Extent())
             freed[job_id] = Extent(before.objects + extent.objects, before.stored_bytes + extent.stored_bytes)
@@ -206,7 +226,7 @@ def _erase(sweep: Sweep, items: Sequence[Item]) -> list[Outcome]:
     return outcomes
 
 
-def _remove_exports(location: OpenLocation, job_ids: Sequence[UUID], exports: dict[str, list[str]]) -> dict[str, str]:
+def _remove_all(location: OpenLocation, job_ids: Sequence[UUID], exports: dict[str, list[str]]) -> dict[str, str]:
     # An export whose place the log does not name is looked for in every store: its key is random.
     keys = exports.get(location.place.name, []) + exports.get("", [])
     for job_id in job_ids:

@@ -11,10 +11,17 @@ from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.downloads import Found, TakenAway, find_owners, record_downloads, take_jobs
+from blocks.catalog.downloads import Found, TakenAway, find_owners, record_downloads, still_there, take_jobs
 from blocks.catalog.jobs import JobRow
 from blocks.catalog.tables import ObjectKind
-from blocks.errors import ContentMismatchError, InvalidInputError, NotFoundError, RefusedError, StorageError
+from blocks.errors import (
+    ContentMismatchError,
+    InvalidInputError,
+    NotFoundError,
+    OvertakenError,
+    RefusedError,
+    StorageError,
+)
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.presigning import presign_get
 from blocks.object_store.transfer import part_size, put_stream
@@ -94,14 +101,15 @@ def bulk_download(
         raise InvalidInputError("nothing to download: name at least one job id")
     ids = list(dict.fromkeys(check_job_id(job_id) for job_id in job_ids))
     wanted = list(dict.fromkeys(check_kind(kind) for kind in kinds))
-    folder = None if target == EXPORTS else open_folder(target, policy)
+    if target != EXPORTS:
+        allowed_folder(target, policy)
     plan = _plan(catalog, location, ids, wanted, api_key)
     if not plan.files:
         raise plan.skipped[0][1]
     reading = Reading(catalog, location, plan.skipped, progress)
-    if folder is None:
+    if target == EXPORTS:
         return _export(reading, plan, policy, run)
-    with closing(folder):
+    with closing(open_folder(target, policy)) as folder:
         return _fill(reading, plan, folder, run)
 
 
@@ -109,7 +117,17 @@ def open_folder(target: str, policy: AccessPolicy) -> Folder:
     """The folder of a target, made if it is missing.
 
     Raises:
-        InvalidInputError: it is no path, or no folder.
+        InvalidInputError, RefusedError: as `allowed_folder`; also where it is no folder.
+    """
+    root, below = allowed_folder(target, policy)
+    return Folder(root, below)
+
+
+def allowed_folder(target: str, policy: AccessPolicy) -> tuple[str, list[str]]:
+    """The root that a target lies below, and its path there; nothing is made.
+
+    Raises:
+        InvalidInputError: it is no path.
         RefusedError: links resolved, it does not lie below the policy's `download_roots`.
     """
     if "\0" in target or not target.strip() or any(0xD800 <= ord(char) <= 0xDFFF for char in target):
@@ -123,7 +141,7 @@ def open_folder(target: str, policy: AccessPolicy) -> Folder:
             f"{shown(target)} lies below none of the access policy's download_roots ({known}): add one there, or write "
             f"{EXPORTS} for an archive in the bucket"
         )
-    return Folder(root, [part for part in real[len(root) :].split("/") if part])
+    return root, [part for part in real[len(root) :].split("/") if part]
 
 
 def _plan(
@@ -193,6 +211,8 @@ def _export(reading: Reading, plan: _Plan, policy: AccessPolicy, run: str) -> Do
             f"{format_bytes(LARGEST_OBJECT_BYTES)}; name fewer jobs or kinds"
         )
     key = export_key(uuid4())
+    # Noted before a byte is written: whoever erases one of these jobs finds every archive that holds it.
+    at = _note(reading.catalog, plan, plan.files, run, {"export": key, "location": reading.location.place.name})
     done: list[File] = []
     sent = 0
 
@@ -222,8 +242,9 @@ def _export(reading: Reading, plan: _Plan, policy: AccessPolicy, run: str) -> Do
     if written.size_bytes != sent:
         delete_keys(store, [key])
         raise ContentMismatchError(f"{key} has {written.size_bytes} bytes, {sent} were sent; try again")
-    # Noted before anybody has the URL, so that none is unknown to the log.
-    at = _note(reading.catalog, plan, done, run, {"export": key})
+    if gone := _deleted_meanwhile(reading.catalog, plan):
+        delete_keys(store, [key])
+        raise OvertakenError(f"job {gone} was deleted while the archive was made; ask again without it")
     lasts = timedelta(hours=policy.export_hours)
     return DownloadReport(
         files=len(done),
@@ -233,6 +254,12 @@ def _export(reading: Reading, plan: _Plan, policy: AccessPolicy, run: str) -> Do
         key=key,
         expires_at=at + lasts,
     )
+
+
+def _deleted_meanwhile(catalog: CatalogDatabase, plan: _Plan) -> UUID | None:
+    wanted = {file.found.job_id for file in plan.files}
+    still = catalog.transaction(lambda connection: still_there(connection, list(wanted)))
+    return next(iter(wanted - still), None)
 
 
 def _fill(reading: Reading, plan: _Plan, folder: Folder, run: str) -> DownloadReport:

@@ -1,4 +1,4 @@
-"""A missing object gets its bytes back, from a source that was proved to be its content."""
+"""A missing or corrupt object gets its bytes back, from a source that was proved to be its content."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from datetime import timedelta
 from uuid import uuid4
 
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.customers import Customer
 from blocks.catalog.objects import NewObject
 from blocks.catalog.relocations import give_up_intent, open_intent, swap_healed
 from blocks.errors import OvertakenError, StorageError
@@ -23,12 +22,13 @@ OLD_BYTES_STAY = timedelta(minutes=15)
 def heal(
     catalog: CatalogDatabase,
     location: OpenLocation,
-    customer: Customer,
+    customer_id: int,
     missing: NewObject,
     generation: int,
     source: LocalFile | StoredBlob,
     *,
     run: str,
+    rule: str = "original_missing",
 ) -> None:
     """Write the content under a fresh key and point the row at it; nobody's quota moves.
 
@@ -43,7 +43,15 @@ def heal(
         written = write_object(location, Writing(healed, source))
         swapped = catalog.transaction(
             lambda connection: swap_healed(
-                connection, intent_id, customer.id, healed, generation, etag=written.etag, keep=OLD_BYTES_STAY, run=run
+                connection,
+                intent_id,
+                customer_id,
+                healed,
+                generation,
+                etag=written.etag,
+                keep=OLD_BYTES_STAY,
+                run=run,
+                rule=rule,
             )
         )
         if not swapped:

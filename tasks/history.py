@@ -102,7 +102,7 @@ def what_next(event: Event, policy: RetentionPolicy) -> str:
         due = since + timedelta(days=policy.failed_days)
         fate = f"its job failed; cleanup removes it after {due:%Y-%m-%d %H:%M} (failed_days)"
     elif facts["state"] == "pending":
-        due = since + timedelta(hours=policy.abandoned_hours)
+        due = datetime.fromisoformat(facts["created_at"]) + timedelta(hours=policy.abandoned_hours)
         fate = f"being written; cleanup gives it up after {due:%Y-%m-%d %H:%M} if nobody finishes (abandoned_hours)"
     elif facts["job_status"] != "completed":
         due = since + timedelta(hours=policy.stuck_hours)

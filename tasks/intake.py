@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
@@ -20,6 +21,7 @@ from blocks.catalog.jobs import Arrived, Output, commit_arrivals, fail_jobs, lis
 from blocks.catalog.objects import NewObject
 from blocks.catalog.tables import JobStatus, ObjectKind
 from blocks.errors import StorageError
+from blocks.object_store.deletion import delete_keys
 from blocks.policies import MIB, IngestPolicy
 from tasks.healing import heal
 from tasks.layout import object_key, original_name
@@ -224,6 +226,10 @@ def _write_and_commit(
     )
     if reasons:
         _give_up(catalog, location, customer, reasons)
+        # Their rows may be gone by now, purged or erased: surely not committed, these bytes are ours to remove.
+        with suppress(StorageError):
+            keys = [arrival.original.key for _, arrival in entering if arrival.original.job_id in reasons]
+            delete_keys(location.store, keys)
     return reasons
 
 
@@ -267,7 +273,7 @@ def _heal_missing(
             continue
         healed_object = replace(arrival.original, id=known.object_id, job_id=known.job_id)
         try:
-            heal(catalog, location, admission.customer, healed_object, known.generation, one.bytes_from, run=run)
+            heal(catalog, location, admission.customer.id, healed_object, known.generation, one.bytes_from, run=run)
             healed[arrival.original.job_id] = ""
         except StorageError as error:
             healed[arrival.original.job_id] = str(error)

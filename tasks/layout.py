@@ -89,6 +89,15 @@ def playlist_key(job_id: UUID, kind: str, made: UUID) -> str:
     return f"{EXPORTS}/hls/{job_id}/{kind}/{made}.m3u8"
 
 
+def job_of(key: str) -> UUID | None:
+    """The job that a key names."""
+    parts = key.split("/")
+    try:
+        return UUID(parts[1]) if len(parts) > 1 else None
+    except ValueError:
+        return None
+
+
 def extension(filename: str) -> str:
     """The file name's ending if it is a plain one, else `bin`."""
     ending = filename.rpartition(".")[2].lower() if "." in filename else ""

@@ -106,6 +106,7 @@ def register_outputs(
     def begin(connection: Connection) -> OutputPlan:
         # Planned under the key's lock: of two runs at once the later one sees what the earlier one began.
         lock_customer(connection, job.api_key_id)
+        _registerable(connection, job.id)
         plan = plan_outputs(
             job.id, location.place.id, found, find_named(connection, job.id), find_used_names(connection, job.id)
         )

@@ -22,6 +22,7 @@ from blocks.object_store.listing import Listed, list_range
 from blocks.object_store.transfer import fingerprint, head
 from blocks.policies import IntegrityPolicy
 from blocks.units import format_bytes
+from tasks.layout import job_of
 from tasks.parallel import in_parallel
 from tasks.plans import Item, Plan
 from tasks.reconcile_compare import ROOTS, JobRange, compare, split_jobs
@@ -96,7 +97,7 @@ def look_through(
         for root in ROOTS
         for item in list_range(location.store, root, after=part.bounds(root)[0], until=part.bounds(root)[1])
     )
-    compared = compare(listing, rows)
+    compared = compare(listing, rows, most_orphans=MOST_FINDINGS)
     missing = _confirm_missing(location, policy, compared.missing)
     orphans = _still_unnamed(catalog, location, compared.orphans)
     findings = [_about(row, "missing", "not in the store", "missing") for row in missing]
@@ -105,13 +106,12 @@ def look_through(
         _about(row, "mismatch", _difference(row, item), "size" if item.size_bytes != row.stored_bytes else "etag")
         for row, item in compared.mismatched
     ]
-    findings += _orphan_findings(catalog, location, policy, orphans, oldest, {row.id for row in missing})
-    return RangeDrift(
-        compared.listed,
-        compared.expected,
-        findings=tuple(findings[: 4 * MOST_FINDINGS]),
-        uncounted=max(0, len(findings) - 4 * MOST_FINDINGS),
-    )
+    hurt = {row.id for row in missing} | {row.id for row, _ in compared.mismatched}
+    # Every orphan is looked at before it counts as one: it may be the only copy of what a row lost.
+    findings += _orphan_findings(catalog, location, policy, orphans, oldest, hurt)
+    most = 4 * MOST_FINDINGS
+    more = compared.more_orphans + max(0, len(findings) - most)
+    return RangeDrift(compared.listed, compared.expected, findings=tuple(findings[:most]), uncounted=more)
 
 
 def put_together(catalog: CatalogDatabase, location: OpenLocation, parts: Sequence[RangeDrift]) -> Drift:
@@ -151,7 +151,8 @@ def plan_repairs(found: Sequence[Drift], labels: dict[int, str]) -> Plan:
             action = _ACTIONS.get(one.what)
             item = Item(
                 action or "leave", one.rule or one.what, one.key, one.because, labels.get(one.customer_id, ""),
-                int(one.what == "orphan"), one.size_bytes if one.what == "orphan" else 0,
+                # Marking an object missing takes it from its customer as well: a broken bucket asks first.
+                int(one.what in COUNTED), one.size_bytes if one.what in COUNTED else 0,
                 owner=one.customer_id, place=drifted.place,
             )  # fmt: skip
             (items if action else skipped).append(item)
@@ -165,6 +166,7 @@ def plan_repairs(found: Sequence[Drift], labels: dict[int, str]) -> Plan:
     return Plan("reconcile-quota", tuple(items), tuple(skipped))
 
 
+COUNTED = ("orphan", "missing")
 _ACTIONS = {
     "missing": "mark missing",
     "returned": "look again",
@@ -240,44 +242,49 @@ def _orphan_findings(
     policy: IntegrityPolicy,
     orphans: Sequence[Listed],
     oldest: datetime,
-    newly_missing: set[UUID],
+    hurt: set[UUID],
 ) -> list[Finding]:
-    looked_at = orphans[:MOST_FINDINGS]
-    ids = in_parallel(lambda one: _object_id(location, one.key), looked_at, threads=policy.parallel_transfers)
-    wanted = [one for one in ids if one is not None]
-    known = catalog.transaction(lambda connection: drift.content_of(connection, wanted))
-    unsound = {one.id for one in known.values() if one.unsound} | newly_missing
-    owners = catalog.transaction(
-        lambda connection: drift.owner_ids(connection, [one for one in map(job_of, (o.key for o in orphans)) if one])
+    looks = in_parallel(lambda one: look_at(location, one.key), orphans, threads=policy.parallel_transfers)
+    rows = catalog.transaction(
+        lambda connection: drift.content_of(connection, [look.object_id for look in looks if look and look.object_id])
     )
+    jobs = [job for job in (job_of(one.key) for one in orphans) if job is not None]
+    owners = catalog.transaction(lambda connection: drift.owner_ids(connection, jobs))
     findings = []
-    for number, one in enumerate(orphans):
-        object_id = ids[number] if number < len(ids) else None
-        customer_id = owners.get(job_of(one.key) or UUID(int=0), 0)
+    for one, look in zip(orphans, looks, strict=True):
+        row = rows.get(look.object_id) if look is not None and look.object_id is not None else None
         what, rule = "orphan", "orphan_grace_hours"
         because = f"no row names it; from {one.last_modified:%Y-%m-%d %H:%M}"
-        if object_id in unsound:
-            what, rule, because = "healing", "orphan", f"carries the id of row {object_id}, whose bytes are gone"
+        if row is not None and (row.unsound or row.id in hurt):
+            what, rule, because = "healing", "orphan", f"carries the id of row {row.id}, whose bytes are gone or wrong"
+        elif row is not None and row.state != "live":
+            what, because = "spare", f"carries the id of row {row.id}, which is {row.state}: it may be its only copy"
         elif one.last_modified > oldest:
             what = "young orphan"
+        customer_id = owners.get(job_of(one.key) or UUID(int=0), 0)
+        object_id = row.id if row is not None else None
         findings.append(Finding(what, one.key, one.size_bytes, because, customer_id, object_id, 0, rule))
     return findings
 
 
-def _object_id(location: OpenLocation, key: str) -> UUID | None:
+@dataclass(frozen=True, slots=True)
+class Look:
+    """An object as a HEAD tells it; `object_id` is the row that it was written for."""
+
+    last_modified: datetime
+    object_id: UUID | None
+
+
+def look_at(location: OpenLocation, key: str) -> Look | None:
+    """Ask for one object with its metadata; None where there is none."""
     try:
-        return UUID(head(location.store, key).metadata.get("object-id", ""))
-    except (NotFoundError, ValueError):
+        found = head(location.store, key)
+    except NotFoundError:
         return None
-
-
-def job_of(key: str) -> UUID | None:
-    """The job that a key names."""
-    parts = key.split("/")
     try:
-        return UUID(parts[1]) if len(parts) > 1 else None
+        return Look(found.last_modified, UUID(found.metadata.get("object-id", "")))
     except ValueError:
-        return None
+        return Look(found.last_modified, None)
 
 
 def _about(row: ExpectedObject, what: str, because: str, rule: str) -> Finding:

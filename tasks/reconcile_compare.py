@@ -43,7 +43,10 @@ def split_jobs(rows: int, *, at_least: int) -> tuple[JobRange, ...]:
 
 @dataclass(frozen=True)
 class Compared:
-    """A partition of both sides: everything listed and everything expected is counted in exactly one place."""
+    """A partition of both sides: everything listed and everything expected is counted in exactly one place.
+
+    `expected` are the rows that must have bytes; of very many orphans all beyond the first ones are only counted.
+    """
 
     listed: int
     expected: int
@@ -53,19 +56,24 @@ class Compared:
     missing: tuple[ExpectedObject, ...]
     returned: tuple[ExpectedObject, ...]
     mismatched: tuple[tuple[ExpectedObject, Listed], ...]
+    more_orphans: int = 0
 
 
-def compare(listed: Iterable[Listed], expected: Sequence[ExpectedObject]) -> Compared:
+def compare(
+    listed: Iterable[Listed], expected: Sequence[ExpectedObject], *, most_orphans: int | None = None
+) -> Compared:
     """Hold a listing against the rows that were read before it began."""
     rows = {row.key: row for row in expected}
-    seen = agreeing = under_way = 0
+    seen = agreeing = under_way = more_orphans = 0
     orphans: list[Listed] = []
     returned: list[ExpectedObject] = []
     mismatched: list[tuple[ExpectedObject, Listed]] = []
     for item in listed:
         seen += 1
         row = rows.pop(item.key, None)
-        if row is None:
+        if row is None and most_orphans is not None and len(orphans) >= most_orphans:
+            more_orphans += 1
+        elif row is None:
             orphans.append(item)
         elif row.state in ("pending", "purging") or (row.trashed_state or row.state) == "corrupt":
             under_way += 1  # expected to be as it is: on its way, or known to be wrong
@@ -81,6 +89,10 @@ def compare(listed: Iterable[Listed], expected: Sequence[ExpectedObject]) -> Com
             under_way += 1
         else:
             missing.append(row)
-    return Compared(
-        seen, len(expected), agreeing, under_way, tuple(orphans), tuple(missing), tuple(returned), tuple(mismatched)
+    with_bytes = sum(
+        row.state not in ("pending", "purging") and (row.trashed_state or row.state) != "missing" for row in expected
     )
+    return Compared(
+        seen, with_bytes, agreeing, under_way, tuple(orphans), tuple(missing), tuple(returned), tuple(mismatched),
+        more_orphans,
+    )  # fmt: skip

@@ -8,17 +8,27 @@ from uuid import UUID
 
 from blocks.catalog import counters, drift
 from blocks.catalog.drift import Content, Fenced
-from blocks.errors import NotFoundError, RefusedError, StorageError, StoreUnavailableError
+from blocks.catalog.objects import NewObject
+from blocks.errors import (
+    ForeignCatalogError,
+    LockLostError,
+    NotFoundError,
+    OvertakenError,
+    SourceChangedError,
+    StorageError,
+)
 from blocks.object_store.clock import store_now
 from blocks.object_store.deletion import delete_keys
-from blocks.object_store.transfer import fingerprint, hash_object, head
+from blocks.object_store.transfer import fingerprint
 from blocks.policies import IntegrityPolicy
 from tasks.content import hash_content
+from tasks.healing import heal
 from tasks.parallel import in_parallel
 from tasks.plans import Item, Outcome, Plan, Report
-from tasks.reconcile import Drift, Finding, explain_counters
+from tasks.reconcile import Drift, Finding, explain_counters, look_at
 from tasks.stores import OpenLocation, require_own
 from tasks.sweeping import Sweep
+from tasks.writing import StoredBlob
 
 
 def apply_repairs(
@@ -38,12 +48,15 @@ def apply_repairs(
                 items = [planned[drifted.place, one.key] for one in batch]
                 try:
                     results = _repair(sweep, location, policy, what, batch, grace)
-                except (RefusedError, StoreUnavailableError) as error:
+                except (LockLostError, ForeignCatalogError):
+                    raise
+                except StorageError as error:
                     results = [("failed", str(error))] * len(batch)
                 outcomes += [_outcome(item, *result) for item, result in zip(items, results, strict=True)]
                 sweep.progress(len(batch))
     for item in plan.items:
         if item.action == "repair counters":
+            sweep.before_batch()
             repaired = sweep.catalog.transaction(
                 lambda connection, owner=item.owner: counters.repair_counters(connection, owner, run=sweep.run)  # type: ignore[misc]  # bound here
             )
@@ -52,8 +65,8 @@ def apply_repairs(
 
 
 def _outcome(item: Item, result: str, why: str) -> Outcome:
-    # Only an orphan's item counts an object and bytes: nothing else gives any back.
-    done = result == "done"
+    # Nothing but a removed orphan gives bytes back.
+    done = result == "done" and item.action == "remove orphan"
     return Outcome(item, result, why, item.objects if done else 0, item.size_bytes if done else 0)
 
 
@@ -63,7 +76,7 @@ def _repair(
     if what == "missing":
         return _mark(sweep, location, batch, "missing", "missing")
     if what == "orphan":
-        return _remove_orphans(sweep, location, batch, grace)
+        return _remove_orphans(sweep, location, batch, policy, grace)
     if what == "healing":
         return [_heal(sweep, location, one) for one in batch]
     # What came back, or looks different, is read: only its content says what it is.
@@ -119,47 +132,53 @@ def _row(sweep: Sweep, one: Finding) -> Content | None:
 
 
 def _heal(sweep: Sweep, location: OpenLocation, one: Finding) -> tuple[str, str]:
+    """A copy under a fresh key: whoever still means to remove the orphan hits bytes that nobody points at."""
     row = _row(sweep, one)
     if row is None or not row.unsound:
-        return "skipped", "its row is sound"
-    sha256, size = hash_object(location.store, one.key)
-    if (sha256, size) != (row.sha256, row.size_bytes):
+        return "skipped", "its row is sound, or in the trash"
+    wanted = NewObject(row.id, row.job_id, row.kind, row.name, location.place.id, row.key, row.size_bytes, row.sha256)
+    try:
+        heal(
+            sweep.catalog, location, row.customer_id, wanted, row.generation, StoredBlob(one.key), run=sweep.run,
+            rule="orphan",
+        )  # fmt: skip
+    except SourceChangedError:
         return "skipped", "its bytes are not what its metadata say"
-    if sweep.catalog.transaction(lambda connection: drift.named_keys(connection, location.place.id, [one.key])):
-        return "skipped", "another row names it by now"
-    etag = head(location.store, one.key).etag
-    healed = sweep.catalog.transaction(
-        lambda connection: drift.adopt(
-            connection, location.place.id, row, key=one.key, etag=etag, size_bytes=size, run=sweep.run
-        )
-    )
-    return ("done", "its row points at it now") if healed else ("skipped", "changed meanwhile")
+    except (NotFoundError, OvertakenError) as error:
+        return "skipped", str(error)
+    return "done", "its content is the row's again"
 
 
 def _remove_orphans(
-    sweep: Sweep, location: OpenLocation, batch: Sequence[Finding], grace: timedelta
+    sweep: Sweep, location: OpenLocation, batch: Sequence[Finding], policy: IntegrityPolicy, grace: timedelta
 ) -> list[tuple[str, str]]:
-    """The one removal without a row: only past the grace, and only what nobody names at this very moment."""
+    """The one removal without a row: only past the grace, and only what nobody names or needs at this very moment."""
     require_own(sweep.catalog, location)
     oldest = store_now(location.store) - grace
-    seen = in_parallel(lambda one: fingerprint(location.store, one.key), batch, threads=16)
+    seen = in_parallel(lambda one: look_at(location, one.key), batch, threads=policy.parallel_transfers)
+    rows = sweep.catalog.transaction(
+        lambda connection: drift.content_of(connection, [now.object_id for now in seen if now and now.object_id])
+    )
     named = sweep.catalog.transaction(
         lambda connection: drift.named_keys(connection, location.place.id, [one.key for one in batch])
     )
     results: dict[str, tuple[str, str]] = {}
     for one, now in zip(batch, seen, strict=True):
+        row = rows.get(now.object_id) if now is not None and now.object_id is not None else None
         if now is None:
             results[one.key] = ("skipped", "gone already")
-        elif now[1] > oldest:
+        elif now.last_modified > oldest:
             results[one.key] = ("skipped", "written anew meanwhile")
         elif one.key in named:
             results[one.key] = ("skipped", "a row names it by now")
-    keys = [one.key for one in batch if one.key not in results]
-    failed = delete_keys(location.store, keys)
-    gone = [one for one in batch if one.key in set(keys) - failed.keys()]
+        elif row is not None and row.state != "live":
+            results[one.key] = ("skipped", f"row {row.id}, which it carries, is {row.state}: it may be its only copy")
+    gone = [one for one in batch if one.key not in results]
+    # Written down first: killed in between, the log says what may have gone.
     sweep.catalog.transaction(
         lambda connection: drift.record_orphans(connection, [(one.key, one.size_bytes) for one in gone], run=sweep.run)
     )
+    failed = delete_keys(location.store, [one.key for one in gone])
     return [
         results.get(one.key) or (("failed", failed[one.key]) if one.key in failed else ("done", "")) for one in batch
     ]

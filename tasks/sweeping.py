@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import groupby
 from uuid import UUID
 
@@ -35,6 +35,8 @@ def check_as_of(as_of: datetime | None, clock: datetime, *, dry_run: bool) -> da
         return clock
     if as_of.tzinfo is None:
         raise InvalidInputError(f"as_of {as_of} has no time zone; write for example {as_of.isoformat()}+00:00")
+    if abs(as_of - clock) > timedelta(days=36_500):
+        raise InvalidInputError(f"as_of {as_of} is more than a hundred years away")
     if as_of > clock and not dry_run:
         raise InvalidInputError(f"as_of {as_of} lies in the future: that can only be looked at, with dry_run")
     return as_of

@@ -31,7 +31,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class KnownJob:
-    """A job that has this video already. `healable` when the original's bytes are known to be missing."""
+    """A job that has this video already. `healable` when the original's bytes are known to be missing or corrupt."""
 
     job_id: UUID
     status: str
@@ -58,7 +58,7 @@ def find_known(connection: Connection, customer_id: int, hashes: Sequence[str]) 
         text(
             # The index's own predicate, word for word, or the planner cannot use it.
             "SELECT j.source_file_hash, j.id AS job_id, j.status, o.id AS object_id, o.generation, "
-            "       coalesce(o.state = 'missing', false) AS healable, j.created_at, j.completed_at "
+            "       coalesce(o.state IN ('missing', 'corrupt'), false) AS healable, j.created_at, j.completed_at "
             "  FROM jobs j LEFT JOIN stored_objects o "
             "    ON o.job_id = j.id AND o.kind = 'original' AND o.state <> 'purging' "
             " WHERE j.api_key_id = :key AND j.source_file_hash = ANY (:hashes) "

@@ -167,3 +167,12 @@ def record_downloads(
     )  # fmt: skip
     now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
     return now
+
+
+def still_there(connection: Connection, job_ids: Sequence[UUID]) -> set[UUID]:
+    """Which of these jobs nobody deleted."""
+    rows = connection.execute(
+        text("SELECT id FROM jobs WHERE id = ANY (CAST(:ids AS uuid[])) AND deleted_at IS NULL"),
+        {"ids": [str(one) for one in job_ids]},
+    )
+    return set(rows.scalars())

@@ -91,6 +91,7 @@ class Content:
     job_id: UUID
     customer_id: int
     kind: str
+    name: str
     key: str
     sha256: str
     size_bytes: int
@@ -105,7 +106,7 @@ class Content:
         return self.state in ("missing", "corrupt")
 
 
-_CONTENT = "id, job_id, api_key_id, kind, key, sha256, size_bytes, stored_bytes, codec, generation, state"
+_CONTENT = "id, job_id, api_key_id, kind, name, key, sha256, size_bytes, stored_bytes, codec, generation, state"
 
 
 def content_of(connection: Connection, object_ids: Sequence[UUID]) -> dict[UUID, Content]:
@@ -162,39 +163,6 @@ def mark(
         },
     )
     return set(rows.scalars())
-
-
-def adopt(
-    connection: Connection, location_id: int, row: Content, *, key: str, etag: str | None, size_bytes: int, run: str
-) -> bool:
-    """Point an unsound row at an object that was proved to be its content; False where the row changed meanwhile."""
-    lock_customer(connection, row.customer_id)
-    done = connection.execute(
-        text(
-            "WITH healed AS ("
-            "  UPDATE stored_objects SET location_id = :location, key = :key, etag = :etag, state = 'live', "
-            "         stored_bytes = :size, codec = 'identity', generation = generation + 1, "
-            "         verified_at = clock_timestamp(), relocated_at = clock_timestamp() "
-            "   WHERE id = CAST(:id AS uuid) AND generation = :generation AND state IN ('missing', 'corrupt') "
-            "  RETURNING id, job_id, api_key_id) "
-            "INSERT INTO operation_log (run, operation, rule, api_key_id, job_id, object_id, before, after, bytes) "
-            "SELECT :run, 'heal', 'orphan', api_key_id, job_id, id, "
-            "       jsonb_build_object('state', CAST(:state AS text), 'key', CAST(:old_key AS text)), "
-            "       jsonb_build_object('state', 'live', 'key', CAST(:key AS text)), :size FROM healed"
-        ),
-        {
-            "location": location_id,
-            "key": key,
-            "etag": etag,
-            "size": size_bytes,
-            "id": str(row.id),
-            "generation": row.generation,
-            "state": row.state,
-            "old_key": row.key,
-            "run": run,
-        },
-    )
-    return done.rowcount == 1
 
 
 def record_orphans(connection: Connection, removed: Sequence[tuple[str, int]], *, run: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -88,6 +89,12 @@ _STUCK = text(
         "WHERE r.job_id = jobs.id AND r.expires_at > clock_timestamp()))",
     )
 )  # fmt: skip
+_ERASED = text(
+    _JOBS.format(
+        since="erase_requested_at", detail="j.status", states="IS NOT NULL", most=MOST,
+        which="erase_requested_at IS NOT NULL",
+    )
+)  # fmt: skip
 # A failed or deleted job's pending rows go with the job.
 _ABANDONED = text(
     f"""
@@ -148,6 +155,29 @@ def expired_uploads(connection: Connection, before: datetime) -> list[DueUpload]
         {"at": before},
     )
     return [DueUpload(*row) for row in rows]
+
+
+def open_form_keys(connection: Connection, location_id: int, keys: Sequence[str]) -> set[str]:
+    """Which of these keys a form may still be completed from."""
+    rows = connection.execute(
+        text("SELECT key FROM uploads WHERE location_id = :location AND key = ANY (:keys) AND status = 'open'"),
+        {"location": location_id, "keys": list(keys)},
+    )
+    return set(rows.scalars())
+
+
+def held_jobs(connection: Connection, job_ids: Sequence[UUID]) -> set[UUID]:
+    """Which of these jobs are on hold."""
+    rows = connection.execute(
+        text("SELECT id FROM jobs WHERE id = ANY (CAST(:ids AS uuid[])) AND hold IS NOT NULL"),
+        {"ids": [str(one) for one in job_ids]},
+    )
+    return set(rows.scalars())
+
+
+def erasures(connection: Connection) -> list[DueJob]:
+    """Jobs whose erasure was begun, and killed before its end."""
+    return [DueJob(*row) for row in connection.execute(_ERASED)]
 
 
 def unfinished_intents(connection: Connection, *, before: datetime, now: datetime) -> list[DueIntent]:

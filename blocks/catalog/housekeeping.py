@@ -7,14 +7,16 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
 
 from blocks.catalog.admission import settle
 from blocks.catalog.customers import lock_customer
 from blocks.catalog.due import DueIntent
-from blocks.catalog.objects import Extent, release_pending
+from blocks.catalog.objects import Extent, release_objects
 from blocks.catalog.trash import Changed
 
 LOG_MONTHS_AHEAD = 14
+LOCK_NOT_AVAILABLE = "55P03"
 
 
 def end_lapsed(connection: Connection, customer_id: int, reservations: Sequence[UUID]) -> None:
@@ -51,18 +53,18 @@ def give_up_writings(
     lock_customer(connection, customer_id)
     still = connection.execute(
         text(
-            "SELECT DISTINCT o.job_id FROM stored_objects o WHERE o.job_id = ANY (CAST(:ids AS uuid[])) "
+            "SELECT o.id, o.job_id FROM stored_objects o WHERE o.job_id = ANY (CAST(:ids AS uuid[])) "
             "   AND o.state = 'pending' AND o.created_at <= :before "
             "   AND NOT EXISTS (SELECT 1 FROM reservations r WHERE r.job_id = o.job_id "
             "                      AND r.expires_at > clock_timestamp())"
         ),
         {"ids": [str(one) for one in job_ids], "before": before},
-    ).scalars()
-    given_up = list(still)
-    changed.skipped = {one: "finished meanwhile" for one in job_ids if one not in set(given_up)}
-    changed.done = dict.fromkeys(given_up, Extent()) | release_pending(
-        connection, given_up, run=run, rule="abandoned_hours"
-    )
+    ).all()
+    given_up = {row.job_id for row in still}
+    changed.skipped = {one: "finished meanwhile" for one in job_ids if one not in given_up}
+    # Only those: what was begun since then may be somebody's work under way.
+    released = release_objects(connection, [row.id for row in still], run=run, rule="abandoned_hours")
+    changed.done = dict.fromkeys(given_up, Extent()) | released
     return changed
 
 
@@ -98,13 +100,24 @@ def finish_intent(connection: Connection, intent: DueIntent, *, run: str) -> Non
     )
 
 
-def turn_log(connection: Connection, *, keep_days: int) -> list[str]:
-    """Make the log's months to come, and drop those that are wholly past their time; returns what was dropped."""
-    connection.execute(
-        text("SELECT create_log_partitions((clock_timestamp() AT TIME ZONE 'UTC')::date, :months)"),
-        {"months": LOG_MONTHS_AHEAD},
-    )
-    dropped: list[str] = connection.execute(
-        text("SELECT drop_log_partitions((clock_timestamp() AT TIME ZONE 'UTC')::date - :days)"), {"days": keep_days}
-    ).scalar_one()
+def turn_log(connection: Connection, *, keep_days: int) -> list[str] | None:
+    """Make the log's months to come, and drop those that are wholly past their time; returns what was dropped.
+
+    None where somebody reads the log: everybody who writes to it would queue behind us. The next night tries again.
+    """
+    try:
+        with connection.begin_nested():
+            connection.execute(text("SET LOCAL lock_timeout = '1s'"))
+            connection.execute(
+                text("SELECT create_log_partitions((clock_timestamp() AT TIME ZONE 'UTC')::date, :months)"),
+                {"months": LOG_MONTHS_AHEAD},
+            )
+            dropped: list[str] = connection.execute(
+                text("SELECT drop_log_partitions((clock_timestamp() AT TIME ZONE 'UTC')::date - :days)"),
+                {"days": keep_days},
+            ).scalar_one()
+    except OperationalError as error:
+        if getattr(error.orig, "pgcode", "") != LOCK_NOT_AVAILABLE:
+            raise
+        return None
     return dropped

@@ -40,14 +40,15 @@ def swap_healed(
     etag: str | None,
     keep: timedelta,
     run: str,
+    rule: str,
 ) -> bool:
-    """Point a missing row at the new bytes; False where the row is no longer the one that was read."""
+    """Point a missing or corrupt row at the new bytes; False where the row is no longer the one that was read."""
     lock_customer(connection, customer_id)
     old = connection.execute(
         text(
-            "SELECT location_id, key, url_expires_at FROM stored_objects "
-            " WHERE id = CAST(:id AS uuid) AND generation = :generation AND state = 'missing' AND sha256 = :sha256 "
-            "   FOR UPDATE"
+            "SELECT location_id, key, url_expires_at, state FROM stored_objects "
+            " WHERE id = CAST(:id AS uuid) AND generation = :generation "
+            "   AND state IN ('missing', 'corrupt') AND sha256 = :sha256 FOR UPDATE"
         ),
         {"id": str(target.id), "generation": generation, "sha256": target.sha256},
     ).one_or_none()
@@ -73,14 +74,10 @@ def swap_healed(
         ),
         {"id": str(target.id), "location": target.location_id, "key": target.key, "etag": etag},
     )
-    before, after = {"state": "missing", "key": old.key}, {"state": "live", "key": target.key}
+    before, after = {"state": old.state, "key": old.key}, {"state": "live", "key": target.key}
     record(
         connection,
-        [
-            Change(
-                run, "heal", "original_missing", customer_id, target.job_id, target.id, before, after, target.size_bytes
-            )
-        ],
+        [Change(run, "heal", rule, customer_id, target.job_id, target.id, before, after, target.size_bytes)],
     )
     return True
 

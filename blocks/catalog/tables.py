@@ -133,6 +133,7 @@ class Job(SQLModel, table=True):
     last_accessed_at: datetime | None = _time(optional=True)
     deleted_at: datetime | None = _time(optional=True)
     purge_after: datetime | None = _time(optional=True)
+    erase_requested_at: datetime | None = _time(optional=True)
 
 
 class Location(SQLModel, table=True):

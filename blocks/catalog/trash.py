@@ -82,11 +82,16 @@ def undelete_jobs(connection: Connection, customer_id: int, job_ids: Sequence[UU
         else:
             back.append(job.id)
             taken += size
-            hashes.add(job.source_file_hash)
+            if job.source_file_hash is not None and not job.reprocess and job.status != "failed":
+                hashes.add(job.source_file_hash)
     if not back:
         return changed
     connection.execute(
-        text("UPDATE jobs SET deleted_at = NULL, purge_after = NULL WHERE id = ANY (CAST(:ids AS uuid[]))"),
+        # Touched now: a job that comes back is not at once stuck, or failed for too long.
+        text(
+            "UPDATE jobs SET deleted_at = NULL, purge_after = NULL, updated_at = clock_timestamp() "
+            " WHERE id = ANY (CAST(:ids AS uuid[]))"
+        ),
         {"ids": [str(one) for one in back]},
     )
     changed.done = dict.fromkeys(back, Extent()) | _move(connection, _UNTRASH, back, run, "")
@@ -188,6 +193,18 @@ def hold_jobs(connection: Connection, job_ids: Sequence[UUID], *, reason: str | 
     return {row.id: row.before for row in rows}
 
 
+def request_erasure(connection: Connection, customer_id: int, job_ids: Sequence[UUID]) -> None:
+    """Write down that these jobs are to leave nothing behind, before anything of them goes."""
+    lock_customer(connection, customer_id)
+    connection.execute(
+        text(
+            "UPDATE jobs SET erase_requested_at = coalesce(erase_requested_at, clock_timestamp()) "
+            " WHERE id = ANY (CAST(:ids AS uuid[])) AND api_key_id = :customer AND hold IS NULL"
+        ),
+        {"ids": [str(one) for one in job_ids], "customer": customer_id},
+    )
+
+
 def erase_jobs(connection: Connection, customer_id: int, job_ids: Sequence[UUID], *, run: str) -> tuple[UUID, ...]:
     """Remove the rows of jobs whose bytes are gone: names, hashes, forms. Only the log stays.
 
@@ -208,6 +225,11 @@ def erase_jobs(connection: Connection, customer_id: int, job_ids: Sequence[UUID]
         .all()
     )
     end_reservations(connection, customer_id, gone)
+    # Their keys lie below the jobs' own folders, which are empty by now.
+    connection.execute(
+        text("UPDATE relocations SET state = 'done' WHERE state <> 'done' AND split_part(key, '/', 2) = ANY (:ids)"),
+        {"ids": [str(one) for one in gone]},
+    )
     connection.execute(
         text(
             "DELETE FROM uploads WHERE job_id = ANY (CAST(:ids AS uuid[])) "

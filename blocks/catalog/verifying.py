@@ -56,12 +56,12 @@ class Twin:
 
 
 def find_twins(connection: Connection, hashes: Sequence[str]) -> list[Twin]:
-    """Live objects with these contents, whoever owns them."""
+    """The oldest live object with each of these contents, whoever owns it."""
     rows = connection.execute(
         text(
-            "SELECT o.sha256, o.job_id, k.label, o.key, l.name FROM stored_objects o "
+            "SELECT DISTINCT ON (o.sha256) o.sha256, o.job_id, k.label, o.key, l.name FROM stored_objects o "
             "  JOIN api_keys k ON k.id = o.api_key_id JOIN locations l ON l.id = o.location_id "
-            " WHERE o.sha256 = ANY (:hashes) AND o.state = 'live' ORDER BY o.sha256, o.created_at LIMIT 1000"
+            " WHERE o.sha256 = ANY (:hashes) AND o.state = 'live' ORDER BY o.sha256, o.created_at"
         ),
         {"hashes": list(hashes)},
     )

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from blocks.catalog.tables import ObjectKind
-from blocks.errors import InvalidInputError, RefusedError
+from blocks.errors import InvalidInputError, NotFoundError, RefusedError
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy
@@ -86,8 +86,11 @@ def test_a_folder_only_below_the_roots(download, root, tmp_path, catalog, locati
     for target in ("/", "/etc", str(tmp_path), f"{root}/../x", f"{root}-beside", str(root / "link"), "exports/x"):
         with pytest.raises(RefusedError, match="below none of the access policy's download_roots"):
             download(target=target)
-    with pytest.raises(InvalidInputError, match="is no folder to write to"):
-        download(target=str(root / "file"))
     with pytest.raises(RefusedError, match="none is configured"):
         bulk_download(catalog, location, AccessPolicy(), job_ids=[uuid4()], target=str(root))
+    with pytest.raises(NotFoundError):
+        download(job_ids=[uuid4()], target=str(root / "new"))
+    assert not (root / "new").exists(), "what is refused leaves no folder"
     assert rows(catalog, "SELECT 1 FROM stored_objects WHERE url_expires_at IS NOT NULL") == []
+    with pytest.raises(InvalidInputError, match="is no folder to write to"):
+        download(target=str(root / "file"))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from blocks.catalog import CatalogDatabase, drift
 from blocks.catalog.log import record_aged
+from blocks.catalog.objects import NewObject
 from blocks.errors import InvalidInputError, NotFoundError
 from blocks.policies import AccessPolicy, IngestPolicy, RetentionPolicy
 from tasks.access import issue_download_url
@@ -29,11 +30,13 @@ from tasks.deletion import (
     plan_undelete,
     select,
 )
+from tasks.healing import heal
 from tasks.history import Event, explain, what_next
 from tasks.ingest import ingest_videos
 from tasks.outputs import register_outputs
 from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
+from tasks.writing import StoredBlob
 from tests.helpers import execute, one, rows, write_outputs, write_video
 
 POLICY = RetentionPolicy()
@@ -174,13 +177,12 @@ def test_every_key_it_ever_had(sweep: Sweep, location: OpenLocation, new_job: Ca
     for number in (1, 2):
         execute(catalog, "UPDATE stored_objects SET state = 'missing', generation = generation + 1")
         row = catalog.transaction(lambda connection: drift.content_of(connection, [object_id]))[object_id]
-        key = f"processed/{job}/raw/video_original.{number}.mp4"
-        assert catalog.transaction(
-            lambda connection, row=row, key=key, run=f"heal-{number}": drift.adopt(  # type: ignore[misc]  # bound here
-                connection, location.place.id, row, key=key, etag=None, size_bytes=7, run=run
-            )
+        wanted = NewObject(
+            row.id, row.job_id, row.kind, row.name, location.place.id, row.key, row.size_bytes, row.sha256
         )
-        keys.append(key)
+        source = StoredBlob(row.key)
+        heal(catalog, location, row.customer_id, wanted, row.generation, source, run=f"heal-{number}", rule="orphan")
+        keys.append(one(catalog, "SELECT key FROM stored_objects"))
     life = [("heal", "heal-2", "orphan"), ("heal", "heal-1", "orphan"), ("ingest", "", "")]
     for key in keys:
         assert lines(told(catalog, key)) == life, key
@@ -242,7 +244,8 @@ AT = datetime(2026, 5, 1, 12, 30, tzinfo=UTC)
 def event(**facts: Any) -> Event:
     after = {
         "name": "raw/a.mp4", "kind": "original", "location": "main", "key": "k", "state": "live", "hold": None,
-        "job_status": "completed", "job_updated_at": AT.isoformat(), "purge_after": None, "deleted_at": None,
+        "job_status": "completed", "job_updated_at": AT.isoformat(), "created_at": AT.isoformat(),
+        "purge_after": None, "deleted_at": None,
         "verified_at": "2026-04-30T01:02:03.5+00:00",
     }  # fmt: skip
     return Event(AT, "is", "", "", "acme", UUID(int=1), UUID(int=2), None, after | facts, 5)

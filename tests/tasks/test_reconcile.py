@@ -101,16 +101,18 @@ def test_every_kind_of_drift_is_found_explained_and_mended(
     plan, report = run(sweep)
     assert not report.failed
     assert {outcome.result for outcome in report.outcomes} == {"done"}
-    assert (plan.objects, report.objects, report.freed_bytes) == (2, 2, 12)
+    assert (plan.objects, report.objects, report.freed_bytes) == (4, 2, 12), "two are marked missing"
     states = [state_of(catalog, job) for job in (sound, missing, changed, back, healed)]
     assert states == ["live", "missing", "corrupt", "live", "live"]
-    assert key_of(catalog, healed) == orphan_key
-    assert read_bytes(store, orphan_key, at_most=100) == b"h" * 10
+    healed_key = key_of(catalog, healed)
+    assert healed_key not in (orphan_key, f"processed/{healed}/raw/video_original.mp4"), "no key is written twice"
+    assert read_bytes(store, healed_key, at_most=100) == b"h" * 10
     assert_sound(catalog, location)
     operations = {row.operation for row in rows(catalog, "SELECT operation FROM operation_log WHERE run = 'the run'")}
     assert operations == {"mark", "heal", "remove-orphan", "repair"}
     again, _ = run(sweep)
-    assert again.items == ()
+    assert [item.subject for item in again.items] == [orphan_key], "nobody needs it any more"
+    assert run(sweep)[0].items == ()
 
 
 def test_an_orphan_within_its_grace_stays(

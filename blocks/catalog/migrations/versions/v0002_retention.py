@@ -10,6 +10,8 @@ TRASH = """
 ALTER TABLE stored_objects ADD COLUMN trashed_state text CHECK (trashed_state IN ('live', 'missing', 'corrupt'));
 ALTER TABLE stored_objects ADD CONSTRAINT stored_objects_trashed
     CHECK ((state = 'trashed') = (trashed_state IS NOT NULL));
+-- A legal erasure that was begun: whoever meets the job finishes it.
+ALTER TABLE jobs ADD COLUMN erase_requested_at timestamptz;
 """
 
 # Each finds what is due without looking at what is not: a sweep costs what it has to do, however large the catalog.
@@ -23,9 +25,11 @@ CREATE INDEX jobs_unfinished ON jobs (updated_at)
     WHERE status IN ('uploading', 'queued', 'processing', 'transcoding') AND deleted_at IS NULL;
 CREATE INDEX jobs_failed ON jobs (updated_at) WHERE status = 'failed' AND deleted_at IS NULL;
 CREATE INDEX jobs_trashed ON jobs (purge_after) WHERE deleted_at IS NOT NULL AND status <> 'cleaned_up';
+CREATE INDEX jobs_to_erase ON jobs (erase_requested_at) WHERE erase_requested_at IS NOT NULL;
 CREATE INDEX reservations_by_end ON reservations (expires_at);
 CREATE INDEX uploads_open ON uploads (expires_at) WHERE status = 'open';
 CREATE INDEX uploads_by_job ON uploads (job_id);
+CREATE INDEX uploads_by_result ON uploads (result_job_id);
 CREATE INDEX relocations_left ON relocations (created_at) WHERE state IN ('open', 'swapped', 'failed');
 """
 
@@ -83,7 +87,7 @@ BEGIN
            jsonb_build_object('state', o.state, 'location', c.name, 'key', o.key, 'kind', o.kind, 'name', o.name,
                'codec', o.codec, 'sha256', o.sha256, 'size_bytes', o.size_bytes, 'generation', o.generation,
                'url_expires_at', o.url_expires_at, 'verified_at', o.verified_at, 'job_status', j.status,
-               'job_updated_at', j.updated_at, 'hold', j.hold, 'deleted_at', j.deleted_at,
+               'job_updated_at', j.updated_at, 'created_at', o.created_at, 'hold', j.hold, 'deleted_at', j.deleted_at,
                'purge_after', j.purge_after), o.stored_bytes
       FROM stored_objects o JOIN jobs j ON j.id = o.job_id
       JOIN api_keys k ON k.id = o.api_key_id JOIN locations c ON c.id = o.location_id
