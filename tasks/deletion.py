@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from blocks.catalog import CatalogDatabase, due
 from blocks.catalog.customers import find_customer, storable
 from blocks.catalog.locations import list_places
+from blocks.catalog.log import record_aged
 from blocks.catalog.objects import Extent
 from blocks.catalog.selection import MOST_JOBS, JobFilter, SelectedJob, other_keys, select_jobs
 from blocks.catalog.tables import JobStatus
@@ -27,6 +28,7 @@ from blocks.catalog.trash import (
 from blocks.errors import InvalidInputError, NotFoundError, RefusedError, StorageError
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.listing import list_prefix
+from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
 from blocks.policies import RetentionPolicy
 from blocks.units import parse_bytes
 from tasks.checks import check_job_id, shown
@@ -203,7 +205,7 @@ def _erase(sweep: Sweep, items: Sequence[Item]) -> list[Outcome]:
         sweep.before_batch()
         require_own(sweep.catalog, location)
         purged = purge_released(sweep.catalog, location, going, run=sweep.run)
-        failed |= purged.failed | _remove_all(location, going, exports)
+        failed |= purged.failed | _remove_all(sweep, location, going, exports)
         for job_id, extent in purged.deleted.items():
             before = freed.get(job_id, Extent())
             freed[job_id] = Extent(before.objects + extent.objects, before.stored_bytes + extent.stored_bytes)
@@ -226,13 +228,26 @@ def _erase(sweep: Sweep, items: Sequence[Item]) -> list[Outcome]:
     return outcomes
 
 
-def _remove_all(location: OpenLocation, job_ids: Sequence[UUID], exports: dict[str, list[str]]) -> dict[str, str]:
+def _remove_all(
+    sweep: Sweep, location: OpenLocation, job_ids: Sequence[UUID], others: dict[str, list[str]]
+) -> dict[str, str]:
+    """Whatever lies below the jobs' folders, rows or none: orphans, old bytes, half uploads; and their exports."""
     # An export whose place the log does not name is looked for in every store: its key is random.
-    keys = exports.get(location.place.name, []) + exports.get("", [])
-    for job_id in job_ids:
-        for prefix in (f"exports/hls/{job_id}", f"failed/{job_id}"):
-            keys += [listed.key for listed in list_prefix(location.store, prefix)]
-    return delete_keys(location.store, keys) if keys else {}
+    sizes = dict.fromkeys(others.get(location.place.name, []) + others.get("", []), 0)
+    folders = [f"{root}/{job_id}" for job_id in job_ids for root in JOB_FOLDERS]
+    for folder in folders:
+        sizes |= {listed.key: listed.size_bytes for listed in list_prefix(location.store, folder)}
+    removed = [(key, "purge_now", size) for key, size in sizes.items()]
+    sweep.catalog.transaction(lambda connection: record_aged(connection, removed, run=sweep.run))
+    failed = delete_keys(location.store, list(sizes))
+    begun = tuple(f"{folder}/" for folder in folders)
+    for upload in list_multipart_uploads(location.store):
+        if upload.key.startswith(begun):
+            abort_multipart_upload(location.store, upload.key, upload.upload_id)
+    return failed
+
+
+JOB_FOLDERS = ("processed", "uploads", "failed", "exports/hls")
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,9 @@ def record(connection: Connection, changes: Sequence[Change]) -> None:
     )
 
 
+JOB_IN_KEY = "^(?:processed|uploads|failed|exports/hls)/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})/"
+
+
 def record_aged(connection: Connection, removed: Sequence[tuple[str, str, int]], *, run: str) -> None:
     """Append objects without a row that age alone removed: key, rule and bytes of each."""
     if removed:
@@ -66,7 +69,7 @@ def record_aged(connection: Connection, removed: Sequence[tuple[str, str, int]],
             ),
             {
                 "run": run,
-                "job_in_key": "^(?:failed|exports/hls)/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})/",
+                "job_in_key": JOB_IN_KEY,
                 "keys": [key for key, _, _ in removed],
                 "rules": [rule for _, rule, _ in removed],
                 "sizes": [size for _, _, size in removed],
