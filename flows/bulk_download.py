@@ -16,7 +16,7 @@ from flows.planned import SHOWN
 from tasks import downloads
 
 
-@flow(name="bulk-download", flow_run_name="bulk download for {api_key}")
+@flow(name="bulk-download", flow_run_name="bulk download to {target}")
 @reported
 def bulk_download(
     job_ids: list[str],

@@ -17,7 +17,7 @@ from tasks.plans import Plan, Report
 from tasks.sweeping import Sweep
 
 
-@flow(name="cleanup", flow_run_name="cleanup with policy {policy}", persist_result=True, result_serializer="json")
+@flow(name="cleanup", flow_run_name="cleanup, dry run: {dry_run}", persist_result=True, result_serializer="json")
 @reported
 def cleanup(
     dry_run: bool = False,

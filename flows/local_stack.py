@@ -135,13 +135,13 @@ def deploy_all(stack: Stack) -> None:
 
     from blocks.embedded.prefect_server import POOL
 
-    deployed, wanted = stack.folder / "deployed", _fingerprint()
+    if Variable.get(TIMEZONE_VARIABLE) is None:
+        Variable.set(TIMEZONE_VARIABLE, "UTC")
+    deployed, wanted = stack.folder / "deployed", _fingerprint(str(Variable.get(TIMEZONE_VARIABLE)))
     if deployed.exists() and deployed.read_text() == wanted:
         return
     with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-    if Variable.get(TIMEZONE_VARIABLE) is None:
-        Variable.set(TIMEZONE_VARIABLE, "UTC")
     finished = subprocess.run(
         [
             sys.executable,
@@ -166,9 +166,9 @@ def deploy_all(stack: Stack) -> None:
     deployed.write_text(wanted)
 
 
-def _fingerprint() -> str:
-    """What deployments are made from: their list, and the flows whose parameters are the forms in the UI."""
-    digest = hashlib.sha256()
+def _fingerprint(timezone: str) -> str:
+    """What deployments are made from: their list, their time zone, and the flows, whose parameters are the forms."""
+    digest = hashlib.sha256(timezone.encode())
     for path in [PROJECT / "prefect.yaml", *sorted((PROJECT / "flows").glob("*.py"))]:
         digest.update(path.read_bytes())
     return digest.hexdigest()

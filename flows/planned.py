@@ -30,7 +30,7 @@ from blocks.errors import RefusedError, SweepBusyError
 from blocks.policies import SafetyPolicy
 from blocks.units import format_bytes
 from flows.batches import progress_of
-from flows.opening import markdown_rows, run_label, show_table
+from flows.opening import escaped, markdown_rows, run_label, show_table
 from tasks.plans import Approval, Outcome, Plan, Report, over_caps
 from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
@@ -80,7 +80,7 @@ def run_planned(work: Work[F], *, dry_run: bool) -> State[Report]:
             _overtake_older(work)
             reasons = _reasons_to_ask(work, plan, granted)
             if not reasons:
-                return _finish(_apply(work, sweep, facts, plan))
+                return _finish(plan, _apply(work, sweep, facts, plan))
     except SweepBusyError as error:
         if granted is not None or _is_scheduled():
             raise
@@ -103,8 +103,8 @@ def show_plan(plan: Plan, *, dry_run: bool) -> None:
              "size": format_bytes(item.size_bytes)}
             for item in items[:SHOWN]
         ]  # fmt: skip
-    kind = "Dry run: this would be done" if dry_run else "This is about to be done"
-    show_table(f"{plan.operation}-plan", rows, f"{kind}. {plan.summary()}")
+    kind = "Dry run: this would be done. " if dry_run else "This is about to be done. "
+    show_table(f"{plan.operation}-plan", rows, (kind if plan.items else "") + plan.summary())
     get_run_logger().info("plan: %s", plan.summary())
 
 
@@ -127,10 +127,13 @@ def show_report(report: Report) -> None:
     show_table(report.operation, rows, report.summary())
 
 
-def _finish(report: Report) -> State[Report]:
-    show_report(report)
-    get_run_logger().info(report.summary())
-    return Completed(name="Partial" if report.failed else "Completed", message=report.summary(), data=report)
+def _finish(plan: Plan, report: Report) -> State[Report]:
+    left = f"; {len(plan.skipped)} left alone, see the plan" if plan.skipped else ""
+    message = report.summary() + left
+    if report.outcomes:
+        show_report(report)
+    get_run_logger().info(message)
+    return Completed(name="Partial" if report.failed else "Completed", message=message, data=report)
 
 
 @contextmanager
@@ -152,6 +155,8 @@ def _held(work: Work[F], *, patient: bool) -> Iterator[Sweep]:
 
 
 def _apply(work: Work[F], sweep: Sweep, facts: F, plan: Plan) -> Report:
+    if not plan.items:
+        return work.apply(sweep, facts, plan)
     with progress_of(work.operation, plan.summary(), len(plan.items)) as progress:
         busy = Sweep(sweep.catalog, sweep.locations, sweep.run, sweep.before_batch, progress)
         return work.apply(busy, facts, plan)
@@ -167,10 +172,10 @@ def _reasons_to_ask(work: Work[F], plan: Plan, granted: Approval | None) -> tupl
     if work.always_ask:
         reasons = ("this cannot be undone", *reasons)
     if granted is not None:
-        grown = (
-            f"{granted.objects} objects and {format_bytes(granted.size_bytes)} were approved, and the plan has grown"
+        more = (
+            f"it is more than the {granted.objects} objects and {format_bytes(granted.size_bytes)} that were approved"
         )
-        reasons = (grown, *reasons)
+        reasons = (more, *reasons)
     return reasons
 
 
@@ -182,7 +187,6 @@ def _ask(work: Work[F], plan: Plan, reasons: tuple[str, ...]) -> None:
             f"{'; '.join(reasons)}: this has to be approved, and only a deployed run can ask. Start it with `prefect "
             f"deployment run {work.operation}/{work.operation}`, or raise the Safety Policy's caps. {plan.summary()}"
         )
-    number = len(_asked_before()) + 1
     lasts = timedelta(hours=work.caps.approval_hours)
     started_at = context.flow_run.start_time or datetime.now(UTC)
     time.sleep(max(0.0, SECONDS_BEFORE_SUSPENDING - (datetime.now(UTC) - started_at).total_seconds()))
@@ -193,7 +197,7 @@ def _ask(work: Work[F], plan: Plan, reasons: tuple[str, ...]) -> None:
             size_bytes=plan.size_bytes, lasts=lasts,
         )
     )  # fmt: skip
-    get_run_logger().warning("asking for approval: %s", "; ".join(reasons))
+    get_run_logger().warning("asking for approval: %s; press Resume on this page to answer", "; ".join(reasons))
     suspend_flow_run(
         wait_for_input=ApprovalForm.with_initial_data(
             description=_question(work, plan, reasons, lasts),
@@ -201,7 +205,8 @@ def _ask(work: Work[F], plan: Plan, reasons: tuple[str, ...]) -> None:
             approved_objects=plan.objects,
             approved_bytes=plan.size_bytes,
         ),
-        key=f"approval-{number}",
+        # The time, since a run that is retried forgets what it asked, and a key is good for one question.
+        key=f"approval-{int(time.time())}",
         timeout=int(lasts.total_seconds()),
     )
 
@@ -258,14 +263,19 @@ def _is_scheduled() -> bool:
 
 
 def _question(work: Work[F], plan: Plan, reasons: tuple[str, ...], lasts: timedelta) -> str:
+    lead = f"**{work.operation}** wants to go past what is allowed without asking:"
+    if work.always_ask:
+        lead = f"**{work.operation} erases for good**, and no undelete-jobs brings anything back:"
+    labels = sorted({item.customer for item in plan.items if item.customer})
+    customers = (escaped(", ".join(labels[:10])) or "none") + (" and others" if len(labels) > 10 else "")
     rules = markdown_rows(
         (one.rule, f"{one.items} items, {one.objects} objects, {format_bytes(one.size_bytes)}")
         for one in plan.by_rule()
     )
     return (
-        f"**{work.operation}** wants to go past what is allowed without asking: {'; '.join(reasons)}.\n\n{rules}\n\n"
-        f"The plan is the artifact `{work.operation}-plan` of this run. Choose approve, and leave or lower how much it "
-        f"may remove ({plan.objects} objects, {format_bytes(plan.size_bytes)}). It plans again before it acts, and "
-        "asks again if the plan has grown. "
+        f"{lead} {'; '.join(reasons)}.\n\n{rules}\n\nCustomers: {customers}.\n\n"
+        f"The plan is the artifact `{work.operation}-plan` of this run. To go on, choose approve, with how many "
+        f"objects and bytes it may reach ({plan.objects}, {format_bytes(plan.size_bytes)}): it plans again before it "
+        "acts, and a plan larger than that is not carried out in part, it asks again. "
         f"Without an answer within {lasts.total_seconds() / 3600:.0f} hours nothing happens."
     )

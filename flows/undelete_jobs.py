@@ -29,7 +29,7 @@ def undelete_jobs(
     job. What does not fit into the quota stays in the trash, with the reason.
 
     Args:
-        job_ids: Ids of jobs; all of the customer's trash unless given.
+        job_ids: Ids of jobs; all of the trash of api_key unless given.
         api_key: Label or id of the customer; only their jobs.
         dry_run: Show the plan and change nothing.
         catalog: Name of the Catalog Database block.

@@ -51,7 +51,7 @@ def verify_objects(
 
     with progress_of("verify-objects", f"Reading {store}", len(batches)) as progress:
         results = run_batches(submit, len(batches), at_once=2, progress=progress)
-    report = verify.put_together(database, live, results)
+    report = verify.put_together(database, location, live, results)
     rows = [
         {"result": one.result, "kind": one.kind, "job": one.job_id, "key": one.key, "detail": one.detail,
          "what could heal it": report.cure(one) if one in report.hurt else ""}

@@ -63,7 +63,7 @@ def select(catalog: CatalogDatabase, wanted: Wanted, *, trashed: bool | None = N
         NotFoundError: no such key, or no such job.
     """
     if not any((wanted.job_ids, wanted.api_key, wanted.status, wanted.older_than_days is not None, wanted.larger_than)):
-        raise InvalidInputError("nothing is asked for: give job_ids, or a filter (api_key, status, age or size)")
+        raise InvalidInputError("nothing is asked for: give job_ids, or a filter such as api_key")
     if wanted.status and wanted.status not in set(JobStatus):
         raise InvalidInputError(f"{shown(wanted.status)} is no status of a job; there are: {', '.join(JobStatus)}")
     if wanted.older_than_days is not None and not 0 <= wanted.older_than_days <= 36_500:
@@ -125,7 +125,10 @@ def plan_undelete(jobs: Sequence[SelectedJob], *, asked: Sequence[str] = ()) -> 
     """A job each; whether it fits into the quota is known when it is done. Pure."""
     items, skipped = [], []
     for job in jobs:
-        item = Item("undelete job", "undelete", str(job.id), "", job.customer, job.objects, owner=job.customer_id)
+        item = Item(
+            "undelete job", "undelete", str(job.id), "", job.customer, job.objects, job.stored_bytes,
+            owner=job.customer_id,
+        )  # fmt: skip
         if job.deleted_at is None:
             skipped.append(_because(item, "not in the trash"))
         elif job.status == "cleaned_up":

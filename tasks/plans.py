@@ -68,7 +68,7 @@ class Plan:
         """One line for a person."""
         if not self.items:
             return f"{self.operation}: nothing to do" + (f", {len(self.skipped)} left alone" if self.skipped else "")
-        rules = "; ".join(f"{one.rule}: {one.items}" for one in self.by_rule())
+        rules = ", ".join(f"{one.items} by {one.rule}" for one in self.by_rule())
         left = f"; {len(self.skipped)} left alone" if self.skipped else ""
         return f"{self.operation}: {self.objects} objects, {format_bytes(self.size_bytes)} ({rules}{left})"
 

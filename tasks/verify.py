@@ -57,6 +57,7 @@ class VerifyReport:
     sound_bytes: int
     others: tuple[Checked, ...]
     twins: tuple[Twin, ...]
+    unsound: int = 0
 
     @property
     def hurt(self) -> tuple[Checked, ...]:
@@ -81,7 +82,9 @@ class VerifyReport:
         jobs = len({one.job_id for one in self.hurt})
         return (
             f"{self.sound + len(self.others)} of {self.live} objects read "
-            f"({format_bytes(self.sound_bytes)} sound): {bad}" + (f"; {jobs} jobs are hurt" if jobs else "")
+            f"({format_bytes(self.sound_bytes)} sound): {bad}"
+            + (f"; {jobs} jobs are hurt" if jobs else "")
+            + (f"; {self.unsound} are on record as missing or corrupt" if self.unsound else "")
         )
 
 
@@ -146,13 +149,16 @@ def verify_batch(
     return BatchResult(len(sound), sum(one.size_bytes for one in sound), tuple(others))
 
 
-def put_together(catalog: CatalogDatabase, live: int, batches: Sequence[BatchResult]) -> VerifyReport:
+def put_together(
+    catalog: CatalogDatabase, location: OpenLocation, live: int, batches: Sequence[BatchResult]
+) -> VerifyReport:
     """The whole run, with the other places where hurt content still is."""
     others = tuple(one for batch in batches for one in batch.others)
     hashes = [one.sha256 for one in others if one.result in ("corrupt", "missing")]
     twins = catalog.transaction(lambda connection: verifying.find_twins(connection, hashes)) if hashes else []
+    unsound = catalog.transaction(lambda connection: verifying.count_unsound(connection, location.place.id))
     return VerifyReport(
-        live, sum(one.sound for one in batches), sum(one.sound_bytes for one in batches), others, tuple(twins)
+        live, sum(one.sound for one in batches), sum(one.sound_bytes for one in batches), others, tuple(twins), unsound
     )
 
 

@@ -36,8 +36,7 @@ def ask(
             "INSERT INTO approvals (run, operation, scope, objects, size_bytes, ends_at) "
             "VALUES (CAST(:run AS uuid), :operation, :scope, :objects, :size, clock_timestamp() + :lasts) "
             "ON CONFLICT (run) DO UPDATE SET objects = excluded.objects, size_bytes = excluded.size_bytes, "
-            "  state = 'asked', asked_at = clock_timestamp(), ends_at = excluded.ends_at "
-            " WHERE approvals.state <> 'overtaken'"
+            "  state = 'asked', asked_at = clock_timestamp(), ends_at = excluded.ends_at"
         ),
         {
             "run": str(run),

@@ -184,8 +184,10 @@ def hold_jobs(connection: Connection, job_ids: Sequence[UUID], *, reason: str | 
             "now_held AS (UPDATE jobs j SET hold = :reason FROM was WHERE j.id = was.id "
             "             RETURNING j.id, j.api_key_id, was.hold AS before), "
             "logged AS (INSERT INTO operation_log (run, operation, api_key_id, job_id, before, after) "
-            "           SELECT :run, 'hold', api_key_id, id, jsonb_build_object('hold', before), "
-            "                  jsonb_build_object('hold', CAST(:reason AS text)) FROM now_held) "
+            "           SELECT :run, CASE WHEN CAST(:reason AS text) IS NULL THEN 'release-hold' ELSE 'hold' END, "
+            "                  api_key_id, id, jsonb_build_object('hold', before), "
+            "                  jsonb_build_object('hold', CAST(:reason AS text)) FROM now_held "
+            "            WHERE before IS DISTINCT FROM :reason) "
             "SELECT id, coalesce(before, '') AS before FROM now_held"
         ),
         {"ids": [str(one) for one in job_ids], "reason": reason, "run": run},

@@ -33,6 +33,15 @@ def count_live(connection: Connection, location_id: int, *, kinds: Sequence[str]
     return count
 
 
+def count_unsound(connection: Connection, location_id: int) -> int:
+    """Objects of a place that are known to be missing or corrupt."""
+    count: int = connection.execute(
+        text("SELECT count(*) FROM stored_objects WHERE location_id = :location AND state IN ('missing', 'corrupt')"),
+        {"location": location_id},
+    ).scalar_one()
+    return count
+
+
 def note_verified(connection: Connection, object_ids: Sequence[UUID]) -> None:
     """These were read and are what their rows say; book-keeping, so that no generation rises."""
     connection.execute(

@@ -17,6 +17,7 @@ import pytest
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.sweeps import sweep_lock
 from blocks.errors import InvalidInputError, LockLostError, NotFoundError, RefusedError
+from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy
 from flows import planned
@@ -49,7 +50,7 @@ def test_cleanup(
     make_failed(catalog, *jobs[:2])
     dry = cleanup(dry_run=True, return_state=True)
     assert (dry.name, dry.message) == (
-        "DryRun", "dry run, nothing is changed: cleanup: 2 objects, 14 B (failed_days: 2)",
+        "DryRun", "dry run, nothing is changed: cleanup: 2 objects, 14 B (2 by failed_days)",
     )  # fmt: skip
     planned_rows = artifact(saved, "cleanup-plan")
     assert [row["what"] for row in planned_rows] == ["all", "purge job", "purge job"]
@@ -184,6 +185,7 @@ def test_reconcile(
     execute(catalog, "DELETE FROM stored_objects")
     with pytest.raises(RefusedError, match="knows no object in store main"):
         reconcile_quota()
+    delete_keys(location.store, stored_keys(location))
 
 
 def test_verify(
@@ -196,7 +198,7 @@ def test_verify(
     put_bytes(location.store, key, b"VIDEO 0", {})
     state = verify_objects(share=100, return_state=True)
     assert state.name == "Partial"
-    assert "3 of 3 objects read (14 B sound): 1 corrupt; 1 jobs are hurt" in str(state.message)
+    assert "3 of 3 objects read (14 B sound): 1 corrupt; 1 jobs are hurt; 1 are on record" in str(state.message)
     (row,) = artifact(saved, "verify-objects")
     assert (row["result"], row["job"]) == ("corrupt", str(jobs[0]))
     assert "taking it in again" in row["what could heal it"]

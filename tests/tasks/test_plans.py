@@ -138,7 +138,7 @@ def test_summaries_of_plans() -> None:
     assert Plan("cleanup").summary() == "cleanup: nothing to do"
     assert Plan("cleanup", (), (left,)).summary() == "cleanup: nothing to do, 1 left alone"
     two = Plan("cleanup", (*plan_of(3, 2048).items, *plan_of(1).items, left), (left,))
-    assert two.summary() == "cleanup: 4 objects, 2 KiB (trash_days: 2; failed_days: 1; 1 left alone)"
+    assert two.summary() == "cleanup: 4 objects, 2 KiB (2 by trash_days, 1 by failed_days; 1 left alone)"
     assert Report("cleanup").summary() == "cleanup: nothing to do"
     assert Report("cleanup", (Outcome(left, "skipped", "on hold"),)).summary() == "cleanup: 1 skipped"
 

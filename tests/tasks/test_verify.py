@@ -34,7 +34,7 @@ def run(catalog: CatalogDatabase, location: OpenLocation) -> Verify:
     def everything(place: OpenLocation = location, **options: Any) -> VerifyReport:
         live, batches = choose(catalog, place, POLICY, **({"share_percent": 100} | options))
         results = [verify_batch(catalog, place, POLICY, ids, run="the run") for ids in batches]
-        return put_together(catalog, live, results)
+        return put_together(catalog, location, live, results)
 
     return everything
 
@@ -96,7 +96,9 @@ def test_what_is_not_is_marked_and_nothing_more(
     wrong = [corrupt, truncated, longer, empty]
     assert {one.job_id: one.result for one in report.others} == {**dict.fromkeys(wrong, "corrupt"), missing: "missing"}
     assert states(catalog) == {sound: "live", **dict.fromkeys(wrong, "corrupt"), missing: "missing"}
-    assert report.summary() == "6 of 6 objects read (10 B sound): 4 corrupt, 1 missing; 5 jobs are hurt"
+    assert report.summary() == (
+        "6 of 6 objects read (10 B sound): 4 corrupt, 1 missing; 5 jobs are hurt; 5 are on record as missing or corrupt"
+    )
     assert rows(catalog, COUNTERS) == counters
     assert stored_keys(location) == keys
     for job, content in contents.items():

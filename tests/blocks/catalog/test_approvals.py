@@ -115,13 +115,15 @@ def test_a_plan_that_grew_is_asked_anew(catalog: CatalogDatabase) -> None:
     assert overtake(catalog, uuid4()) == [run], "it waits again"
 
 
-def test_an_overtaken_run_does_not_come_back_by_asking_again(catalog: CatalogDatabase) -> None:
+def test_an_overtaken_run_needs_an_answer_of_its_own(catalog: CatalogDatabase) -> None:
+    """Retried in the UI it asks anew; the answer to its old question counts for nothing."""
     run = uuid4()
     ask(catalog, run)
     overtake(catalog, uuid4())
-    ask(catalog, run, objects=9)
-    assert (row(catalog, run).state, row(catalog, run).objects) == ("overtaken", 5)
     assert not answer(catalog, run, approved=True)
+    ask(catalog, run, objects=9)
+    assert (row(catalog, run).state, row(catalog, run).objects) == ("asked", 9)
+    assert answer(catalog, run, approved=True)
 
 
 def test_numbers_below_zero_are_refused(catalog: CatalogDatabase) -> None:
