@@ -49,12 +49,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class RangeDrift:
-    """What one range came to. It travels between processes: values only."""
+    """What one range came to; `expected` of its `rows` must have bytes. It travels between processes: values only."""
 
     listed: int
     expected: int
     findings: tuple[Finding, ...] = ()
     uncounted: int = 0
+    rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def look_through(
     findings += _orphan_findings(catalog, location, policy, orphans, oldest, hurt)
     most = 4 * MOST_FINDINGS
     more = compared.more_orphans + max(0, len(findings) - most)
-    return RangeDrift(compared.listed, compared.expected, findings=tuple(findings[:most]), uncounted=more)
+    return RangeDrift(compared.listed, compared.expected, tuple(findings[:most]), more, rows=len(rows))
 
 
 def put_together(catalog: CatalogDatabase, location: OpenLocation, parts: Sequence[RangeDrift]) -> Drift:
@@ -127,7 +128,7 @@ def put_together(catalog: CatalogDatabase, location: OpenLocation, parts: Sequen
             f"store {place} lists nothing, and the catalog expects {expected} objects there: nothing is changed; "
             "look at the bucket, or restore it"
         )
-    if listed and not expected:
+    if listed and not sum(part.rows for part in parts):
         raise RefusedError(
             f"the catalog knows no object in store {place}, which holds {listed}: nothing is changed; "
             "is this the right catalog? Restore it first if it was lost"
