@@ -124,12 +124,30 @@ def admit(
         for arrival in fresh
         if arrival.original.job_id not in admitted
     }
+    if release is not None:
+        _name_job_of_form(connection, release, [*(arrival.original.job_id for arrival in entering), *_ids(known)])
     # A duplicate of a refused video is refused with it.
     for job_id, job in list(known.items()):
         if job.job_id in refused:
             refused[job_id] = refused[job.job_id]
             del known[job_id]
     return Admission(customer, admitted, known, refused)
+
+
+def _ids(known: dict[UUID, KnownJob]) -> list[UUID]:
+    return [job.job_id for job in known.values()]
+
+
+def _name_job_of_form(connection: Connection, upload_id: UUID, job_ids: Sequence[UUID]) -> None:
+    """The form whose reservation made room is the job's from here on: an erasure finds it, whatever is killed later."""
+    if job_ids:
+        connection.execute(
+            text(
+                "UPDATE uploads SET result_job_id = CAST(:job AS uuid) "
+                " WHERE id = CAST(:id AS uuid) AND status = 'open'"
+            ),
+            {"job": str(job_ids[0]), "id": str(upload_id)},
+        )
 
 
 def reserve(

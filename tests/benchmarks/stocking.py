@@ -55,7 +55,7 @@ class Stocked:
         seen = [(one.what, one.key) for one in found.findings]
         if len(seen) != len(self.known) or set(seen) != self.known or found.counters:
             raise RuntimeError(f"{len(seen)} findings and {found.counters}, {len(self.known)} were expected")
-        if len(plan.items) != len(self.known) or plan.objects != ORPHANS:
+        if len(plan.items) != len(self.known) or plan.objects != ORPHANS + MISSING:
             raise RuntimeError(plan.summary())
         return took
 

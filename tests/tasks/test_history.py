@@ -143,7 +143,8 @@ def test_what_befell_the_job_is_told_of_its_objects(
     execute(catalog, "UPDATE jobs SET status = 'transcoding', updated_at = now() - interval '2 days'")
     clean_up(sweep)
     life = [
-        ("fail", "cleanup-1", "stuck_hours"), ("release-hold", "hold-2", ""), ("hold", "hold-1", ""), ("ingest", "", ""),
+        ("fail", "cleanup-1", "stuck_hours"), ("release-hold", "hold-2", ""), ("hold", "hold-1", ""),
+        ("ingest", "", ""),
     ]  # fmt: skip
     for reference in (job, object_id, key):
         assert lines(told(catalog, reference)) == life
