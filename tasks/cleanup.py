@@ -15,7 +15,7 @@ from blocks.catalog.objects import Extent
 from blocks.catalog.trash import Changed, claim_failed, claim_trashed, fail_stuck
 from blocks.errors import LockLostError, StorageError
 from blocks.object_store.clock import store_now
-from blocks.object_store.deletion import MOST_KEYS
+from blocks.object_store.deletion import MOST_KEYS, delete_keys
 from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
 from blocks.policies import RetentionPolicy
 from tasks.aging import Aged, find_aged, remove_aged, still_wanted
@@ -102,7 +102,8 @@ def apply_cleanup(sweep: Sweep, policy: RetentionPolicy, facts: CleanupFacts, pl
     say(_finish_intents(sweep, facts, intents))
     say(_remove_released(sweep, claims, [one for one in plan.items if one.action == "remove bytes"]))
     if erasures := [one for one in plan.items if one.action == "erase job"]:
-        say(apply_erasure(sweep, Plan("cleanup", tuple(erasures))).outcomes)
+        # With some stores only it is refused: the rest of the night goes on, and the next whole one erases.
+        say(_attempted(erasures, lambda some: list(apply_erasure(sweep, Plan("cleanup", tuple(some))).outcomes)))
     for location in sweep.locations:
         say(_clean_place(sweep, location, facts, plan))
     say([_remove_folder(one) for one in plan.items if one.action == "remove folder"])
@@ -201,15 +202,13 @@ def _finish_intents(sweep: Sweep, facts: CleanupFacts, items: Sequence[Item]) ->
             continue
         outcomes += _attempted(
             [item],
-            lambda some, i=intent, at=location: [housekeeping_outcome(some[0], sweep, at, i)],  # type: ignore[misc]  # bound here
+            lambda some, i=intent, at=location: [_finish_intent(some[0], sweep, at, i)],  # type: ignore[misc]  # bound here
         )
     return outcomes
 
 
-def housekeeping_outcome(item: Item, sweep: Sweep, location: OpenLocation, intent: due.DueIntent) -> Outcome:
+def _finish_intent(item: Item, sweep: Sweep, location: OpenLocation, intent: due.DueIntent) -> Outcome:
     """Give an intent up if nobody swapped it, remove the bytes nobody points at, and mark it done."""
-    from blocks.object_store.deletion import delete_keys
-
     if not sweep.catalog.transaction(lambda connection: housekeeping.claim_intent(connection, intent)):
         return Outcome(item, "skipped", "finished meanwhile")
     require_own(sweep.catalog, location)

@@ -25,7 +25,7 @@ from blocks.catalog.trash import (
     trash_jobs,
     undelete_jobs,
 )
-from blocks.errors import InvalidInputError, NotFoundError, RefusedError, StorageError
+from blocks.errors import InvalidInputError, LockLostError, NotFoundError, RefusedError, StorageError
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
@@ -184,6 +184,8 @@ def apply_erasure(sweep: Sweep, plan: Plan) -> Report:
     for items in customers_batches(plan.items):
         try:
             outcomes += _erase(sweep, items)
+        except LockLostError:
+            raise
         except StorageError as error:
             outcomes += [Outcome(item, "failed", str(error)) for item in items]
         sweep.progress(len(items))

@@ -156,8 +156,15 @@ def test_a_killed_erasure_is_finished_by_the_next_cleanup(
         with pytest.raises(KilledError):
             erase(sweep, job)
     assert len(stored_keys(location)) == 1
+    put_bytes(location.store, f"failed/{job}/log", b"log", {})
+    add_store = "INSERT INTO locations (name, store, bucket, prefix) VALUES ('cold', 'cold', 'videos', 'elsewhere')"
+    execute(sweep.catalog, add_store)
+    (refused,) = clean(sweep)[1].failed
+    assert "cold is not named" in refused.error, "a night with some stores only goes on without it"
+    execute(sweep.catalog, "DELETE FROM locations WHERE name = 'cold'")
     _, report = clean(sweep)
     assert report.failed == ()
+    assert stored_keys(location, "failed") == []
     assert stored_keys(location) == []
     assert one(sweep.catalog, "SELECT count(*) FROM jobs") == 0
 
