@@ -42,6 +42,10 @@ class ContentMismatchError(TerminalError):
     """Bytes do not have the SHA-256 or the size that was expected."""
 
 
+class NotSmallerError(TerminalError):
+    """Compressed, an object would take as much room; it is left as it is."""
+
+
 class OvertakenError(TerminalError):
     """Somebody else changed the row since it was read; this writer's work was undone."""
 

@@ -11,7 +11,7 @@ from blocks.errors import RefusedError
 from blocks.loading import load_block
 from blocks.policies import AccessPolicy
 from blocks.units import format_bytes
-from flows.opening import open_catalog, open_store, reported, run_label, show_table
+from flows.opening import open_catalog, open_locations, reported, run_label, show_table
 from flows.planned import SHOWN
 from tasks import downloads
 
@@ -38,14 +38,14 @@ def bulk_download(
         kinds: Kinds of files, for example video_720p; all unless given.
         api_key: Label or id of a customer, to whom all of the jobs must belong; any customer's unless given.
         target: The word exports for a ZIP and a URL, or a folder on the worker's disk below the policy's roots.
-        store: Name of the Object Store block.
+        store: Location that the archive is written to; files are read from wherever they are.
         catalog: Name of the Catalog Database block.
         policy: Name of the Access Policy block.
     """
     database = open_catalog(catalog)
     report = downloads.bulk_download(
         database,
-        open_store(database, store),
+        open_locations(database, store),
         load_block(AccessPolicy, policy),
         job_ids=job_ids,
         kinds=kinds,

@@ -141,12 +141,12 @@ def url(
         use_local_prefect()
         from blocks.loading import load_block
         from blocks.policies import AccessPolicy
-        from flows.opening import open_store
+        from flows.opening import open_locations
         from tasks.access import issue_download_url
 
         database = _catalog(catalog)
         issued = issue_download_url(
-            database, open_store(database, store), load_block(AccessPolicy, policy),
+            database, open_locations(database, store), load_block(AccessPolicy, policy),
             api_key=api_key, job_id=job_id, kind=kind, expires_in=expires_in,
             accept_encoding=accept_encoding, name=name,
         )  # fmt: skip

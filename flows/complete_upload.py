@@ -8,7 +8,7 @@ from prefect.client.schemas.objects import State
 from blocks.errors import RefusedError
 from blocks.loading import load_block
 from blocks.policies import IngestPolicy
-from flows.opening import done, open_catalog, open_store, reported, run_label, show_table
+from flows.opening import done, open_catalog, open_locations, reported, run_label, show_table
 from tasks import uploads
 from tasks.intake import IngestOutcome
 
@@ -38,7 +38,7 @@ def complete_upload(
     database = open_catalog(catalog)
     outcome = uploads.complete_upload(
         database,
-        open_store(database, store),
+        open_locations(database, store),
         load_block(IngestPolicy, policy),
         api_key=api_key,
         upload_id=upload_id,

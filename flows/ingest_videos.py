@@ -14,7 +14,7 @@ from blocks.errors import RefusedError
 from blocks.loading import load_block
 from blocks.policies import IngestPolicy
 from flows.batches import RUNNER, progress_of, run_batches
-from flows.opening import open_catalog, open_store, reported, run_label, show_table
+from flows.opening import open_catalog, open_inbox, reported, run_label, show_table
 from tasks import ingest
 from tasks.ingest import IngestReport
 from tasks.intake import IngestOutcome
@@ -59,7 +59,7 @@ def ingest_videos(
     started = time.monotonic()
     database = open_catalog(catalog)
     rules = load_block(IngestPolicy, policy)
-    open_store(database, store)
+    open_inbox(database, store)
     customer = ingest.find_enabled(database, api_key)
     found, refused = find_sources(sources, rules, expected_sha256=expected_sha256, manifest=manifest)
     batches = ingest.plan_batches(found, files=rules.batch_files, size_bytes=ingest.BATCH_BYTES)
@@ -77,7 +77,7 @@ def ingest_batch(
     database = open_catalog(catalog)
     return ingest.ingest_batch(
         database,
-        open_store(database, store),
+        open_inbox(database, store),
         load_block(IngestPolicy, policy),
         ingest.find_enabled(database, api_key),
         batch,

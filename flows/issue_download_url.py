@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import State
 from blocks.loading import load_block
 from blocks.policies import AccessPolicy
 from blocks.units import format_bytes
-from flows.opening import done, escaped, open_catalog, open_store, reported
+from flows.opening import done, escaped, open_catalog, open_locations, reported
 from tasks import access
 
 Kind = Literal[
@@ -36,23 +36,24 @@ def issue_download_url(
     """Make a presigned URL for one file of a job; it is shown as a link artifact that says when it ends.
 
     Whoever has the URL can read the file until then, so it is in no log and no result. An HLS kind gives a playlist
-    whose segments are presigned too. Services call `tasks.access.issue_download_url` instead, which takes milliseconds.
+    whose segments are presigned too. What its place or encoding cannot serve is rehydrated first. Services call
+    `tasks.access.issue_download_url` instead, which takes milliseconds.
 
     Args:
         api_key: Label or id of the customer who owns the job.
         job_id: Id of the job, from ingest-videos.
         kind: Which of its files.
         expires_in: Seconds until the URL ends; the policy's hour unless given.
-        accept_encoding: Encodings the caller decodes, for example zstd; others get the content as it was uploaded.
+        accept_encoding: Encodings the caller decodes, for example zstd; for others it is decompressed first.
         name: Which of several files of a kind, for example one upload; the last unless given.
-        store: Name of the Object Store block.
+        store: Location that a playlist for this caller is written to.
         catalog: Name of the Catalog Database block.
         policy: Name of the Access Policy block.
     """
     database = open_catalog(catalog)
     issued = access.issue_download_url(
         database,
-        open_store(database, store),
+        open_locations(database, store),
         load_block(AccessPolicy, policy),
         api_key=api_key,
         job_id=job_id,

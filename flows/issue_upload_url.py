@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import State
 
 from blocks.loading import load_block
 from blocks.policies import AccessPolicy, IngestPolicy
-from flows.opening import done, markdown_rows, open_catalog, open_store, reported
+from flows.opening import done, markdown_rows, open_catalog, open_inbox, reported
 from tasks import uploads
 from tasks.uploads import IssuedUpload
 
@@ -45,7 +45,7 @@ def issue_upload_url(
     database = open_catalog(catalog)
     issued = uploads.issue_upload_url(
         database,
-        open_store(database, store),
+        open_inbox(database, store),
         load_block(AccessPolicy, policy),
         load_block(IngestPolicy, policy),
         api_key=api_key,

@@ -19,8 +19,7 @@ from blocks.catalog.locations import list_places
 from blocks.catalog.migrating import require_current_schema
 from blocks.errors import NotFoundError, StorageError
 from blocks.loading import load_block
-from blocks.object_store import ObjectStore
-from tasks.stores import OpenLocation, open_location
+from tasks.stores import Locations, OpenLocation, open_for_new_files, open_named
 
 
 def open_catalog(name: str) -> CatalogDatabase:
@@ -29,17 +28,31 @@ def open_catalog(name: str) -> CatalogDatabase:
 
 
 def open_store(catalog: CatalogDatabase, name: str) -> OpenLocation:
-    """The location of the store saved under this name, checked to be this catalog's."""
-    return open_location(catalog, load_block(ObjectStore, name), name)
+    """The location of this name (a store's own is called like its block), checked to be this catalog's."""
+    return open_named(catalog, name)
+
+
+def open_inbox(catalog: CatalogDatabase, name: str) -> OpenLocation:
+    """Where new files of this location go: elsewhere, once it was migrated."""
+    return open_for_new_files(catalog, name)
+
+
+def open_locations(catalog: CatalogDatabase, name: str) -> Locations:
+    """All locations of the catalog, each opened when it is needed; what is made for a caller lands in this one."""
+    return Locations(catalog, open_for_new_files(catalog, name))
 
 
 def open_stores(catalog: CatalogDatabase, names: Sequence[str]) -> tuple[OpenLocation, ...]:
-    """The locations of these stores, or of all that were ever declared where none is named."""
+    """The locations of these names, or all that are in use where none is named: one for each bucket and prefix.
+
+    What differs in its storage class alone lies in one listing, and is looked through together.
+    """
     require_current_schema(catalog)
-    wanted = list(dict.fromkeys(names)) or catalog.transaction(list_places)
+    wanted = list(dict.fromkeys(names)) or [place.name for place in catalog.transaction(list_places)]
     if not wanted:
         raise NotFoundError("no store is declared yet; run the flow probe-store first")
-    return tuple(open_store(catalog, name) for name in wanted)
+    opened = [open_store(catalog, name) for name in wanted]
+    return tuple({location.place.shelf: location for location in reversed(opened)}.values())[::-1]
 
 
 P = ParamSpec("P")

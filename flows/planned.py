@@ -146,7 +146,7 @@ def _held(work: Work[F], *, patient: bool) -> Iterator[Sweep]:
     wait = timedelta(minutes=work.caps.lock_wait_minutes) if patient else timedelta(0)
     with sweep_lock(
         work.catalog,
-        [location.place.id for location in work.locations],
+        [place for location in work.locations for place in location.place.shelf],
         holder=f"{work.operation} {run}",
         wait=wait,
         waiting=lambda by: get_run_logger().info("waiting for %s", by),

@@ -7,19 +7,18 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
-from zstandard import ZstdDecompressor, ZstdError
-
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.access import Handed, HandedFile, hand_out, hand_out_hls
 from blocks.errors import ContentMismatchError, RefusedError
-from blocks.object_store import ObjectStore
 from blocks.object_store.presigning import presign_get, presign_many
 from blocks.object_store.transfer import put_bytes, read_bytes
-from blocks.policies import AccessPolicy
+from blocks.policies import AccessPolicy, RelocationPolicy
 from tasks.checks import check_job_id, check_kind, check_lifetime
+from tasks.content import decode_whole
 from tasks.layout import PLAYLIST, content_type, friendly_name, playlist_key, playlist_name
 from tasks.playlists import presigned_playlist
-from tasks.stores import OpenLocation
+from tasks.rehydrate import bring_back, restore_first
+from tasks.stores import Locations
 
 LARGEST_PLAYLIST_BYTES = 16 * 1024**2
 
@@ -38,7 +37,7 @@ class DownloadUrl:
 
 def issue_download_url(
     catalog: CatalogDatabase,
-    location: OpenLocation,
+    locations: Locations,
     policy: AccessPolicy,
     *,
     api_key: str,
@@ -47,12 +46,14 @@ def issue_download_url(
     expires_in: int | None = None,
     accept_encoding: str = "",
     name: str | None = None,
+    relocation: RelocationPolicy | None = None,
 ) -> DownloadUrl:
     """A URL for one file of a job, or for an HLS kind's playlist with presigned segments.
 
-    A service opens the location once (`tasks.stores.open_location`) and keeps it.
+    A service makes its `tasks.stores.Locations` once and keeps it.
     `expires_in` is in seconds, an hour unless asked; `name` picks one of several files of a kind, such as uploads.
-    `accept_encoding="zstd"` says that the caller decodes zstd; `sha256` is of the content, decoded.
+    `accept_encoding="zstd"` says that the caller decodes zstd; `sha256` is of the content, decoded. What its place or
+    encoding cannot serve is rehydrated first, which takes as long as copying it does.
 
     Raises:
         InvalidInputError: a kind, id or lifetime that is none.
@@ -67,51 +68,77 @@ def issue_download_url(
         shortest=timedelta(seconds=policy.shortest_download_seconds),
         longest=timedelta(hours=policy.longest_download_hours),
     )
-    # Committed before a URL exists: whoever moves the object later knows how long this URL lasts.
-    if wanted.is_hls:
-        playlist, segments = catalog.transaction(
-            lambda connection: hand_out_hls(
-                connection, api_key=api_key, job_id=job, kind=wanted, playlist=playlist_name(wanted), lasts=lasts
+    for attempt in range(TRIES):
+        # Committed before a URL exists: whoever moves the object later knows how long this URL lasts.
+        if wanted.is_hls:
+            playlist, segments = catalog.transaction(
+                lambda connection: hand_out_hls(
+                    connection, api_key=api_key, job_id=job, kind=wanted, playlist=playlist_name(wanted), lasts=lasts
+                )
             )
-        )
-        _check_place(playlist, location)
-        return _playlist_url(location.store, job, playlist, segments, lasts)
-    handed = catalog.transaction(
-        lambda connection: hand_out(connection, api_key=api_key, job_id=job, kind=wanted, lasts=lasts, name=name)
-    )
-    chosen = handed[-1]
-    _check_place(chosen, location)
-    encoding = _encoding(chosen, accept_encoding)
+            away = [one.id for one in segments if not _serves(locations, one, "")]
+            if not away:
+                return _playlist_url(locations, job, playlist, segments, lasts)
+        else:
+            chosen = catalog.transaction(
+                lambda connection: hand_out(
+                    connection, api_key=api_key, job_id=job, kind=wanted, lasts=lasts, name=name
+                )
+            )[-1]
+            if _serves(locations, chosen, accept_encoding):
+                return _file_url(locations, chosen, lasts)
+            away = [chosen.object_id]
+        if attempt + 1 < TRIES:
+            bring_back(catalog, locations, relocation or RelocationPolicy(), away, run="download-url")
+    raise RefusedError(f"{kind} of job {job} was moved away again while it was brought back; ask again")
+
+
+TRIES = 3
+"""A nightly run may move again what was just brought back, though only once: it is not idle any more."""
+
+
+def _serves(locations: Locations, one: Handed | HandedFile, accept_encoding: str) -> bool:
+    """Whether a URL for this object gives the caller its content.
+
+    Raises:
+        RefusedError: its place has to restore it first.
+    """
+    location = locations.of(one.location_id)
+    if location.place.needs_restore:
+        raise restore_first(location)
+    if not location.place.serves_urls:
+        return False
+    # A presigned GET negotiates nothing: whoever did not say that it decodes zstd would get bytes it cannot read.
+    decodes = one.codec in {part.split(";")[0].strip() for part in accept_encoding.lower().split(",")}
+    return one.codec == "identity" or (decodes and location.capabilities.has("presigned_encoding"))
+
+
+def _file_url(locations: Locations, chosen: Handed, lasts: timedelta) -> DownloadUrl:
     filename = friendly_name(chosen.filename, chosen.kind, chosen.name)
-    url = presign_get(location.store, chosen.key, lasts, filename=filename, encoding=encoding)
+    encoding = None if chosen.codec == "identity" else chosen.codec
+    store = locations.of(chosen.location_id).store
+    url = presign_get(store, chosen.key, lasts, filename=filename, encoding=encoding)
     return DownloadUrl(url, filename, chosen.expires_at, chosen.size_bytes, chosen.sha256)
 
 
-def _check_place(handed: Handed, location: OpenLocation) -> None:
-    if handed.location != location.place.name:
-        raise RefusedError(
-            f"{handed.name} lies in store {handed.location}, not in {location.place.name}; name that store"
-        )
-
-
-def presign_segments(store: ObjectStore, segments: Sequence[HandedFile], lasts: timedelta) -> dict[str, str]:
-    """A URL for each segment, by the name its playlist uses."""
-    urls = presign_many(store, [one.key for one in segments], lasts)
-    return {one.name.rpartition("/")[2]: url for one, url in zip(segments, urls, strict=True)}
-
-
 def _playlist_url(
-    store: ObjectStore, job_id: UUID, playlist: Handed, segments: Sequence[HandedFile], lasts: timedelta
+    locations: Locations, job_id: UUID, playlist: Handed, segments: Sequence[HandedFile], lasts: timedelta
 ) -> DownloadUrl:
     # A playlist of bare names is useless to a player: its segments would answer 403.
-    body = _decoded(read_bytes(store, playlist.key, at_most=LARGEST_PLAYLIST_BYTES), playlist.codec)
-    text = body.decode(errors="replace")
-    signed = presigned_playlist(text, presign_segments(store, segments, lasts))
-    key = playlist_key(job_id, playlist.kind, uuid4())
-    put_bytes(store, key, signed.encode(), {"Content-Type": content_type(PLAYLIST)})
+    source = locations.of(playlist.location_id)
+    if source.place.needs_restore:
+        raise restore_first(source)
+    stored = read_bytes(source.store, playlist.key, at_most=LARGEST_PLAYLIST_BYTES)
+    try:
+        body = decode_whole(stored, playlist.codec, at_most=LARGEST_PLAYLIST_BYTES)
+    except ContentMismatchError as error:
+        raise ContentMismatchError(f"the playlist of job {job_id}: {error}; run verify-objects") from error
+    signed = presigned_playlist(body.decode(errors="replace"), _presign_segments(locations, segments, lasts))
+    key, home = playlist_key(job_id, playlist.kind, uuid4()), locations.home.store
+    put_bytes(home, key, signed.encode(), {"Content-Type": content_type(PLAYLIST)})
     filename = friendly_name(playlist.filename, playlist.kind, playlist.name)
     return DownloadUrl(
-        presign_get(store, key, lasts, filename=filename),
+        presign_get(home, key, lasts, filename=filename),
         filename,
         playlist.expires_at,
         playlist.size_bytes + sum(one.size_bytes for one in segments),
@@ -120,26 +147,11 @@ def _playlist_url(
     )
 
 
-def _decoded(body: bytes, codec: str) -> bytes:
-    if codec == "identity":
-        return body
-    try:
-        with ZstdDecompressor().stream_reader(body) as reader:
-            # Bounded, whatever the frame says of itself.
-            return reader.read(LARGEST_PLAYLIST_BYTES)
-    except ZstdError as error:
-        raise ContentMismatchError(
-            f"a playlist is stored as {codec} and cannot be decoded; run verify-objects"
-        ) from error
-
-
-def _encoding(handed: Handed, accept_encoding: str) -> str | None:
-    if handed.codec == "identity":
-        return None
-    # A presigned GET negotiates nothing: whoever did not say that it decodes zstd would get bytes it cannot read.
-    if handed.codec in {part.split(";")[0].strip() for part in accept_encoding.lower().split(",")}:
-        return handed.codec
-    raise RefusedError(
-        f"{handed.name} is stored compressed ({handed.codec}); ask with accept_encoding={handed.codec}, "
-        "or run rehydrate-job first"
-    )
+def _presign_segments(locations: Locations, segments: Sequence[HandedFile], lasts: timedelta) -> dict[str, str]:
+    """A URL for each segment, by the name its playlist uses; while a kind is moved they lie in two places."""
+    urls: dict[str, str] = {}
+    for place in {one.location_id for one in segments}:
+        own = [one for one in segments if one.location_id == place]
+        signed = presign_many(locations.of(place).store, [one.key for one in own], lasts)
+        urls |= {one.name.rpartition("/")[2]: url for one, url in zip(own, signed, strict=True)}
+    return urls

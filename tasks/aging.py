@@ -53,7 +53,7 @@ def still_wanted(catalog: CatalogDatabase, location: OpenLocation, keys: Sequenc
     jobs = {key: UUID(found.group(1)) for key in keys if (found := _OF_A_JOB.match(key))}
 
     def read(connection: Connection) -> tuple[set[str], set[UUID]]:
-        forms = open_form_keys(connection, location.place.id, [key for key in keys if key.startswith("temp/")])
+        forms = open_form_keys(connection, location.place.shelf, [key for key in keys if key.startswith("temp/")])
         return forms, held_jobs(connection, list(set(jobs.values())))
 
     forms, held = catalog.transaction(read)

@@ -10,17 +10,18 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from blocks.catalog import due, housekeeping
+from blocks.catalog import due, housekeeping, relocations
 from blocks.catalog.objects import Extent
 from blocks.catalog.trash import Changed, claim_failed, claim_trashed, fail_stuck
 from blocks.errors import LockLostError, StorageError
 from blocks.object_store.clock import store_now
-from blocks.object_store.deletion import MOST_KEYS, delete_keys
+from blocks.object_store.deletion import MOST_KEYS
 from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
 from blocks.policies import RetentionPolicy
 from tasks.aging import Aged, find_aged, remove_aged, still_wanted
-from tasks.cleanup_plan import CleanupFacts, PlaceFacts
+from tasks.cleanup_plan import CleanupFacts, PlaceFacts, intent_subject
 from tasks.deletion import apply_erasure
+from tasks.intents import finish_unfinished
 from tasks.layout import job_of
 from tasks.plans import Item, Outcome, Plan, Report
 from tasks.purging import purge_released
@@ -52,7 +53,9 @@ def find_due(
             reservations=tuple(due.lapsed_reservations(connection, now)),
             uploads=tuple(due.expired_uploads(connection, now - timedelta(days=policy.temp_days))),
             intents=tuple(
-                due.unfinished_intents(connection, before=now - timedelta(hours=policy.abandoned_hours), now=now)
+                relocations.find_unfinished(
+                    connection, now=now, abandoned_before=now - timedelta(hours=policy.abandoned_hours)
+                )
             ),
         )
 
@@ -75,7 +78,7 @@ def _place_facts(sweep: Sweep, location: OpenLocation, policy: RetentionPolicy, 
         multiparts=tuple(
             islice((one for one in list_multipart_uploads(location.store) if one.initiated_at <= oldest), due.MOST)
         ),
-        released=sweep.catalog.transaction(lambda connection: due.released_extent(connection, location.place.id)),
+        released=sweep.catalog.transaction(lambda connection: due.released_extent(connection, location.place.shelf)),
     )
 
 
@@ -98,7 +101,7 @@ def apply_cleanup(sweep: Sweep, policy: RetentionPolicy, facts: CleanupFacts, pl
         changed = _attempted(item_batch, lambda batch: _change_rows(sweep, policy, facts, batch))
         claims += [one for one in changed if one.item.action in _RELEASES]
         say([one for one in changed if one.item.action not in _RELEASES])
-    intents = [one for one in plan.items if one.action == "finish intent"]
+    intents = [one for one in plan.items if one.action == "finish intents"]
     say(_finish_intents(sweep, facts, intents))
     say(_remove_released(sweep, claims, [one for one in plan.items if one.action == "remove bytes"]))
     if erasures := [one for one in plan.items if one.action == "erase job"]:
@@ -107,6 +110,9 @@ def apply_cleanup(sweep: Sweep, policy: RetentionPolicy, facts: CleanupFacts, pl
     for location in sweep.locations:
         say(_clean_place(sweep, location, facts, plan))
     say([_remove_folder(one) for one in plan.items if one.action == "remove folder"])
+    sweep.catalog.transaction(
+        lambda connection: relocations.forget_done(connection, facts.now - timedelta(days=FORGET_INTENTS_DAYS))
+    )
     months = sweep.catalog.transaction(lambda connection: housekeeping.turn_log(connection, keep_days=policy.log_days))
     notes: tuple[str, ...] = (f"{len(months)} months of the log removed",) if months else ()
     if months is None:
@@ -114,6 +120,8 @@ def apply_cleanup(sweep: Sweep, policy: RetentionPolicy, facts: CleanupFacts, pl
     return Report("cleanup", tuple(outcomes), notes)
 
 
+FORGET_INTENTS_DAYS = 30
+"""What is done is in the log; the intents themselves serve nobody any more."""
 _RELEASES = ("purge job", "give up writing", "fail job")
 
 
@@ -190,33 +198,24 @@ def _remove_released(sweep: Sweep, claims: Sequence[Outcome], leftovers: Sequenc
 
 
 def _finish_intents(sweep: Sweep, facts: CleanupFacts, items: Sequence[Item]) -> list[Outcome]:
-    by_id = {one.id: one for one in facts.intents}
-    open_places = {location.place.id: location for location in sweep.locations}
-    outcomes: list[Outcome] = []
+    finished = finish_unfinished(sweep, facts.intents, before_batch=sweep.before_batch)
+    keys: dict[str, list[str]] = {}
+    for one in facts.intents:
+        keys.setdefault(intent_subject(one.state, one.location_id), []).append(one.key)
+    gone = {intent_subject(state, place): extent for (place, state), extent in finished.gone.items()}
+    opened = {place for location in sweep.locations for place in location.place.shelf}
+    outcomes = []
     for item in items:
-        sweep.before_batch()
-        intent = by_id[UUID(item.subject)]
-        location = open_places.get(intent.location_id)
-        if location is None:
-            outcomes.append(Outcome(item, "skipped", "its bytes lie in another store; name that one too"))
-            continue
-        outcomes += _attempted(
-            [item],
-            lambda some, i=intent, at=location: [_finish_intent(some[0], sweep, at, i)],  # type: ignore[misc]  # bound here
-        )
+        extent = gone.get(item.subject, Extent())
+        failed = {key: finished.failed[key] for key in keys[item.subject] if key in finished.failed}
+        if int(item.subject.rpartition(" ")[2]) not in opened:
+            outcomes.append(Outcome(item, "skipped", "their bytes lie in another store; name that one too"))
+        elif not extent.objects and not failed:
+            outcomes.append(Outcome(item, "skipped", "finished meanwhile"))
+        else:
+            result = "failed" if failed else "done"
+            outcomes.append(Outcome(item, result, _first(failed), extent.objects, extent.stored_bytes))
     return outcomes
-
-
-def _finish_intent(item: Item, sweep: Sweep, location: OpenLocation, intent: due.DueIntent) -> Outcome:
-    """Give an intent up if nobody swapped it, remove the bytes nobody points at, and mark it done."""
-    if not sweep.catalog.transaction(lambda connection: housekeeping.claim_intent(connection, intent)):
-        return Outcome(item, "skipped", "finished meanwhile")
-    require_own(sweep.catalog, location)
-    failed = delete_keys(location.store, [intent.key])
-    if failed:
-        return Outcome(item, "failed", failed[intent.key])
-    sweep.catalog.transaction(lambda connection: housekeeping.finish_intent(connection, intent, run=sweep.run))
-    return Outcome(item, "done")
 
 
 def _clean_place(sweep: Sweep, location: OpenLocation, facts: CleanupFacts, plan: Plan) -> list[Outcome]:

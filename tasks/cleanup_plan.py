@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from blocks.catalog.due import DueIntent, DueJob, DueReservations, DueUpload
+from blocks.catalog.due import DueJob, DueReservations, DueUpload
+from blocks.catalog.relocations import Unfinished
 from blocks.object_store.multipart import Incomplete
 from blocks.units import format_bytes
 from tasks.aging import Aged
@@ -34,7 +36,7 @@ class CleanupFacts:
     abandoned: tuple[DueJob, ...] = ()
     reservations: tuple[DueReservations, ...] = ()
     uploads: tuple[DueUpload, ...] = ()
-    intents: tuple[DueIntent, ...] = ()
+    intents: tuple[Unfinished, ...] = ()
     places: tuple[PlaceFacts, ...] = ()
     leftovers: tuple[Leftover, ...] = ()
     erasures: tuple[DueJob, ...] = ()
@@ -67,10 +69,7 @@ def plan_cleanup(facts: CleanupFacts) -> Plan:
         )
         for one in facts.uploads
     ]
-    items += [
-        Item("finish intent", "abandoned_hours", str(one.id), _INTENTS[one.state].format(_day(one.since)))
-        for one in facts.intents
-    ]
+    items += _intent_items(facts.intents)
     for place in facts.places:
         items += _place_items(place)
     items += [
@@ -84,10 +83,31 @@ def plan_cleanup(facts: CleanupFacts) -> Plan:
 
 
 _INTENTS = {
-    "open": "begun {} and never finished",
-    "failed": "given up, its bytes may still be there ({})",
-    "swapped": "the last URL for the old bytes ended by {}",
+    "open": "begun and never finished",
+    "failed": "given up, their bytes may still be there",
+    "swapped": "moved, and the last URL for the old bytes has ended",
 }
+
+
+def intent_subject(state: str, location_id: int) -> str:
+    """What the item about these intents is called."""
+    return f"{state} in location {location_id}"
+
+
+def _intent_items(intents: Sequence[Unfinished]) -> list[Item]:
+    """One item for each place and kind: a moved bucket leaves a million, which were planned when they were moved."""
+    sums: dict[tuple[str, int], list[int]] = {}
+    for one in intents:
+        total = sums.setdefault((one.state, one.location_id), [0, 0])
+        total[0] += 1
+        total[1] += one.stored_bytes
+    return [
+        Item(
+            "finish intents", "abandoned_hours" if state != "swapped" else "old_bytes_minutes",
+            intent_subject(state, location_id), f"{count} objects, {format_bytes(size)}: {_INTENTS[state]}",
+        )
+        for (state, location_id), (count, size) in sorted(sums.items())
+    ]  # fmt: skip
 
 
 def _job_item(action: str, rule: str, what: str, job: DueJob) -> Item:

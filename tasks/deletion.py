@@ -174,8 +174,8 @@ def apply_erasure(sweep: Sweep, plan: Plan) -> Report:
     Raises:
         RefusedError: some declared store is not open, and could keep something.
     """
-    opened = {location.place.name for location in sweep.locations}
-    if missing := set(sweep.catalog.transaction(list_places)) - opened:
+    opened = {place for location in sweep.locations for place in location.place.shelf}
+    if missing := {place.name for place in sweep.catalog.transaction(list_places) if place.id not in opened}:
         raise RefusedError(
             f"an erasure looks into every declared store, and {', '.join(sorted(missing))} is not named: "
             "leave stores empty"

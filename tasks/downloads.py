@@ -31,7 +31,7 @@ from tasks.checks import LARGEST_OBJECT_BYTES, check_job_id, check_kind, shown
 from tasks.folders import Folder
 from tasks.layout import EXPORTS, friendly_name, playlist_name
 from tasks.reading import File, Reading, why_unreadable
-from tasks.stores import OpenLocation
+from tasks.stores import Locations
 from tasks.zipping import CHECKSUMS, Member, UniqueNames, archive_bytes, safe_member_name, zip_stream
 
 DOWNLOAD_LASTS = timedelta(hours=24)
@@ -74,7 +74,7 @@ def export_key(made: UUID) -> str:
 
 def bulk_download(
     catalog: CatalogDatabase,
-    location: OpenLocation,
+    locations: Locations,
     policy: AccessPolicy,
     *,
     job_ids: Sequence[str | UUID],
@@ -84,7 +84,7 @@ def bulk_download(
     run: str = "",
     progress: Callable[[int], None] = lambda size_bytes: None,
 ) -> DownloadReport:
-    """Files of these kinds (all, unless named) of these jobs, as a ZIP in the bucket or in a folder of this machine.
+    """Files of these kinds (all, unless named) of these jobs, as a ZIP in the home location or in a folder here.
 
     With `api_key` only that customer's jobs exist; without, it is the operator who asks. `target` is `exports`, or a
     folder below the access policy's `download_roots`. What cannot be handed out is skipped and reported; in a folder
@@ -103,10 +103,10 @@ def bulk_download(
     wanted = list(dict.fromkeys(check_kind(kind) for kind in kinds))
     if target != EXPORTS:
         allowed_folder(target, policy)
-    plan = _plan(catalog, location, ids, wanted, api_key)
+    plan = _plan(catalog, ids, wanted, api_key)
     if not plan.files:
         raise plan.skipped[0][1]
-    reading = Reading(catalog, location, plan.skipped, progress)
+    reading = Reading(catalog, locations, plan.skipped, progress)
     if target == EXPORTS:
         return _export(reading, plan, policy, run)
     with closing(open_folder(target, policy)) as folder:
@@ -146,7 +146,6 @@ def allowed_folder(target: str, policy: AccessPolicy) -> tuple[str, list[str]]:
 
 def _plan(
     catalog: CatalogDatabase,
-    location: OpenLocation,
     ids: Sequence[UUID],
     kinds: Sequence[ObjectKind],
     api_key: str | None,
@@ -178,7 +177,7 @@ def _plan(
         folder = _job_folder(job, folders)
         for found in objects.get(job_id, ()):
             name = names.take(f"{folder}/{_name_in_job(job, found)}")
-            if (error := why_unreadable(found, name, location)) is not None:
+            if (error := why_unreadable(found, name)) is not None:
                 plan.skipped.append((name, error))
             else:
                 plan.files.append(File(found, name))
@@ -203,7 +202,8 @@ def _name_in_job(job: JobRow, found: Found) -> str:
 
 
 def _export(reading: Reading, plan: _Plan, policy: AccessPolicy, run: str) -> DownloadReport:
-    store = reading.location.store
+    home = reading.locations.home
+    store = home.store
     size = archive_bytes((file.name, file.found.size_bytes) for file in plan.files)
     if size > LARGEST_OBJECT_BYTES:
         raise RefusedError(
@@ -212,7 +212,7 @@ def _export(reading: Reading, plan: _Plan, policy: AccessPolicy, run: str) -> Do
         )
     key = export_key(uuid4())
     # Noted before a byte is written: whoever erases one of these jobs finds every archive that holds it.
-    at = _note(reading.catalog, plan, plan.files, run, {"export": key, "location": reading.location.place.name})
+    at = _note(reading.catalog, plan, plan.files, run, {"export": key, "location": home.place.name})
     done: list[File] = []
     sent = 0
 
@@ -237,7 +237,7 @@ def _export(reading: Reading, plan: _Plan, policy: AccessPolicy, run: str) -> Do
             pieces(found),
             part_bytes=part_size(store, size),
             attributes={"Content-Type": "application/zip"},
-            checksums=reading.location.capabilities.reads_checksum_headers,
+            checksums=home.capabilities.reads_checksum_headers,
         )
     if written.size_bytes != sent:
         delete_keys(store, [key])

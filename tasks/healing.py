@@ -6,12 +6,15 @@ from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
+from sqlalchemy import Connection
+
 from blocks.catalog import CatalogDatabase
+from blocks.catalog.moving import start_over
 from blocks.catalog.objects import NewObject
-from blocks.catalog.relocations import give_up_intent, open_intent, swap_healed
+from blocks.catalog.relocations import UNSOUND, Intent, Proved, give_up_intents, open_intents, swap
 from blocks.errors import OvertakenError, StorageError
-from blocks.object_store.deletion import delete_keys
-from tasks.layout import rewritten_key
+from tasks.intents import remove_given_up
+from tasks.layout import PLAYLISTS, rewritten_key
 from tasks.stores import OpenLocation
 from tasks.writing import LocalFile, StoredBlob, Writing, write_object
 
@@ -37,27 +40,28 @@ def heal(
         StorageError: the bytes could not be written or proved.
     """
     intent_id = uuid4()
-    healed = replace(missing, key=rewritten_key(missing.job_id, missing.name, intent_id))
-    catalog.transaction(lambda connection: open_intent(connection, intent_id, healed, generation, operation="heal"))
+    key = rewritten_key(missing.job_id, missing.kind, missing.name, intent_id)
+    healed = replace(missing, key=key, location_id=location.place.id)
+    intent = Intent(intent_id, healed.id, generation, location.place.id, key)
+    opened = catalog.transaction(
+        lambda connection: open_intents(connection, [intent], movable=UNSOUND, operation="heal", rule=rule, run=run)
+    )
+    if not opened:
+        raise OvertakenError(f"job {missing.job_id} changed while its original was healed; try again")
+
+    def point(connection: Connection) -> bool:
+        proved = [Proved(intent_id, written.etag, written.size_bytes)]
+        swapped = swap(connection, customer_id, proved, movable=UNSOUND, keep=OLD_BYTES_STAY, playlists=PLAYLISTS)
+        if swapped:
+            start_over(connection, [missing.job_id], asked=False)
+        return bool(swapped)
+
     try:
         written = write_object(location, Writing(healed, source))
-        swapped = catalog.transaction(
-            lambda connection: swap_healed(
-                connection,
-                intent_id,
-                customer_id,
-                healed,
-                generation,
-                etag=written.etag,
-                keep=OLD_BYTES_STAY,
-                run=run,
-                rule=rule,
-            )
-        )
-        if not swapped:
+        if not catalog.transaction(point):
             raise OvertakenError(f"job {missing.job_id} changed while its original was healed; try again")
     except StorageError:
         # Only an intent that is surely not swapped gives its key up: the answer to the swap's COMMIT can be lost.
-        if catalog.transaction(lambda connection: give_up_intent(connection, intent_id)):
-            delete_keys(location.store, [healed.key])
+        if catalog.transaction(lambda connection: give_up_intents(connection, [intent_id])):
+            remove_given_up(catalog, location, [intent], run=run)
         raise

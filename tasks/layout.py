@@ -11,6 +11,8 @@ from blocks.catalog.tables import ObjectKind
 TEMP = "temp"
 EXPORTS = "exports"
 PROCESSED = "processed"
+FOLDERS = (PROCESSED, "uploads", TEMP, "failed", EXPORTS, "reports", "probe")
+"""All that the platform keeps in a location."""
 IDENTITY_KEY = "transcode-flow.catalog"
 """Names the catalog that a bucket belongs to (invariant 7)."""
 
@@ -63,8 +65,11 @@ def object_key(job_id: UUID, name: str) -> str:
     return f"{PROCESSED}/{job_id}/{name}"
 
 
-def rewritten_key(job_id: UUID, name: str, writing: UUID) -> str:
+def rewritten_key(job_id: UUID, kind: str, name: str, writing: UUID) -> str:
     """The key of a later writing of the same object: no key is ever written twice."""
+    if kind == ObjectKind.UPLOAD:
+        # Its name is a user's, and does not belong into a key.
+        return upload_key(job_id, writing)
     stem, dot, ending = name.rpartition(".")
     return object_key(job_id, f"{stem}.{writing}.{ending}" if dot and "/" not in ending else f"{name}.{writing}")
 
@@ -79,9 +84,15 @@ def upload_key(job_id: UUID, upload_id: UUID) -> str:
     return f"uploads/{job_id}/{upload_id}"
 
 
+PLAYLISTS = {kind.value: f"{kind[4:]}/segments/{PLAYLIST}" for kind in ObjectKind if kind.is_hls}
+"""The name of each HLS kind's playlist within its job."""
+TEXT_KINDS = ("transcript_txt", "transcript_srt", "transcript_vtt", "transcript_json", "metadata")
+"""Kinds that compress well; so do playlists."""
+
+
 def playlist_name(kind: str) -> str:
     """The name of an HLS kind's playlist within its job."""
-    return f"{kind[4:]}/segments/{PLAYLIST}"
+    return PLAYLISTS[kind]
 
 
 def playlist_key(job_id: UUID, kind: str, made: UUID) -> str:

@@ -197,7 +197,7 @@ def plan_outputs(
         if before is not None:
             stale.append(before.id)
         if before is not None or one.named.name in used_names:
-            key = rewritten_key(job_id, one.named.name, object_id)
+            key = rewritten_key(job_id, one.named.kind, one.named.name, object_id)
         new = NewObject(object_id, job_id, one.named.kind, one.named.name, location_id, key, one.size_bytes, one.sha256)
         writings.append(Writing(new, one.bytes_from))
     return OutputPlan(tuple(writings), tuple(already_there), tuple(stale))

@@ -79,14 +79,17 @@ def purge_released(
 def _pages(
     catalog: CatalogDatabase, location: OpenLocation, job_ids: Sequence[UUID] | None
 ) -> Iterator[list[Released]]:
-    def read(connection: Connection) -> list[Released]:
-        return find_released(connection, location.place.id, after=after, limit=MOST_KEYS, job_ids=job_ids)
+    # One by one: each is an index's own order.
+    for place in location.place.shelf:
+        after = _FIRST
 
-    after = _FIRST
-    while page := catalog.transaction(read):
-        yield page
-        # A page that failed is passed by: its rows are for the next run.
-        after = page[-1].object_id
+        def read(connection: Connection, place: int = place) -> list[Released]:
+            return find_released(connection, place, after=after, limit=MOST_KEYS, job_ids=job_ids)  # noqa: B023 -- runs at once
+
+        while page := catalog.transaction(read):
+            yield page
+            # A page that failed is passed by: its rows are for the next run.
+            after = page[-1].object_id
 
 
 def _purge_page(catalog: CatalogDatabase, location: OpenLocation, page: Sequence[Released], run: str) -> PurgeResult:

@@ -11,9 +11,10 @@ from itertools import chain
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.downloads import Found, find_again
 from blocks.errors import ContentMismatchError, NotFoundError, RefusedError, StorageError
+from blocks.object_store import ObjectStore
 from blocks.object_store.transfer import read_bytes, read_stream
 from tasks.content import decoded
-from tasks.stores import OpenLocation
+from tasks.stores import Locations
 from tasks.zipping import Member
 
 SMALL_BYTES = 4 * 1024**2
@@ -31,14 +32,12 @@ class File:
     name: str
 
 
-def why_unreadable(found: Found, name: str, location: OpenLocation) -> StorageError | None:
-    """Why an object cannot be read here; None where it can."""
+def why_unreadable(found: Found, name: str) -> StorageError | None:
+    """Why an object cannot be read; None where it can."""
     if found.needs_restore:
         return RefusedError(f"{name} lies in {found.location}, which must restore it first: run rehydrate-job")
     if found.state != "live":
         return RefusedError(f"{name} is {found.state}; run explain-object to see what happened to it")
-    if found.location != location.place.name:
-        return RefusedError(f"{name} lies in store {found.location}, not in {location.place.name}; name that store")
     return None
 
 
@@ -52,12 +51,12 @@ class Reading:
     def __init__(
         self,
         catalog: CatalogDatabase,
-        location: OpenLocation,
+        locations: Locations,
         skipped: list[tuple[str, StorageError]],
         progress: Callable[[int], None],
     ) -> None:
         self.catalog = catalog
-        self.location = location
+        self.locations = locations
         self._skipped = skipped
         self._progress = progress
 
@@ -93,7 +92,10 @@ class Reading:
             held_bytes -= file.found.stored_bytes if early else 0
 
     def _read_small(self, found: Found) -> bytes:
-        return read_bytes(self.location.store, found.key, at_most=found.stored_bytes)
+        return read_bytes(self._store(found), found.key, at_most=found.stored_bytes)
+
+    def _store(self, found: Found) -> ObjectStore:
+        return self.locations.named(found.location).store
 
     def _content(self, file: File, early: Future[bytes] | None, pool: ThreadPoolExecutor) -> Iterator[bytes]:
         """The decoded bytes; where the object was moved, the rest of them from its new place."""
@@ -124,7 +126,7 @@ class Reading:
         if early is not None:
             yield early.result()
             return
-        stream = read_stream(self.location.store, found.key)
+        stream = read_stream(self._store(found), found.key)
         coming = pool.submit(_next, stream)
         # The next range is under way while this one is written.
         while (chunk := coming.result()) is not None:
@@ -138,7 +140,7 @@ class Reading:
                 f"{file.name} is not in the store, though the catalog says so; run reconcile-quota, which heals what "
                 f"it can ({gone})"
             ) from gone
-        if (error := why_unreadable(now, file.name, self.location)) is not None:
+        if (error := why_unreadable(now, file.name)) is not None:
             raise NotFoundError(f"it was moved meanwhile: {error}") from gone
         return now
 

@@ -6,16 +6,18 @@ at the moment it would be removed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase, counters, drift
+from blocks.catalog.content import content_of
 from blocks.catalog.counters import CounterDrift
 from blocks.catalog.drift import ExpectedObject
+from blocks.catalog.locations import list_places
 from blocks.errors import InvalidInputError, NotFoundError, RefusedError, StoreUnavailableError
 from blocks.object_store.clock import store_now
 from blocks.object_store.listing import Listed, list_range
@@ -45,6 +47,7 @@ class Finding:
     object_id: UUID | None = None
     generation: int = 0
     rule: str = ""
+    location_id: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Drift:
 
 def plan_ranges(catalog: CatalogDatabase, location: OpenLocation, policy: IntegrityPolicy) -> tuple[JobRange, ...]:
     """The parts that a place is looked through in, many enough for memory to stay bounded."""
-    rows = catalog.transaction(lambda connection: drift.count_rows(connection, location.place.id))
+    rows = catalog.transaction(lambda connection: drift.count_rows(connection, location.place.shelf))
     return split_jobs(rows, at_least=policy.parallel_listings)
 
 
@@ -90,29 +93,57 @@ def look_through(
         StoreUnavailableError: the listing left out objects that exist; nothing in it can be believed.
     """
     rows = catalog.transaction(
-        lambda connection: drift.expected_in_range(connection, location.place.id, part.first, part.last)
+        lambda connection: drift.expected_in_range(connection, location.place.shelf, part.first, part.last)
     )
     oldest = store_now(location.store) - grace
+    # Where a bucket is one location only, nobody asked for classes.
+    classes = catalog.transaction(lambda connection: _classes(connection, location)) if several(location) else {}
     listing = (
         item
         for root in ROOTS
-        for item in list_range(location.store, root, after=part.bounds(root)[0], until=part.bounds(root)[1])
+        for item in list_range(
+            location.store, root, after=part.bounds(root)[0], until=part.bounds(root)[1], classes=bool(classes)
+        )
     )
-    compared = compare(listing, rows, most_orphans=MOST_FINDINGS)
+    compared = compare(listing, rows, most_orphans=MOST_FINDINGS, classes=classes)
     missing = _confirm_missing(location, policy, compared.missing)
-    orphans = _still_unnamed(catalog, location, compared.orphans)
+    orphans = _still_unnamed(catalog, compared.orphans)
     findings = [_about(row, "missing", "not in the store", "missing") for row in missing]
     findings += [_about(row, "returned", "was missing, and is there again", "returned") for row in compared.returned]
     findings += [
         _about(row, "mismatch", _difference(row, item), "size" if item.size_bytes != row.stored_bytes else "etag")
         for row, item in compared.mismatched
     ]
+    findings += [_moved_by_server(row, item, classes) for row, item in compared.reclassed]
     hurt = {row.id for row in missing} | {row.id for row, _ in compared.mismatched}
     # Every orphan is looked at before it counts as one: it may be the only copy of what a row lost.
     findings += _orphan_findings(catalog, location, policy, orphans, oldest, hurt)
     most = 4 * MOST_FINDINGS
     more = compared.more_orphans + max(0, len(findings) - most)
     return RangeDrift(compared.listed, compared.expected, tuple(findings[:most]), more, rows=len(rows))
+
+
+def several(location: OpenLocation) -> bool:
+    """Whether its bucket and prefix are more than one location, told apart by storage class."""
+    return len(location.place.shelf) > 1
+
+
+def _classes(connection: Connection, location: OpenLocation) -> dict[str, int]:
+    """The location of each storage class of a shelf; the server's own default is empty."""
+    return {
+        "" if place.storage_class == "STANDARD" else place.storage_class: place.id
+        for place in list_places(connection)
+        if place.id in location.place.shelf
+    }
+
+
+def _moved_by_server(row: ExpectedObject, item: Listed, classes: Mapping[str, int]) -> Finding:
+    shown = item.storage_class or "STANDARD"
+    if (location_id := classes.get(item.storage_class or "")) is None:
+        because = f"lies in class {shown}, for which no location is declared in this bucket"
+        return _about(row, "unknown class", because, "transition_days")
+    found = _about(row, "transition", f"the server moved it to class {shown}", "transition_days")
+    return replace(found, location_id=location_id)
 
 
 def put_together(catalog: CatalogDatabase, location: OpenLocation, parts: Sequence[RangeDrift]) -> Drift:
@@ -173,6 +204,7 @@ _ACTIONS = {
     "returned": "look again",
     "mismatch": "look again",
     "healing": "heal row",
+    "transition": "follow class",
     "orphan": "remove orphan",
 }
 
@@ -223,11 +255,11 @@ def _confirm_missing(
     return missing
 
 
-def _still_unnamed(catalog: CatalogDatabase, location: OpenLocation, listed: Sequence[Listed]) -> list[Listed]:
+def _still_unnamed(catalog: CatalogDatabase, listed: Sequence[Listed]) -> list[Listed]:
     """Objects that no row and no intent names by now: what was being written while the listing ran is named."""
 
     def read(connection: Connection, keys: list[str]) -> set[str]:
-        return drift.named_keys(connection, location.place.id, keys)
+        return drift.named_keys(connection, keys)
 
     unnamed: list[Listed] = []
     for start in range(0, len(listed), 1000):
@@ -247,7 +279,7 @@ def _orphan_findings(
 ) -> list[Finding]:
     looks = in_parallel(lambda one: look_at(location, one.key), orphans, threads=policy.parallel_transfers)
     rows = catalog.transaction(
-        lambda connection: drift.content_of(connection, [look.object_id for look in looks if look and look.object_id])
+        lambda connection: content_of(connection, [look.object_id for look in looks if look and look.object_id])
     )
     jobs = [job for job in (job_of(one.key) for one in orphans) if job is not None]
     owners = catalog.transaction(lambda connection: drift.owner_ids(connection, jobs))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from uuid import UUID
 
 from blocks.catalog.drift import ExpectedObject
@@ -57,17 +58,27 @@ class Compared:
     returned: tuple[ExpectedObject, ...]
     mismatched: tuple[tuple[ExpectedObject, Listed], ...]
     more_orphans: int = 0
+    reclassed: tuple[tuple[ExpectedObject, Listed], ...] = ()
+    """Of those that agree: found in another storage class than their location's."""
 
 
 def compare(
-    listed: Iterable[Listed], expected: Sequence[ExpectedObject], *, most_orphans: int | None = None
+    listed: Iterable[Listed],
+    expected: Sequence[ExpectedObject],
+    *,
+    most_orphans: int | None = None,
+    classes: Mapping[str, int] = MappingProxyType({}),
 ) -> Compared:
-    """Hold a listing against the rows that were read before it began."""
+    """Hold a listing against the rows that were read before it began.
+
+    `classes` tells the location of each storage class, where a bucket holds several; empty, nobody looks at classes.
+    """
     rows = {row.key: row for row in expected}
     seen = agreeing = under_way = more_orphans = 0
     orphans: list[Listed] = []
     returned: list[ExpectedObject] = []
     mismatched: list[tuple[ExpectedObject, Listed]] = []
+    reclassed: list[tuple[ExpectedObject, Listed]] = []
     for item in listed:
         seen += 1
         row = rows.pop(item.key, None)
@@ -83,6 +94,8 @@ def compare(
             mismatched.append((row, item))
         else:
             agreeing += 1
+            if classes and classes.get(item.storage_class or "") != row.location_id:
+                reclassed.append((row, item))
     missing = []
     for row in rows.values():
         if row.state in ("pending", "purging") or (row.trashed_state or row.state) == "missing":
@@ -94,5 +107,5 @@ def compare(
     )
     return Compared(
         seen, with_bytes, agreeing, under_way, tuple(orphans), tuple(missing), tuple(returned), tuple(mismatched),
-        more_orphans,
+        more_orphans, tuple(reclassed),
     )  # fmt: skip

@@ -7,7 +7,8 @@ from datetime import timedelta
 from uuid import UUID
 
 from blocks.catalog import counters, drift
-from blocks.catalog.drift import Content, Fenced
+from blocks.catalog.content import Content, content_of
+from blocks.catalog.drift import Fenced
 from blocks.catalog.objects import NewObject
 from blocks.errors import (
     ForeignCatalogError,
@@ -40,7 +41,7 @@ def apply_repairs(
     places = {location.place.name: location for location in sweep.locations}
     for drifted in found:
         location = places[drifted.place]
-        for what in ("missing", "mismatch", "returned", "healing", "orphan"):
+        for what in ("missing", "mismatch", "returned", "healing", "transition", "orphan"):
             findings = [one for one in drifted.findings if one.what == what]
             for start in range(0, len(findings), 500):
                 sweep.before_batch()
@@ -79,6 +80,8 @@ def _repair(
         return _remove_orphans(sweep, location, batch, policy, grace)
     if what == "healing":
         return [_heal(sweep, location, one) for one in batch]
+    if what == "transition":
+        return _follow(sweep, batch)
     # What came back, or looks different, is read: only its content says what it is.
     states = in_parallel(lambda one: _content_state(sweep, location, one), batch, threads=policy.parallel_transfers)
     results: dict[str, tuple[str, str]] = {}
@@ -111,6 +114,23 @@ def _mark(
     return [("done", f"now {state}") if one.object_id in marked else ("skipped", "changed meanwhile") for one in batch]
 
 
+def _follow(sweep: Sweep, batch: Sequence[Finding]) -> list[tuple[str, str]]:
+    """The server moved these to another class of the same bucket: their rows say so from now on."""
+    followed: set[UUID] = set()
+    for customer_id in sorted({one.customer_id for one in batch}):
+        moved = {
+            Fenced(one.object_id, one.generation): one.location_id
+            for one in batch
+            if one.customer_id == customer_id and one.object_id is not None
+        }
+        followed |= sweep.catalog.transaction(
+            lambda connection, owner=customer_id, rows=moved: drift.follow_classes(  # type: ignore[misc]  # bound here
+                connection, owner, rows, run=sweep.run
+            )
+        )
+    return [("done", one.because) if one.object_id in followed else ("skipped", "changed meanwhile") for one in batch]
+
+
 def _content_state(sweep: Sweep, location: OpenLocation, one: Finding) -> str:
     row = _row(sweep, one)
     if row is None or row.generation != one.generation:
@@ -128,7 +148,7 @@ def _row(sweep: Sweep, one: Finding) -> Content | None:
     if one.object_id is None:
         return None
     wanted = [one.object_id]
-    return sweep.catalog.transaction(lambda connection: drift.content_of(connection, wanted)).get(wanted[0])
+    return sweep.catalog.transaction(lambda connection: content_of(connection, wanted)).get(wanted[0])
 
 
 def _heal(sweep: Sweep, location: OpenLocation, one: Finding) -> tuple[str, str]:
@@ -157,11 +177,9 @@ def _remove_orphans(
     oldest = store_now(location.store) - grace
     seen = in_parallel(lambda one: look_at(location, one.key), batch, threads=policy.parallel_transfers)
     rows = sweep.catalog.transaction(
-        lambda connection: drift.content_of(connection, [now.object_id for now in seen if now and now.object_id])
+        lambda connection: content_of(connection, [now.object_id for now in seen if now and now.object_id])
     )
-    named = sweep.catalog.transaction(
-        lambda connection: drift.named_keys(connection, location.place.id, [one.key for one in batch])
-    )
+    named = sweep.catalog.transaction(lambda connection: drift.named_keys(connection, [one.key for one in batch]))
     results: dict[str, tuple[str, str]] = {}
     for one, now in zip(batch, seen, strict=True):
         row = rows.get(now.object_id) if now is not None and now.object_id is not None else None

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.locations import Identity, Place, declare_place, find_place, read_identity
+from blocks.catalog.locations import (
+    Declaration,
+    Identity,
+    Place,
+    declare_place,
+    find_place,
+    list_places,
+    place_name,
+    place_of_tier,
+    read_identity,
+)
 from blocks.catalog.migrating import require_current_schema
 from blocks.errors import ForeignCatalogError, InvalidInputError, NotFoundError
+from blocks.loading import load_block
 from blocks.object_store import ObjectStore
-from blocks.object_store.probing import Capabilities, probe
+from blocks.object_store.probing import Capabilities, probe, require_class
 from blocks.object_store.transfer import put_bytes, read_bytes
-from tasks.layout import IDENTITY_KEY
+from tasks.layout import FOLDERS, IDENTITY_KEY
 
 
 @dataclass(frozen=True)
@@ -23,26 +36,102 @@ class OpenLocation:
     capabilities: Capabilities
 
 
-def probe_store(catalog: CatalogDatabase, store: ObjectStore, name: str) -> OpenLocation:
-    """Try what the server does, declare or update the location, and mark the bucket as this catalog's.
+@dataclass
+class Locations:
+    """Every location of a catalog, opened when it is first needed and kept: an object's row says which one it needs.
+
+    `home` is where playlists and archives are written that are made for a caller. Used by many threads at once.
+    """
+
+    catalog: CatalogDatabase
+    home: OpenLocation
+    others: Iterable[OpenLocation] = ()
+    _opened: dict[str, OpenLocation] = field(default_factory=dict, repr=False)
+    _names: dict[int, str] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def __post_init__(self) -> None:
+        for location in (self.home, *self.others):
+            self._opened[location.place.name] = location
+            self._names[location.place.id] = location.place.name
+
+    def named(self, name: str) -> OpenLocation:
+        """The location of this name.
+
+        Raises:
+            NotFoundError, RefusedError, ForeignCatalogError: as `open_location`; also where its block is gone.
+        """
+        with self._lock:
+            if name not in self._opened:
+                self._opened[name] = open_named(self.catalog, name)
+            return self._opened[name]
+
+    def of(self, location_id: int) -> OpenLocation:
+        """The location with this id, as `named`."""
+        if location_id not in self._names:
+            self._names[location_id] = self.catalog.transaction(lambda connection: place_name(connection, location_id))
+        return self.named(self._names[location_id])
+
+    def of_tier(self, tier: str) -> OpenLocation:
+        """The location that objects are brought to for a tier.
+
+        Raises:
+            NotFoundError: none is declared.
+        """
+        place = self.catalog.transaction(lambda connection: place_of_tier(connection, tier))
+        return self.named(place.name)
+
+
+def probe_store(
+    catalog: CatalogDatabase,
+    store: ObjectStore,
+    name: str,
+    *,
+    location: str = "",
+    storage_class: str = "",
+    said: Declaration = Declaration(),  # noqa: B008 -- frozen
+) -> OpenLocation:
+    """Try what the server does, declare or update a location, and mark the bucket as this catalog's.
+
+    `name` is the store block's; the location is called the same unless `location` says otherwise, as the second one of
+    a bucket must be, which differs in its storage class.
 
     Raises:
-        UnfitStoreError: the bucket is versioned or lacks what the platform cannot do without.
+        UnfitStoreError: the bucket is versioned, lacks what the platform cannot do without, or the storage class.
         ForeignCatalogError: the bucket belongs to another catalog, or to another epoch of this one.
+        InvalidInputError: the location is declared as another place, or lies within another one's folders.
     """
     require_current_schema(catalog)
-    _check_marker(catalog, store, claim=True)
+    wanted = location or name
+    places = catalog.transaction(list_places)
+    known = next((place for place in places if place.name == wanted), None)
+    storage_class = storage_class or (known.storage_class if known else "")
+    if known is not None:
+        _check_same_place(known, store)
+        if (known.store, known.storage_class) != (name, storage_class):
+            raise InvalidInputError(
+                f"location {wanted} is declared as storage class {known.storage_class or 'STANDARD'} of store "
+                f"{known.store}; declare the new one under another name"
+            )
+    _check_apart(places, store, wanted)
+    ours_before = _check_marker(catalog, store, claim=True)
+    if known is None and ours_before:
+        _check_no_second_name(places, store, name)
     capabilities = probe(store)
+    if storage_class:
+        require_class(store, storage_class)
     place = catalog.transaction(
         lambda connection: declare_place(
             connection,
-            store_name=name,
+            name=wanted,
+            store=name,
             bucket=store.bucket,
             prefix=store.prefix,
+            storage_class=storage_class,
             capabilities=capabilities.as_json(),
+            said=said,
         )
     )
-    _check_same_place(place, store)
     return OpenLocation(place, store, capabilities)
 
 
@@ -50,15 +139,35 @@ def open_location(catalog: CatalogDatabase, store: ObjectStore, name: str) -> Op
     """A location to write to or read from; one query and one small read.
 
     Raises:
-        NotFoundError: the store was never probed.
-        InvalidInputError: the block points elsewhere than the location that was declared under its name.
+        NotFoundError: the location was never declared.
+        RefusedError: it was retired.
+        InvalidInputError: the block points elsewhere than the location that was declared.
         ForeignCatalogError: the bucket belongs to another catalog.
     """
     require_current_schema(catalog)
     place = catalog.transaction(lambda connection: find_place(connection, name))
-    _check_same_place(place, store)
-    _check_marker(catalog, store, claim=False)
-    return OpenLocation(place, store, Capabilities.from_json(place.capabilities))
+    return _opened(catalog, place, store)
+
+
+def open_named(catalog: CatalogDatabase, name: str) -> OpenLocation:
+    """The location of this name, through the store block that it was declared with.
+
+    Raises:
+        NotFoundError: the location was never declared, or its block is gone.
+        RefusedError, InvalidInputError, ForeignCatalogError: as `open_location`.
+    """
+    require_current_schema(catalog)
+    place = catalog.transaction(lambda connection: find_place(connection, name))
+    return _opened(catalog, place, load_block(ObjectStore, place.store))
+
+
+def open_for_new_files(catalog: CatalogDatabase, name: str) -> OpenLocation:
+    """Where new files of this location go: to itself, or to where it was migrated."""
+    location = open_named(catalog, name)
+    moved_to = location.place.moved_to
+    if moved_to is None:
+        return location
+    return open_named(catalog, catalog.transaction(lambda connection: place_name(connection, moved_to)))
 
 
 def require_own(catalog: CatalogDatabase, location: OpenLocation) -> None:
@@ -70,15 +179,45 @@ def require_own(catalog: CatalogDatabase, location: OpenLocation) -> None:
     _check_marker(catalog, location.store, claim=False)
 
 
+def _opened(catalog: CatalogDatabase, place: Place, store: ObjectStore) -> OpenLocation:
+    _check_same_place(place, store)
+    _check_marker(catalog, store, claim=False)
+    return OpenLocation(place, store, Capabilities.from_json(place.capabilities))
+
+
 def _check_same_place(place: Place, store: ObjectStore) -> None:
     if (place.bucket, place.prefix) != (store.bucket, store.prefix):
         raise InvalidInputError(
-            f"the store block {place.name} points at {store.bucket}/{store.prefix}, but its objects live in "
+            f"the store block {place.store} points at {store.bucket}/{store.prefix}, but its objects live in "
             f"{place.bucket}/{place.prefix}: point it back, or save the new place under another name"
         )
 
 
-def _check_marker(catalog: CatalogDatabase, store: ObjectStore, *, claim: bool) -> None:
+def _check_apart(places: Iterable[Place], store: ObjectStore, name: str) -> None:
+    """What one location lists and removes must not be another's: no prefix lies within a folder of the platform."""
+    for place in places:
+        if place.bucket != store.bucket or place.name == name:
+            continue
+        for outer, inner in ((place.prefix, store.prefix), (store.prefix, place.prefix)):
+            below = inner.removeprefix(f"{outer}/" if outer else "")
+            if inner != outer and (not outer or below != inner) and below.split("/")[0] in FOLDERS:
+                raise InvalidInputError(
+                    f"the prefix {inner} lies within {below.split('/')[0]}/ of a location in the same bucket: choose "
+                    f"one outside of {', '.join(f'{folder}/' for folder in FOLDERS)}"
+                )
+
+
+def _check_no_second_name(places: Iterable[Place], store: ObjectStore, name: str) -> None:
+    for place in places:
+        if (place.bucket, place.prefix) == (store.bucket, store.prefix) and place.store != name:
+            raise InvalidInputError(
+                f"this bucket is location {place.name} of store {place.store} already: its objects would count twice. "
+                f"For another storage class in it probe the store {place.store} with a location's name of its own"
+            )
+
+
+def _check_marker(catalog: CatalogDatabase, store: ObjectStore, *, claim: bool) -> bool:
+    """Whether the bucket was this catalog's before it was asked."""
     identity: Identity = catalog.transaction(read_identity)
     try:
         found = read_bytes(store, IDENTITY_KEY, at_most=4096).decode(errors="replace")
@@ -88,9 +227,10 @@ def _check_marker(catalog: CatalogDatabase, store: ObjectStore, *, claim: bool) 
                 f"bucket {store.bucket} carries no catalog id ({IDENTITY_KEY}); run the flow probe-store to claim it"
             ) from None
         put_bytes(store, IDENTITY_KEY, identity.as_text().encode(), {"Content-Type": "text/plain"})
-        return
+        return False
     if found != identity.as_text():
         raise ForeignCatalogError(
             f"bucket {store.bucket} belongs to catalog {found.strip()!r}, this is {identity.as_text().strip()!r} "
             "(id and epoch): nothing is written or removed; point the block at this catalog's bucket"
         )
+    return True

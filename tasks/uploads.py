@@ -33,7 +33,7 @@ from tasks.checks import check_filename, check_job_id, check_lifetime, check_sha
 from tasks.intake import Hashed, IngestOutcome, outputs_bytes, take_in
 from tasks.layout import temp_key, upload_key
 from tasks.purging import purge_released
-from tasks.stores import OpenLocation
+from tasks.stores import Locations, OpenLocation
 from tasks.writing import StoredBlob, Writing, write_objects
 
 
@@ -113,7 +113,7 @@ def issue_upload_url(
 
 def complete_upload(
     catalog: CatalogDatabase,
-    location: OpenLocation,
+    locations: Locations,
     policy: IngestPolicy,
     *,
     api_key: str,
@@ -135,8 +135,7 @@ def complete_upload(
         return _as_before(catalog, upload, upload.result_job_id)
     if upload.status == UploadStatus.FAILED:
         raise RefusedError(f"upload {wanted} failed before; ask for a new form with issue-upload-url")
-    if upload.location_id != location.place.id:
-        raise RefusedError(f"upload {wanted} was made for another store; name that store")
+    location = locations.of(upload.location_id)
     try:
         size = head(location.store, upload.key).size_bytes
     except NotFoundError:

@@ -9,7 +9,8 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase, drift, verifying
-from blocks.catalog.drift import Content, Fenced
+from blocks.catalog.content import Content, content_of
+from blocks.catalog.drift import Fenced
 from blocks.catalog.verifying import Twin
 from blocks.errors import InvalidInputError, NotFoundError, StorageError
 from blocks.object_store.transfer import fingerprint
@@ -119,7 +120,7 @@ def verify_batch(
     catalog: CatalogDatabase, location: OpenLocation, policy: IntegrityPolicy, ids: Sequence[UUID], *, run: str
 ) -> BatchResult:
     """Read and hash these objects, and mark what is not what its row says."""
-    rows = list(catalog.transaction(lambda connection: drift.content_of(connection, ids)).values())
+    rows = list(catalog.transaction(lambda connection: content_of(connection, ids)).values())
     live = [row for row in rows if row.state == "live"]
     checked = in_parallel(lambda row: _check(catalog, location, row), live, threads=policy.parallel_transfers)
     sound = [one for one in checked if one.result == "sound"]
@@ -180,7 +181,7 @@ def _check(catalog: CatalogDatabase, location: OpenLocation, row: Content) -> Ch
             result, detail = "unread", str(error)
         if last:
             break
-        now = catalog.transaction(lambda connection: drift.content_of(connection, [row.id])).get(row.id)
+        now = catalog.transaction(lambda connection: content_of(connection, [row.id])).get(row.id)
         if now is None or now.generation != row.generation:
             return seen("changed", "moved or removed meanwhile")
     return seen(result, detail)

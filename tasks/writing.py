@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import UUID
 
 from blocks.catalog.objects import NewObject, Verified
 from blocks.errors import ContentMismatchError, SourceChangedError, StorageError
-from blocks.object_store.transfer import Written, copy, hash_object, put_bytes, put_file
+from blocks.object_store.copying import copy
+from blocks.object_store.transfer import Written, hash_object, put_bytes, put_file
 from tasks.layout import content_type
 from tasks.parallel import in_parallel
 from tasks.stores import OpenLocation
@@ -76,6 +78,14 @@ def write_objects(
     )
 
 
+def attributes_of(location: OpenLocation, name: str, object_id: UUID, sha256: str) -> dict[str, str]:
+    """What goes with an object's bytes: the row's id and hash, so that a lost row or object can be matched again."""
+    attributes = {"Content-Type": content_type(name), "object-id": str(object_id), "sha256": sha256}
+    if location.place.storage_class:
+        attributes["Storage-Class"] = location.place.storage_class
+    return attributes
+
+
 def write_object(location: OpenLocation, writing: Writing) -> Written:
     """Write one object and prove it, by the store's own check where the probe saw one, by reading back where not.
 
@@ -84,10 +94,7 @@ def write_object(location: OpenLocation, writing: Writing) -> Written:
         ContentMismatchError: other bytes arrived than were sent.
     """
     new, store = writing.new, location.store
-    # The row's id and hash travel with the bytes, so that a lost row or a lost object can be matched again.
-    attributes = {"Content-Type": content_type(new.name), "object-id": str(new.id), "sha256": new.sha256}
-    if location.place.storage_class:
-        attributes["Storage-Class"] = location.place.storage_class
+    attributes = attributes_of(location, new.name, new.id, new.sha256)
     checksums = location.capabilities.reads_checksum_headers
     if isinstance(writing.source, LocalFile):
         if writing.source.content is not None:
@@ -104,7 +111,7 @@ def write_object(location: OpenLocation, writing: Writing) -> Written:
             )
         proved = location.capabilities.checks_uploads
     else:
-        written = copy(store, writing.source.key, new.key, size_bytes=new.size_bytes, attributes=attributes)
+        written = copy(store, writing.source.key, store, new.key, size_bytes=new.size_bytes, attributes=attributes)
         # What was hashed before may have been replaced since: this copy is what counts, and no form can write it.
         proved = False
     if not proved:

@@ -157,7 +157,7 @@ def capabilities(endpoints: Endpoints, bucket: str) -> Capabilities:
 def location(catalog: CatalogDatabase, store: ObjectStore, capabilities: Capabilities) -> OpenLocation:
     place = catalog.transaction(
         lambda connection: declare_place(
-            connection, store_name="main", bucket=store.bucket, prefix=store.prefix,
+            connection, name="main", store="main", bucket=store.bucket, prefix=store.prefix,
             capabilities=capabilities.as_json(),
         )
     )  # fmt: skip

@@ -26,7 +26,7 @@ class Handed:
     name: str
     key: str
     codec: str
-    location: str
+    location_id: int
     size_bytes: int
     sha256: str
     filename: str
@@ -38,14 +38,17 @@ class Handed:
 class HandedFile:
     """One file of an HLS kind."""
 
+    id: UUID
     name: str
     key: str
     codec: str
     size_bytes: int
+    location_id: int
 
 
 # One statement: whoever moves this object afterwards sees `url_expires_at` and keeps the old bytes until then, and
-# whoever moved it before is what this statement reads. `greatest`, because an earlier URL may last longer.
+# whoever moved it before is what this statement reads (the row alone: what is joined to it would be judged by where it
+# was when the statement began). `greatest`, because an earlier URL may last longer.
 _HAND_OUT = text(
     """
     WITH job AS (
@@ -58,10 +61,10 @@ _HAND_OUT = text(
     )
     UPDATE stored_objects o
        SET url_expires_at = greatest(o.url_expires_at, clock_timestamp() + :lasts)
-      FROM job, locations l
-     WHERE o.job_id = job.id AND o.kind = :kind AND o.state = 'live' AND l.id = o.location_id
-       AND (CAST(:name AS text) IS NULL OR o.name = :name) AND NOT l.needs_restore
-    RETURNING o.id, o.kind, o.name, o.key, o.codec, l.name AS location, o.size_bytes, o.sha256,
+      FROM job
+     WHERE o.job_id = job.id AND o.kind = :kind AND o.state = 'live'
+       AND (CAST(:name AS text) IS NULL OR o.name = :name)
+    RETURNING o.id, o.kind, o.name, o.key, o.codec, o.location_id, o.size_bytes, o.sha256,
               job.filename, o.created_at, clock_timestamp() + :lasts AS expires_at
     """
 )
@@ -74,7 +77,7 @@ def hand_out(
 
     Raises:
         NotFoundError: no such key, job of that key, or object of that kind.
-        RefusedError: the key is disabled, the job is not readable, or the object's place has to restore it first.
+        RefusedError: the key is disabled, or the job is not readable.
     """
     number = int(api_key) if api_key.isascii() and api_key.isdigit() and len(api_key) <= 18 else None
     if storable(api_key) and storable(name or ""):
@@ -99,32 +102,26 @@ def hand_out_hls(
     # A statement of its own: its snapshot is younger than the lock on the playlist's row, and so than any move.
     rows = connection.execute(
         text(
-            "SELECT o.name, o.key, o.codec, o.size_bytes, o.state, l.needs_restore "
-            "  FROM stored_objects o JOIN locations l ON l.id = o.location_id "
+            "SELECT o.id, o.name, o.key, o.codec, o.size_bytes, o.location_id, o.state FROM stored_objects o "
             " WHERE o.job_id = CAST(:job AS uuid) AND o.kind = :kind AND o.name <> :playlist "
             "   AND o.state NOT IN ('pending', 'purging') ORDER BY o.name"
         ),
         {"job": str(job_id), "kind": kind, "playlist": playlist},
     ).all()
     for row in rows:
-        if row.state != "live" or row.needs_restore:
+        if row.state != "live":
             raise _why_not(connection, api_key, job_id, kind, row.name)
-    return handed, [HandedFile(row[0], row[1], row[2], row[3]) for row in rows]
+    return handed, [HandedFile(*row[:6]) for row in rows]
 
 
 def _why_not(connection: Connection, api_key: str, job_id: UUID, kind: str, name: str | None) -> Exception:
     require_enabled(find_customer(connection, api_key))
     job = require_readable(find_job(connection, job_id, api_key=api_key))
     rows = connection.execute(
-        text(
-            "SELECT o.kind, o.state, o.name, l.name AS location, l.needs_restore FROM stored_objects o "
-            "  JOIN locations l ON l.id = o.location_id WHERE o.job_id = CAST(:job AS uuid) AND o.state <> 'purging'"
-        ),
+        text("SELECT kind, state, name FROM stored_objects  WHERE job_id = CAST(:job AS uuid) AND state <> 'purging'"),
         {"job": str(job.id)},
     ).all()
     same = [row for row in rows if row.kind == kind and name in (None, row.name)]
-    if any(row.needs_restore for row in same):
-        return RefusedError(f"{kind} of job {job_id} lies in {same[0].location}, which must restore it first")
     if same:
         return RefusedError(f"{kind} of job {job_id} is {same[0].state}; run explain-object to see what happened to it")
     kinds = ", ".join(sorted({row.kind for row in rows if row.state == "live"})) or "nothing yet"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -23,6 +23,7 @@ class ExpectedObject:
     stored_bytes: int
     etag: str | None
     generation: int
+    location_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,38 +34,56 @@ class Fenced:
     generation: int
 
 
-def expected_in_range(connection: Connection, location_id: int, first: UUID, last: UUID) -> list[ExpectedObject]:
-    """Every row of the jobs from `first` to `last`, both included."""
+def expected_in_range(
+    connection: Connection, location_ids: Sequence[int], first: UUID, last: UUID
+) -> list[ExpectedObject]:
+    """Every row of the jobs from `first` to `last`, both included, and every key of theirs that an intent names."""
     rows = connection.execute(
         text(
-            "SELECT id, api_key_id, key, state, trashed_state, stored_bytes, etag, generation "
+            "SELECT id, api_key_id, key, state, trashed_state, stored_bytes, etag, generation, location_id "
             "  FROM stored_objects WHERE job_id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid) "
-            "   AND location_id = :location"
+            "   AND location_id = ANY (:locations) "
+            # Bytes on their way in or out: their presence says nothing, nor does their absence.
+            "UNION ALL "
+            "SELECT object_id, coalesce(api_key_id, 0), key, 'pending', NULL, 0, NULL, generation, location_id "
+            "  FROM relocations WHERE job_id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid) "
+            "   AND state <> 'done' AND state IN ('open', 'failed') AND location_id = ANY (:locations) "
+            "UNION ALL "
+            "SELECT object_id, coalesce(api_key_id, 0), old_key, 'purging', NULL, 0, NULL, generation, old_location_id "
+            "  FROM relocations WHERE job_id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid) "
+            "   AND state <> 'done' AND state = 'swapped' AND old_location_id = ANY (:locations)"
         ),
-        {"location": location_id, "first": str(first), "last": str(last)},
+        {"locations": list(location_ids), "first": str(first), "last": str(last)},
     )
     return [ExpectedObject(*row) for row in rows]
 
 
-def count_rows(connection: Connection, location_id: int) -> int:
-    """All rows of a place."""
+def count_rows(connection: Connection, location_ids: Sequence[int]) -> int:
+    """All rows of a shelf."""
     count: int = connection.execute(
-        text("SELECT count(*) FROM stored_objects WHERE location_id = :location"), {"location": location_id}
+        text("SELECT count(*) FROM stored_objects WHERE location_id = ANY (:locations)"),
+        {"locations": list(location_ids)},
     ).scalar_one()
     return count
 
 
-def named_keys(connection: Connection, location_id: int, keys: Sequence[str]) -> set[str]:
-    """Which of these keys some row or unfinished intent names at this moment."""
+def named_keys(connection: Connection, keys: Sequence[str]) -> set[str]:
+    """Which of these keys some row or unfinished intent names at this moment, in whatever place.
+
+    Keys hold ids, so that two places share one only where they are the same bucket under two names: then nothing in it
+    is anybody's to remove.
+    """
     rows = connection.execute(
         text(
-            "SELECT key FROM stored_objects WHERE location_id = :location AND key = ANY (:keys) "
-            "UNION SELECT key FROM relocations "
-            "       WHERE location_id = :location AND key = ANY (:keys) AND state IN ('open', 'failed') "
-            "UNION SELECT old_key FROM relocations "
-            "       WHERE old_location_id = :location AND old_key = ANY (:keys) AND state = 'swapped'"
+            # By place, since that is how the indexes begin.
+            "WITH places AS (SELECT array_agg(id) AS ids FROM locations) "
+            "SELECT o.key FROM places, stored_objects o WHERE o.location_id = ANY (places.ids) AND o.key = ANY (:keys) "
+            "UNION SELECT r.key FROM places, relocations r "
+            "       WHERE r.location_id = ANY (places.ids) AND r.key = ANY (:keys) AND r.state IN ('open', 'failed') "
+            "UNION SELECT r.old_key FROM places, relocations r "
+            "       WHERE r.old_location_id = ANY (places.ids) AND r.old_key = ANY (:keys) AND r.state = 'swapped'"
         ),
-        {"location": location_id, "keys": list(keys)},
+        {"keys": list(keys)},
     )
     return set(rows.scalars())
 
@@ -81,41 +100,6 @@ def owner_ids(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, int
 def labels(connection: Connection) -> dict[int, str]:
     """All customers by id."""
     return {row.id: row.label for row in connection.execute(text("SELECT id, label FROM api_keys"))}
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """What a row says its bytes are."""
-
-    id: UUID
-    job_id: UUID
-    customer_id: int
-    kind: str
-    name: str
-    key: str
-    sha256: str
-    size_bytes: int
-    stored_bytes: int
-    codec: str
-    generation: int
-    state: str
-
-    @property
-    def unsound(self) -> bool:
-        """Whether its bytes are known to be missing or corrupt."""
-        return self.state in ("missing", "corrupt")
-
-
-_CONTENT = "id, job_id, api_key_id, kind, name, key, sha256, size_bytes, stored_bytes, codec, generation, state"
-
-
-def content_of(connection: Connection, object_ids: Sequence[UUID]) -> dict[UUID, Content]:
-    """What these rows say; those that are gone are not among them."""
-    rows = connection.execute(
-        text(f"SELECT {_CONTENT} FROM stored_objects WHERE id = ANY (CAST(:ids AS uuid[]))"),
-        {"ids": [str(one) for one in object_ids]},
-    )
-    return {row.id: Content(*row) for row in rows}
 
 
 # A trashed row stays in the trash, and remembers what it will be when it comes out.
@@ -160,6 +144,44 @@ def mark(
             "state": state,
             "run": run,
             "rule": rule,
+        },
+    )
+    return set(rows.scalars())
+
+
+_FOLLOW = text(
+    """
+WITH changed AS (
+    UPDATE stored_objects o SET location_id = w.location_id, generation = o.generation + 1
+      FROM unnest(CAST(:ids AS uuid[]), CAST(:generations AS bigint[]), CAST(:places AS bigint[]))
+        AS w (id, generation, location_id), stored_objects was
+     WHERE o.id = w.id AND o.generation = w.generation AND was.id = o.id AND o.api_key_id = :customer
+       AND o.state IN ('live', 'trashed')
+    RETURNING o.id, o.job_id, o.api_key_id, o.key, o.stored_bytes, was.location_id AS before, o.location_id AS after
+), logged AS (
+    INSERT INTO operation_log (run, operation, rule, api_key_id, job_id, object_id, before, after, bytes)
+    SELECT :run, 'follow-transition', 'transition_days', c.api_key_id, c.job_id, c.id,
+           jsonb_build_object('location', b.name, 'key', c.key), jsonb_build_object('location', a.name), c.stored_bytes
+      FROM changed c JOIN locations b ON b.id = c.before JOIN locations a ON a.id = c.after
+)
+SELECT id FROM changed
+"""
+)
+
+
+def follow_classes(connection: Connection, customer_id: int, moved: Mapping[Fenced, int], *, run: str) -> set[UUID]:
+    """Rows whose objects the server moved to another storage class get the location of that class."""
+    if not moved:
+        return set()
+    lock_customer(connection, customer_id)
+    rows = connection.execute(
+        _FOLLOW,
+        {
+            "ids": [str(one.id) for one in moved],
+            "generations": [one.generation for one in moved],
+            "places": list(moved.values()),
+            "customer": customer_id,
+            "run": run,
         },
     )
     return set(rows.scalars())

@@ -47,18 +47,6 @@ class DueUpload:
     expires_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class DueIntent:
-    """An intent that somebody has to finish: bytes under `location_id` and `key` may go."""
-
-    id: UUID
-    object_id: UUID
-    state: str
-    location_id: int
-    key: str
-    since: datetime
-
-
 _JOBS = """
 SELECT j.id, j.api_key_id, k.label, j.{since}, j.hold, coalesce({detail}, ''),
        coalesce(o.objects, 0), coalesce(o.stored_bytes, 0)
@@ -157,11 +145,11 @@ def expired_uploads(connection: Connection, before: datetime) -> list[DueUpload]
     return [DueUpload(*row) for row in rows]
 
 
-def open_form_keys(connection: Connection, location_id: int, keys: Sequence[str]) -> set[str]:
+def open_form_keys(connection: Connection, location_ids: Sequence[int], keys: Sequence[str]) -> set[str]:
     """Which of these keys a form may still be completed from."""
     rows = connection.execute(
-        text("SELECT key FROM uploads WHERE location_id = :location AND key = ANY (:keys) AND status = 'open'"),
-        {"location": location_id, "keys": list(keys)},
+        text("SELECT key FROM uploads WHERE location_id = ANY (:locations) AND key = ANY (:keys) AND status = 'open'"),
+        {"locations": list(location_ids), "keys": list(keys)},
     )
     return set(rows.scalars())
 
@@ -180,30 +168,14 @@ def erasures(connection: Connection) -> list[DueJob]:
     return [DueJob(*row) for row in connection.execute(_ERASED)]
 
 
-def unfinished_intents(connection: Connection, *, before: datetime, now: datetime) -> list[DueIntent]:
-    """Intents nobody works on any more, and old bytes whose last URL has ended."""
-    rows = connection.execute(
-        text(
-            "SELECT id, object_id, state, "
-            "       CASE state WHEN 'swapped' THEN old_location_id ELSE location_id END, "
-            "       CASE state WHEN 'swapped' THEN old_key ELSE key END, coalesce(release_after, created_at) "
-            "  FROM relocations WHERE (state = 'open' AND created_at <= :before) OR state = 'failed' "
-            "    OR (state = 'swapped' AND release_after <= :now) "
-            f"ORDER BY created_at LIMIT {MOST}"
-        ),
-        {"before": before, "now": now},
-    )
-    return [DueIntent(*row) for row in rows]
-
-
-def released_extent(connection: Connection, location_id: int) -> tuple[int, int]:
-    """Objects and bytes of a place that are released already: by a killed run, or while the store did not answer."""
+def released_extent(connection: Connection, location_ids: Sequence[int]) -> tuple[int, int]:
+    """Objects and bytes of a shelf that are released already: by a killed run, or while the store did not answer."""
     row = connection.execute(
         text(
             "SELECT count(*), coalesce(sum(stored_bytes), 0)::bigint FROM stored_objects "
-            " WHERE location_id = :location AND state = 'purging'"
+            " WHERE location_id = ANY (:locations) AND state = 'purging'"
         ),
-        {"location": location_id},
+        {"locations": list(location_ids)},
     ).one()
     return row[0], row[1]
 

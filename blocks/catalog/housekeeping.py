@@ -1,4 +1,4 @@
-"""What a cleanup changes in rows, beside jobs: reservations, forms, abandoned writings, intents, the log's months."""
+"""What a cleanup changes in rows, beside jobs: reservations, forms, abandoned writings, the log's months."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from sqlalchemy.exc import OperationalError
 
 from blocks.catalog.admission import settle
 from blocks.catalog.customers import lock_customer
-from blocks.catalog.due import DueIntent
 from blocks.catalog.objects import Extent, release_objects
 from blocks.catalog.trash import Changed
 
@@ -66,38 +65,6 @@ def give_up_writings(
     released = release_objects(connection, [row.id for row in still], run=run, rule="abandoned_hours")
     changed.done = dict.fromkeys(given_up, Extent()) | released
     return changed
-
-
-def claim_intent(connection: Connection, intent: DueIntent) -> bool:
-    """Make sure that the bytes an intent is about are nobody's; False where it was swapped or finished meanwhile."""
-    # An open one is given up first: from here on its writer cannot swap it in.
-    claimed = connection.execute(
-        text(
-            "UPDATE relocations SET state = CASE state WHEN 'open' THEN 'failed' ELSE state END "
-            " WHERE id = CAST(:id AS uuid) AND state = :state"
-        ),
-        {"id": str(intent.id), "state": intent.state},
-    )
-    return claimed.rowcount == 1
-
-
-def finish_intent(connection: Connection, intent: DueIntent, *, run: str) -> None:
-    """The bytes are gone: nothing is left to do."""
-    connection.execute(
-        text(
-            "WITH done AS (UPDATE relocations SET state = 'done' WHERE id = CAST(:id AS uuid) RETURNING object_id) "
-            "INSERT INTO operation_log (run, operation, rule, object_id, job_id, api_key_id, before) "
-            "SELECT :run, 'remove-old-bytes', :rule, d.object_id, o.job_id, o.api_key_id, "
-            "       jsonb_build_object('key', CAST(:key AS text)) "
-            "  FROM done d LEFT JOIN stored_objects o ON o.id = d.object_id"
-        ),
-        {
-            "id": str(intent.id),
-            "run": run,
-            "rule": "given_up" if intent.state != "swapped" else "relocated",
-            "key": intent.key,
-        },
-    )
 
 
 def turn_log(connection: Connection, *, keep_days: int) -> list[str] | None:

@@ -194,7 +194,8 @@ def complete_job(connection: Connection, job: JobRow) -> None:
     settle(connection, job.api_key_id, dict.fromkeys(held, 0), keep_for=timedelta(0))
     done = connection.execute(
         text(
-            "UPDATE jobs SET status = 'completed', updated_at = clock_timestamp(), "
+            # What tier-jobs and compress-jobs were through with has new objects.
+            "UPDATE jobs SET status = 'completed', updated_at = clock_timestamp(), tier = 'hot', compressed_at = NULL, "
             "       completed_at = coalesce(completed_at, clock_timestamp()) "
             " WHERE id = CAST(:id AS uuid) AND deleted_at IS NULL "
             "   AND status IN ('queued', 'processing', 'transcoding', 'completed')"

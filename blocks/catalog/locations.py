@@ -1,19 +1,28 @@
-"""Where objects live, and which catalog a bucket belongs to."""
+"""Where objects live, and which catalog a bucket belongs to.
+
+Locations that share a store, bucket and prefix and differ in their storage class are one *shelf*: their objects lie in
+one listing, and whoever looks through one of them looks through all.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from blocks.errors import NotFoundError
+from blocks.errors import NotFoundError, RefusedError
 
 
 @dataclass(frozen=True)
 class Place:
-    """A row of `locations`."""
+    """A row of `locations`; `shelf` holds the ids of all locations in the same bucket and prefix, its own among them.
+
+    `price_per_gib_month` is in the operator's own currency. `moved_to` is where new files go instead.
+    """
 
     id: int
     name: str
@@ -22,8 +31,22 @@ class Place:
     prefix: str
     storage_class: str
     tier: str
+    price_per_gib_month: Decimal | None
     needs_restore: bool
+    serves_urls: bool
+    moved_to: int | None
     capabilities: dict[str, Any] | None
+    shelf: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What an operator says of a location; None leaves what was said before."""
+
+    tier: str | None = None
+    price_per_gib_month: float | None = None
+    needs_restore: bool | None = None
+    serves_urls: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -38,42 +61,138 @@ class Identity:
         return f"{self.catalog_id} {self.epoch}\n"
 
 
-_COLUMNS = "id, name, store, bucket, prefix, storage_class, tier, needs_restore, capabilities"
+_SELECT = """
+SELECT l.id, l.name, l.store, l.bucket, l.prefix, l.storage_class, l.tier, l.price_per_gib_month, l.needs_restore,
+       l.serves_urls, l.moved_to, l.capabilities,
+       (SELECT array_agg(s.id ORDER BY s.id) FROM locations s
+         WHERE (s.store, s.bucket, s.prefix) = (l.store, l.bucket, l.prefix)) AS shelf
+  FROM locations l
+"""
 
 
-def find_place(connection: Connection, store_name: str) -> Place:
-    """The location of a store block.
+def find_place(connection: Connection, name: str) -> Place:
+    """The location of this name.
 
     Raises:
-        NotFoundError: the store was never declared.
+        NotFoundError: it was never declared.
+        RefusedError: it was retired.
     """
-    row = connection.execute(
-        text(f"SELECT {_COLUMNS} FROM locations WHERE name = :name"), {"name": store_name}
-    ).one_or_none()
+    row = connection.execute(text(f"{_SELECT} WHERE l.name = :name"), {"name": name}).one_or_none()
     if row is None:
-        raise NotFoundError(f"no location {store_name!r} in the catalog; run the flow probe-store for this store first")
-    return Place(**row._mapping)
+        known = ", ".join(place.name for place in list_places(connection)) or "none yet"
+        raise NotFoundError(
+            f"no location {name[:80]!r} in the catalog; there are: {known}. For a new store run the flow probe-store"
+        )
+    place = _place(row)
+    if connection.execute(text("SELECT retired_at FROM locations WHERE id = :id"), {"id": place.id}).scalar():
+        raise RefusedError(f"location {name} is retired; run the flow probe-store to take it into use again")
+    return place
 
 
-def list_places(connection: Connection) -> list[str]:
-    """The names of all declared locations, in the order of their ids."""
-    return list(connection.execute(text("SELECT name FROM locations ORDER BY id")).scalars())
+def place_name(connection: Connection, location_id: int) -> str:
+    """The name of a location."""
+    name: str = connection.execute(text("SELECT name FROM locations WHERE id = :id"), {"id": location_id}).scalar_one()
+    return name
+
+
+def list_places(connection: Connection) -> list[Place]:
+    """All locations in use, in the order of their ids."""
+    return [_place(row) for row in connection.execute(text(f"{_SELECT} WHERE l.retired_at IS NULL ORDER BY l.id"))]
+
+
+def place_of_tier(connection: Connection, tier: str) -> Place:
+    """The location that objects are brought to for a tier: the oldest one that new files may go to.
+
+    Raises:
+        NotFoundError: none is declared.
+    """
+    for place in list_places(connection):
+        if place.tier == tier and place.moved_to is None:
+            return place
+    raise NotFoundError(f"no location of the tier {tier} is declared; declare one with the flow probe-store")
 
 
 def declare_place(
-    connection: Connection, *, store_name: str, bucket: str, prefix: str, capabilities: dict[str, Any]
+    connection: Connection,
+    *,
+    name: str,
+    store: str,
+    bucket: str,
+    prefix: str,
+    storage_class: str = "",
+    capabilities: dict[str, Any],
+    said: Declaration = Declaration(),
 ) -> Place:
-    """Write down a store's location with what the probe found; a location that moved is refused by its unique name."""
-    row = connection.execute(
+    """Write down a location with what the probe found; what was said of it before stays unless it is said anew."""
+    connection.execute(
         text(
-            "INSERT INTO locations AS l (name, store, bucket, prefix, capabilities, probed_at) "
-            "VALUES (:name, :name, :bucket, :prefix, CAST(:capabilities AS jsonb), clock_timestamp()) "
-            "ON CONFLICT (name) DO UPDATE SET capabilities = excluded.capabilities, probed_at = excluded.probed_at "
-            f"RETURNING {_COLUMNS}"
+            "INSERT INTO locations AS l (name, store, bucket, prefix, storage_class, capabilities, probed_at, tier, "
+            "       price_per_gib_month, needs_restore, serves_urls) "
+            "VALUES (:name, :store, :bucket, :prefix, :class, CAST(:capabilities AS jsonb), clock_timestamp(), "
+            "        coalesce(:tier, 'hot'), :price, coalesce(:restore, false), coalesce(:serves, true)) "
+            "ON CONFLICT (name) DO UPDATE SET capabilities = excluded.capabilities, probed_at = excluded.probed_at, "
+            "       tier = coalesce(:tier, l.tier), price_per_gib_month = coalesce(:price, l.price_per_gib_month), "
+            "       needs_restore = coalesce(:restore, l.needs_restore), retired_at = NULL, "
+            "       serves_urls = coalesce(:serves, l.serves_urls)"
         ),
-        {"name": store_name, "bucket": bucket, "prefix": prefix, "capabilities": _json(capabilities)},
-    ).one()
-    return Place(**row._mapping)
+        {
+            "name": name,
+            "store": store,
+            "bucket": bucket,
+            "prefix": prefix,
+            "class": storage_class,
+            "capabilities": json.dumps(capabilities),
+            "tier": said.tier,
+            "price": said.price_per_gib_month,
+            "restore": said.needs_restore,
+            "serves": said.serves_urls,
+        },
+    )
+    return find_place(connection, name)
+
+
+def send_new_files(connection: Connection, source_ids: list[int], target_id: int) -> None:
+    """From now on new files go to the target, wherever they were going before."""
+    connection.execute(
+        text(
+            "UPDATE locations SET moved_to = CASE WHEN id = :target THEN NULL ELSE :target END "
+            # Whoever sent its files to one of these sends them straight on: no chain, and no circle.
+            " WHERE id = :target OR id = ANY (:sources) OR moved_to = ANY (:sources)"
+        ),
+        {"sources": source_ids, "target": target_id},
+    )
+
+
+def retire(connection: Connection, place: Place) -> None:
+    """No longer look after a location that holds nothing.
+
+    Raises:
+        RefusedError: rows or unfinished intents still name something in it.
+    """
+    rows: int = connection.execute(
+        text("SELECT count(*) FROM stored_objects WHERE location_id = :id"), {"id": place.id}
+    ).scalar_one()
+    if rows:
+        raise RefusedError(f"location {place.name} still holds {rows} objects: migrate-storage moves them")
+    left: int = connection.execute(
+        text(
+            "SELECT count(*) FROM relocations WHERE (location_id = :id AND state IN ('open', 'failed')) "
+            "   OR (old_location_id = :id AND state = 'swapped')"
+        ),
+        {"id": place.id},
+    ).scalar_one()
+    if left:
+        raise RefusedError(
+            f"location {place.name} still holds {left} old copies: cleanup removes them when the last URL has ended"
+        )
+    forms: int = connection.execute(
+        text("SELECT count(*) FROM uploads WHERE location_id = :id AND status = 'open'"), {"id": place.id}
+    ).scalar_one()
+    if forms:
+        raise RefusedError(f"location {place.name} still has {forms} open upload forms; cleanup closes them")
+    if place.moved_to is None and place.tier == "hot":
+        raise RefusedError(f"new files still go to location {place.name}: run migrate-storage with new_files first")
+    connection.execute(text("UPDATE locations SET retired_at = clock_timestamp() WHERE id = :id"), {"id": place.id})
 
 
 def read_identity(connection: Connection) -> Identity:
@@ -82,7 +201,5 @@ def read_identity(connection: Connection) -> Identity:
     return Identity(**row._mapping)
 
 
-def _json(value: Any) -> str:
-    import json
-
-    return json.dumps(value)
+def _place(row: Any) -> Place:
+    return Place(**{**row._mapping, "shelf": tuple(row.shelf)})

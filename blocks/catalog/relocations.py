@@ -1,91 +1,293 @@
-"""Intents: a second writing of an object, committed before its bytes, swapped in under a generation check."""
+"""Intents: a second writing of an object, committed before its bytes, swapped in under a generation check.
+
+`open` → `swapped` → `done`, or `open` → `failed` → `done`. An open intent names bytes that are being written, a swapped
+one the old bytes, which stay until the last URL for them has ended; `failed` is given up, its bytes may be there.
+"""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
 from blocks.catalog.customers import lock_customer
-from blocks.catalog.log import Change, record
-from blocks.catalog.objects import NewObject
+
+SWEEPS = ("compress-jobs", "tier-jobs", "migrate-storage")
+"""Operations whose runs hold the lock of every location that they write to."""
+MOST = 200_000
+"""Intents that one run finishes: memory stays bounded, and the next run takes the rest."""
 
 
-def open_intent(connection: Connection, intent_id: UUID, target: NewObject, generation: int, *, operation: str) -> None:
-    """Name the key that is about to be written for an existing row."""
-    connection.execute(
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What is about to be written, for the row that was read with this generation."""
+
+    id: UUID
+    object_id: UUID
+    generation: int
+    location_id: int
+    key: str
+    codec: str = "identity"
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """The bytes under an intent's key are there, and decode to the object's content."""
+
+    intent_id: UUID
+    etag: str | None
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Movable:
+    """Which rows may be swapped: those in these states, and those of jobs on hold only if their bytes are lost."""
+
+    states: tuple[str, ...] = ("live",)
+    even_on_hold: bool = False
+
+
+LIVE = Movable()
+LIVE_OR_TRASHED = Movable(("live", "trashed"))
+UNSOUND = Movable(("missing", "corrupt"), even_on_hold=True)
+
+
+_MAY_MOVE = """
+   o.state = ANY (:states) AND (o.state <> 'trashed' OR o.trashed_state = 'live')
+   AND (:even_on_hold OR j.hold IS NULL)
+"""
+
+
+def open_intents(
+    connection: Connection, intents: Sequence[Intent], *, movable: Movable, operation: str, rule: str, run: str
+) -> set[UUID]:
+    """Name the keys that are about to be written; returns the intents whose rows are still what was read."""
+    if not intents:
+        return set()
+    rows = connection.execute(
         text(
-            "INSERT INTO relocations (id, object_id, generation, operation, location_id, key) "
-            "VALUES (CAST(:id AS uuid), CAST(:object AS uuid), :generation, :operation, :location, :key)"
+            "INSERT INTO relocations "
+            "  (id, object_id, generation, operation, rule, run, location_id, key, codec, job_id, api_key_id) "
+            "SELECT w.id, o.id, o.generation, :operation, :rule, :run, w.location_id, w.key, w.codec, o.job_id, "
+            "       o.api_key_id "
+            "  FROM unnest(CAST(:ids AS uuid[]), CAST(:objects AS uuid[]), CAST(:generations AS bigint[]), "
+            "              CAST(:locations AS bigint[]), CAST(:keys AS text[]), CAST(:codecs AS text[])) "
+            "    AS w (id, object_id, generation, location_id, key, codec) "
+            "  JOIN stored_objects o ON o.id = w.object_id AND o.generation = w.generation "
+            f" JOIN jobs j ON j.id = o.job_id WHERE {_MAY_MOVE} RETURNING id"
         ),
         {
-            "id": str(intent_id),
-            "object": str(target.id),
-            "generation": generation,
             "operation": operation,
-            "location": target.location_id,
-            "key": target.key,
+            "rule": rule,
+            "run": run,
+            "states": list(movable.states),
+            "even_on_hold": movable.even_on_hold,
+            "ids": [str(one.id) for one in intents],
+            "objects": [str(one.object_id) for one in intents],
+            "generations": [one.generation for one in intents],
+            "locations": [one.location_id for one in intents],
+            "keys": [one.key for one in intents],
+            "codecs": [one.codec for one in intents],
+        },
+    )
+    return set(rows.scalars())
+
+
+# One statement: what is locked, what is changed and what is written down are the same rows. Both versions of a row that
+# somebody touched while the lock was waited for are judged anew, so that its URL's end is the one that was committed.
+_SWAP = text(
+    f"""
+WITH wanted AS (
+    SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:etags AS text[]), CAST(:sizes AS bigint[]))
+        AS w (id, etag, stored_bytes)
+), locked AS MATERIALIZED (
+    SELECT r.id AS intent_id, r.operation, r.rule, r.run, r.location_id, r.key, r.codec, w.etag, w.stored_bytes,
+           o.id, o.job_id, o.state AS old_state, o.location_id AS old_location_id, o.key AS old_key,
+           o.codec AS old_codec, o.stored_bytes AS old_stored_bytes,
+           greatest(o.url_expires_at, p.url_expires_at, clock_timestamp()) + :keep AS release_after
+      FROM wanted w JOIN relocations r ON r.id = w.id
+      JOIN stored_objects o ON o.id = r.object_id JOIN jobs j ON j.id = o.job_id
+      LEFT JOIN unnest(CAST(:kinds AS text[]), CAST(:playlists AS text[])) AS k (kind, playlist) ON k.kind = o.kind
+      LEFT JOIN stored_objects p ON p.job_id = o.job_id AND p.name = k.playlist AND p.state <> 'purging'
+     WHERE r.state = 'open' AND o.generation = r.generation AND o.api_key_id = :customer AND {_MAY_MOVE}
+     ORDER BY o.id FOR NO KEY UPDATE OF r, o
+), moved AS (
+    UPDATE stored_objects o
+       SET location_id = l.location_id, key = l.key, codec = l.codec, stored_bytes = l.stored_bytes, etag = l.etag,
+           state = CASE o.state WHEN 'trashed' THEN o.state ELSE 'live' END, generation = o.generation + 1,
+           verified_at = clock_timestamp(), relocated_at = clock_timestamp()
+      FROM locked l WHERE o.id = l.id
+    RETURNING o.id
+), swapped AS (
+    -- An intent that cleanup gave up has no bytes any more, whoever wakes up late: it is not open.
+    UPDATE relocations r
+       SET state = 'swapped', old_location_id = l.old_location_id, old_key = l.old_key,
+           old_stored_bytes = l.old_stored_bytes, release_after = l.release_after
+      FROM locked l WHERE r.id = l.intent_id
+), logged AS (
+    INSERT INTO operation_log (run, operation, rule, api_key_id, job_id, object_id, before, after, bytes)
+    SELECT l.run, l.operation, l.rule, :customer, l.job_id, l.id,
+           jsonb_build_object('state', l.old_state, 'location', b.name, 'key', l.old_key, 'codec', l.old_codec,
+               'stored_bytes', l.old_stored_bytes),
+           jsonb_build_object('state', CASE l.old_state WHEN 'trashed' THEN 'trashed' ELSE 'live' END,
+               'location', a.name, 'key', l.key, 'codec', l.codec, 'stored_bytes', l.stored_bytes), l.stored_bytes
+      FROM locked l JOIN locations b ON b.id = l.old_location_id JOIN locations a ON a.id = l.location_id
+)
+SELECT l.intent_id FROM locked l JOIN moved m ON m.id = l.id
+"""
+)
+
+
+def swap(
+    connection: Connection,
+    customer_id: int,
+    proved: Sequence[Proved],
+    *,
+    movable: Movable,
+    keep: timedelta,
+    playlists: Mapping[str, str],
+) -> set[UUID]:
+    """Point one customer's rows at their new bytes; returns the intents whose rows were still the ones that were read.
+
+    The old bytes stay for `keep` after the last URL for them; `playlists` names each HLS kind's playlist, on whose row
+    the URLs of its segments are noted. Nobody's counter moves, unless lost content comes back.
+    """
+    if not proved:
+        return set()
+    lock_customer(connection, customer_id)
+    ids = [str(one.intent_id) for one in proved]
+    # A URL for a segment is noted on its playlist's row: locked first, so that what the next statement reads is final.
+    connection.execute(
+        text(
+            "SELECT 1 FROM stored_objects p WHERE (p.job_id, p.name) IN ("
+            "   SELECT r.job_id, k.playlist FROM relocations r JOIN stored_objects o ON o.id = r.object_id "
+            "     JOIN unnest(CAST(:kinds AS text[]), CAST(:playlists AS text[])) AS k (kind, playlist) "
+            "       ON k.kind = o.kind "
+            "    WHERE r.id = ANY (CAST(:ids AS uuid[]))) AND p.state <> 'purging' ORDER BY p.id FOR NO KEY UPDATE"
+        ),
+        {"ids": ids, "kinds": list(playlists), "playlists": list(playlists.values())},
+    )
+    rows = connection.execute(
+        _SWAP,
+        {
+            "customer": customer_id,
+            "ids": ids,
+            "etags": [one.etag for one in proved],
+            "sizes": [one.stored_bytes for one in proved],
+            "states": list(movable.states),
+            "even_on_hold": movable.even_on_hold,
+            "keep": keep,
+            "kinds": list(playlists),
+            "playlists": list(playlists.values()),
+        },
+    )
+    return set(rows.scalars())
+
+
+def give_up_intents(connection: Connection, intent_ids: Sequence[UUID]) -> set[UUID]:
+    """Release the keys of intents that were not swapped; of the others the key is some row's by now."""
+    rows = connection.execute(
+        text(
+            "UPDATE relocations SET state = 'failed' WHERE id = ANY (CAST(:ids AS uuid[])) AND state = 'open' "
+            "RETURNING id"
+        ),
+        {"ids": [str(one) for one in intent_ids]},
+    )
+    return set(rows.scalars())
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """An intent that somebody has to finish: the bytes under `location_id` and `key` may go."""
+
+    id: UUID
+    object_id: UUID
+    state: str
+    location_id: int
+    key: str
+    stored_bytes: int = 0
+    since: datetime | None = None
+
+
+def find_unfinished(
+    connection: Connection,
+    *,
+    now: datetime,
+    abandoned_before: datetime | None,
+    location_ids: Sequence[int] | None = None,
+    of_sweeps: bool = False,
+) -> list[Unfinished]:
+    """Intents nobody works on any more, and old bytes whose last URL has ended, in these places or in all.
+
+    With `of_sweeps` the caller holds the locks of the places: whoever began a sweep's intent there is gone.
+    """
+    rows = connection.execute(
+        text(
+            "SELECT id, object_id, state, old_location_id AS place, old_key AS at, coalesce(old_stored_bytes, 0), "
+            "       release_after FROM relocations "
+            " WHERE state = 'swapped' AND release_after <= :now AND (:anywhere OR old_location_id = ANY (:places)) "
+            "UNION ALL "
+            "SELECT id, object_id, state, location_id, key, 0, created_at FROM relocations "
+            " WHERE state IN ('open', 'failed') AND (:anywhere OR location_id = ANY (:places)) "
+            "   AND (state = 'failed' OR created_at <= CAST(:before AS timestamptz) "
+            "        OR (:of_sweeps AND operation = ANY (:sweeps))) "
+            f"LIMIT {MOST}"
+        ),
+        {
+            "now": now,
+            "before": abandoned_before,
+            "anywhere": location_ids is None,
+            "places": list(location_ids or ()),
+            "of_sweeps": of_sweeps,
+            "sweeps": list(SWEEPS),
+        },
+    )
+    return [Unfinished(*row) for row in rows]
+
+
+def claim_unfinished(connection: Connection, intents: Sequence[Unfinished]) -> set[UUID]:
+    """Make sure that the bytes these intents are about are nobody's; others were swapped or finished meanwhile."""
+    # An open one is given up first: from here on its writer cannot swap it in.
+    rows = connection.execute(
+        text(
+            "UPDATE relocations r SET state = CASE r.state WHEN 'open' THEN 'failed' ELSE r.state END "
+            "  FROM unnest(CAST(:ids AS uuid[]), CAST(:states AS text[])) AS w (id, state) "
+            # What was failed or is failed now: the same bytes are meant.
+            " WHERE r.id = w.id AND (r.state = w.state OR (w.state = 'open' AND r.state = 'failed')) RETURNING r.id"
+        ),
+        {"ids": [str(one.id) for one in intents], "states": [one.state for one in intents]},
+    )
+    return set(rows.scalars())
+
+
+def finish_intents(connection: Connection, intents: Sequence[Unfinished], *, run: str) -> None:
+    """The bytes are gone: nothing is left to do."""
+    connection.execute(
+        text(
+            "WITH gone AS (SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:states AS text[]), "
+            "                 CAST(:keys AS text[]), CAST(:sizes AS bigint[])) AS g (id, state, key, size)), "
+            "done AS (UPDATE relocations r SET state = 'done' FROM gone WHERE r.id = gone.id AND r.state <> 'done' "
+            "         RETURNING r.id, r.object_id, r.job_id, r.api_key_id) "
+            "INSERT INTO operation_log (run, operation, rule, object_id, job_id, api_key_id, before, bytes) "
+            "SELECT :run, 'remove-old-bytes', CASE g.state WHEN 'swapped' THEN 'relocated' ELSE 'given_up' END, "
+            "       d.object_id, d.job_id, d.api_key_id, jsonb_build_object('key', g.key), g.size "
+            "  FROM done d JOIN gone g ON g.id = d.id"
+        ),
+        {
+            "run": run,
+            "ids": [str(one.id) for one in intents],
+            "states": [one.state for one in intents],
+            "keys": [one.key for one in intents],
+            "sizes": [one.stored_bytes for one in intents],
         },
     )
 
 
-def swap_healed(
-    connection: Connection,
-    intent_id: UUID,
-    customer_id: int,
-    target: NewObject,
-    generation: int,
-    *,
-    etag: str | None,
-    keep: timedelta,
-    run: str,
-    rule: str,
-) -> bool:
-    """Point a missing or corrupt row at the new bytes; False where the row is no longer the one that was read."""
-    lock_customer(connection, customer_id)
-    old = connection.execute(
-        text(
-            "SELECT location_id, key, url_expires_at, state FROM stored_objects "
-            " WHERE id = CAST(:id AS uuid) AND generation = :generation "
-            "   AND state IN ('missing', 'corrupt') AND sha256 = :sha256 FOR UPDATE"
-        ),
-        {"id": str(target.id), "generation": generation, "sha256": target.sha256},
-    ).one_or_none()
-    if old is None:
-        return False
-    # An intent that cleanup gave up has no bytes any more, whoever wakes up late.
-    intent = connection.execute(
-        text(
-            "UPDATE relocations SET state = 'swapped', old_location_id = :location, old_key = :key, "
-            "       release_after = greatest(:until, clock_timestamp()) + :keep "
-            " WHERE id = CAST(:id AS uuid) AND state = 'open'"
-        ),
-        {"id": str(intent_id), "location": old.location_id, "key": old.key, "until": old.url_expires_at, "keep": keep},
-    )
-    if intent.rowcount == 0:
-        return False
-    connection.execute(
-        text(
-            "UPDATE stored_objects SET location_id = :location, key = :key, codec = 'identity', "
-            "       stored_bytes = size_bytes, etag = :etag, state = 'live', "
-            "       generation = generation + 1, verified_at = clock_timestamp(), "
-            "       relocated_at = clock_timestamp() WHERE id = CAST(:id AS uuid)"
-        ),
-        {"id": str(target.id), "location": target.location_id, "key": target.key, "etag": etag},
-    )
-    before, after = {"state": old.state, "key": old.key}, {"state": "live", "key": target.key}
-    record(
-        connection,
-        [Change(run, "heal", rule, customer_id, target.job_id, target.id, before, after, target.size_bytes)],
-    )
-    return True
-
-
-def give_up_intent(connection: Connection, intent_id: UUID) -> bool:
-    """Release the key of an intent that was not swapped; False where it was, and the key is some row's now."""
-    released = connection.execute(
-        text("UPDATE relocations SET state = 'failed' WHERE id = CAST(:id AS uuid) AND state = 'open'"),
-        {"id": str(intent_id)},
-    )
-    return released.rowcount == 1
+def forget_done(connection: Connection, before: datetime) -> int:
+    """Drop intents that were done before a time; the log remembers them. Returns how many."""
+    return connection.execute(
+        text("DELETE FROM relocations WHERE state = 'done' AND created_at <= :before"), {"before": before}
+    ).rowcount

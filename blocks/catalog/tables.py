@@ -134,6 +134,8 @@ class Job(SQLModel, table=True):
     deleted_at: datetime | None = _time(optional=True)
     purge_after: datetime | None = _time(optional=True)
     erase_requested_at: datetime | None = _time(optional=True)
+    tier: str = _text("hot")
+    compressed_at: datetime | None = _time(optional=True)
 
 
 class Location(SQLModel, table=True):
@@ -151,6 +153,9 @@ class Location(SQLModel, table=True):
     needs_restore: bool = _flag()
     capabilities: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
     probed_at: datetime | None = _time(optional=True)
+    serves_urls: bool = Field(default=True, sa_column_kwargs={"server_default": text("true")})
+    moved_to: int | None = Field(default=None, sa_type=BigInteger)
+    retired_at: datetime | None = _time(optional=True)
 
 
 class StoredObject(SQLModel, table=True):
@@ -224,6 +229,11 @@ class Relocation(SQLModel, table=True):
     old_key: str | None = _text(optional=True)
     release_after: datetime | None = _time(optional=True)
     created_at: datetime | None = _time(now=True)
+    job_id: UUID
+    api_key_id: int | None = Field(default=None, sa_type=BigInteger)
+    run: str = _text("")
+    rule: str = _text("")
+    old_stored_bytes: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class ApprovalRequest(SQLModel, table=True):

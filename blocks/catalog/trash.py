@@ -229,7 +229,7 @@ def erase_jobs(connection: Connection, customer_id: int, job_ids: Sequence[UUID]
     end_reservations(connection, customer_id, gone)
     # Their keys lie below the jobs' own folders, which are empty by now.
     connection.execute(
-        text("UPDATE relocations SET state = 'done' WHERE state <> 'done' AND split_part(key, '/', 2) = ANY (:ids)"),
+        text("UPDATE relocations SET state = 'done' WHERE state <> 'done' AND job_id = ANY (CAST(:ids AS uuid[]))"),
         {"ids": [str(one) for one in gone]},
     )
     connection.execute(

@@ -15,7 +15,7 @@ from uuid import uuid4
 import httpx
 from botocore.exceptions import BotoCoreError, ClientError
 
-from blocks.errors import StorageError, UnfitStoreError
+from blocks.errors import RefusedError, StorageError, UnfitStoreError
 from blocks.object_store.block import ObjectStore
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.failures import store_errors
@@ -97,6 +97,24 @@ def probe(store: ObjectStore) -> Capabilities:
             + "; ".join(f"{finding.name}: {finding.detail or 'no'}" for finding in needed)
         )
     return Capabilities(tuple(findings))
+
+
+def require_class(store: ObjectStore, storage_class: str) -> None:
+    """See that the server takes objects of a storage class, and says so afterwards.
+
+    Raises:
+        UnfitStoreError: it knows no such class, or forgets it.
+    """
+    key = f"probe/{uuid4()}/class"
+    try:
+        put_bytes(store, key, BODY, {"Storage-Class": storage_class})
+        seen = store.s3.head_object(Bucket=store.bucket, Key=store.path(key)).get("StorageClass", "STANDARD")
+    except (RefusedError, ClientError) as error:
+        raise UnfitStoreError(f"bucket {store.bucket} takes no objects of class {storage_class}: {error}") from error
+    finally:
+        delete_keys(store, [key])
+    if seen != storage_class:
+        raise UnfitStoreError(f"bucket {store.bucket} keeps an object of class {storage_class} as {seen}")
 
 
 def _judge(name: str, trial: Callable[[ObjectStore, str], str | None], store: ObjectStore, key: str) -> Finding:

@@ -1,4 +1,4 @@
-"""Moving bytes: up, down, and from key to key. Memory stays bounded whatever an object's size.
+"""Moving bytes up and down. Memory stays bounded whatever an object's size.
 
 Keys are relative to the store's prefix. A SHA-256 is taken while bytes stream past, never in a second pass.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -197,48 +196,6 @@ def hash_object(store: ObjectStore, key: str) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def copy(
-    store: ObjectStore, source_key: str, target_key: str, *, size_bytes: int, attributes: Mapping[str, str]
-) -> Written:
-    """Copy inside the bucket with attributes of its own; above the store's limit in parts."""
-    metadata, headers = _boto3_attributes(attributes)
-    source: Any = {"Bucket": store.bucket, "Key": store.path(source_key)}
-    target: Any = {"Bucket": store.bucket, "Key": store.path(target_key)}
-    with store_errors(store, f"copying {source_key} to {target_key}"):
-        if size_bytes <= store.multipart_copy_threshold_bytes:
-            store.s3.copy_object(CopySource=source, MetadataDirective="REPLACE", Metadata=metadata, **target, **headers)
-        else:
-            _copy_in_parts(store, source, target, size_bytes, {"Metadata": metadata, **headers})
-    written = head(store, target_key)
-    return Written(etag=written.etag, size_bytes=written.size_bytes)
-
-
-def _copy_in_parts(store: ObjectStore, source: Any, target: Any, size_bytes: int, options: Any) -> None:
-    s3 = store.s3
-    upload_id = s3.create_multipart_upload(**target, **options)["UploadId"]
-    step = max(store.multipart_copy_part_bytes, -(-size_bytes // MOST_PARTS))
-    starts = range(0, size_bytes, step)
-
-    def copy_part(number: int) -> Any:
-        start = starts[number - 1]
-        answer = s3.upload_part_copy(
-            **target,
-            CopySource=source,
-            CopySourceRange=f"bytes={start}-{min(start + step, size_bytes) - 1}",
-            PartNumber=number,
-            UploadId=upload_id,
-        )
-        return {"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]}
-
-    try:
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            parts = list(pool.map(copy_part, range(1, len(starts) + 1)))
-        s3.complete_multipart_upload(**target, UploadId=upload_id, MultipartUpload={"Parts": parts})
-    except BaseException:
-        s3.abort_multipart_upload(**target, UploadId=upload_id)
-        raise
-
-
 def exists(store: ObjectStore, key: str) -> bool:
     """Whether there is an object under a key."""
     try:
@@ -259,14 +216,6 @@ def _read_fully(file: Any, size: int) -> bytes:
         blocks.append(more)
         have += len(more)
     return b"".join(blocks)
-
-
-def _boto3_attributes(attributes: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
-    headers = {"Content-Type": "ContentType", "Storage-Class": "StorageClass", "Content-Encoding": "ContentEncoding"}
-    return (
-        {name: value for name, value in attributes.items() if name not in headers},
-        {headers[name]: value for name, value in attributes.items() if name in headers},
-    )
 
 
 def _unquoted(etag: str | None) -> str | None:

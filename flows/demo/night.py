@@ -167,10 +167,12 @@ class Night(Steps):
         from blocks.loading import load_block
         from blocks.policies import AccessPolicy
         from tasks.downloads import bulk_download
+        from tasks.stores import Locations
 
         with self.step("download several jobs as one ZIP") as say:
             jobs = self.jobs["in use"][3:8]
-            report = bulk_download(self.catalog, self.location, load_block(AccessPolicy, "default"), job_ids=jobs)
+            locations, rules = Locations(self.catalog, self.location), load_block(AccessPolicy, "default")
+            report = bulk_download(self.catalog, locations, rules, job_ids=jobs)
             archive = httpx.get(report.url, timeout=60)
             check(archive.content[:2] == b"PK", f"the archive's URL answered {archive.status_code}")
             check(report.files == len(jobs) * (SEGMENTS + 5), f"{report.files} files are in it")

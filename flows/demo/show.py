@@ -199,6 +199,7 @@ class Demo(Steps):
             from blocks.loading import load_block
             from blocks.policies import AccessPolicy, IngestPolicy
             from flows.opening import open_store
+            from tasks.stores import Locations
             from tasks.uploads import complete_upload, issue_upload_url
 
             location, rules = open_store(self.catalog, "main"), load_block(IngestPolicy, "default")
@@ -209,7 +210,9 @@ class Demo(Steps):
             )  # fmt: skip
             sent = httpx.post(issued.form.url, data=issued.form.fields, files={"file": body}, timeout=30)
             check(sent.status_code < 300, f"the form answered {sent.status_code}")
-            complete_upload(self.catalog, location, rules, api_key=self.studio, upload_id=issued.upload_id)
+            complete_upload(
+                self.catalog, Locations(self.catalog, location), rules, api_key=self.studio, upload_id=issued.upload_id
+            )
             httpx.post(issued.form.url, data=issued.form.fields, files={"file": body[::-1]}, timeout=30)
             stored = httpx.get(self._url(job, "upload").url, timeout=30).content
             check(stored == body, "posting the form again changed what was stored")
@@ -256,12 +259,12 @@ class Demo(Steps):
     def _url(self, job: str, kind: str) -> Any:
         from blocks.loading import load_block
         from blocks.policies import AccessPolicy
-        from flows.opening import open_store
+        from flows.opening import open_locations
         from tasks.access import issue_download_url
 
         return issue_download_url(
             self.catalog,
-            open_store(self.catalog, "main"),
+            open_locations(self.catalog, "main"),
             load_block(AccessPolicy, "default"),
             api_key=self.studio,
             job_id=job,

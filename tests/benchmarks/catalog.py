@@ -19,6 +19,7 @@ from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy
 from tasks.access import issue_download_url
 from tasks.customers import create_key
+from tasks.stores import Locations
 from tests.benchmarks.harness import Bench, Measured, below, compare, p99, say, timed
 
 SEGMENTS = 10_000
@@ -55,7 +56,9 @@ def presign(bench: Bench) -> list[Measured]:
         issued = []
         took = timed(
             lambda: issued.append(
-                issue_download_url(catalog, location, access, api_key="studio", job_id=job, kind="hls_720p")
+                issue_download_url(
+                    catalog, Locations(catalog, location), access, api_key="studio", job_id=job, kind="hls_720p"
+                )
             )
         )
         if issued[0].files != SEGMENTS + 1:

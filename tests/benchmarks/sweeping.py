@@ -19,7 +19,7 @@ from tasks.access import issue_download_url
 from tasks.cleanup import apply_cleanup, find_due
 from tasks.cleanup_plan import plan_cleanup
 from tasks.purging import purge_released
-from tasks.stores import OpenLocation
+from tasks.stores import Locations, OpenLocation
 from tasks.sweeping import Sweep
 from tests.benchmarks.harness import Bench, Measured, below, compare, say, timed
 from tests.benchmarks.stocking import (
@@ -119,6 +119,7 @@ def growth_url(bench: Bench) -> list[Measured]:
     for number in range(bench.pairs + 1):
         medians = []
         for catalog, location in zip(catalogs, locations, strict=True):
+            reach = Locations(catalog, location)
             jobs = catalog.transaction(
                 lambda c: c.execute(
                     text("SELECT id, api_key_id FROM jobs WHERE status = 'completed' AND deleted_at IS NULL")
@@ -127,7 +128,7 @@ def growth_url(bench: Bench) -> list[Measured]:
             asked = [chance.choice(jobs) for _ in range(URLS)]
             seconds = [
                 timed(
-                    lambda job=job, at=(catalog, location): issue_download_url(  # type: ignore[misc]  # bound here
+                    lambda job=job, at=(catalog, reach): issue_download_url(  # type: ignore[misc]  # bound here
                         *at, access, api_key=str(job.api_key_id), job_id=job.id, kind="original"
                     )
                 )

@@ -11,7 +11,7 @@ from blocks.policies import AccessPolicy, IngestPolicy
 from tasks.downloads import DownloadReport, bulk_download
 from tasks.ingest import IngestReport, ingest_videos
 from tasks.outputs import register_outputs
-from tasks.stores import OpenLocation
+from tasks.stores import Locations, OpenLocation
 from tests.helpers import assert_sound, write_outputs
 
 
@@ -45,6 +45,6 @@ def root(tmp_path: Path) -> Path:
 def download(catalog, location, job, root):  # type: ignore[no-untyped-def]
     def run(**options: object) -> DownloadReport:
         wanted = {"job_ids": [job]} | options
-        return bulk_download(catalog, location, AccessPolicy(download_roots=str(root)), **wanted)
+        return bulk_download(catalog, Locations(catalog, location), AccessPolicy(download_roots=str(root)), **wanted)
 
     return run

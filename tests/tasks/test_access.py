@@ -15,6 +15,7 @@ from blocks.errors import InvalidInputError, NotFoundError, RefusedError
 from tasks.access import issue_download_url
 from tasks.customers import create_key, set_disabled
 from tasks.outputs import register_outputs
+from tasks.stores import Locations
 from tasks.uploads import complete_upload, issue_upload_url
 from tests.helpers import execute, one, rows, sha256, write_outputs
 
@@ -30,7 +31,7 @@ def job(catalog, location, policy, new_job, tmp_path):  # type: ignore[no-untype
 def issue(catalog, location, access, acme, job):  # type: ignore[no-untyped-def]
     def run(**options):  # type: ignore[no-untyped-def]
         wanted = {"api_key": acme, "job_id": job, "kind": "original"} | options
-        return issue_download_url(catalog, location, access, **wanted)
+        return issue_download_url(catalog, Locations(catalog, location), access, **wanted)
 
     return run
 
@@ -40,7 +41,7 @@ def test_every_kind_comes_back_as_it_was(issue, catalog, location, access, polic
         catalog, location, access, policy, api_key=acme, filename="thumb.jpg", size_bytes=5, job_id=job
     )
     httpx.post(upload.form.url, data=upload.form.fields, files={"file": b"thumb"}).raise_for_status()
-    complete_upload(catalog, location, policy, api_key=acme, upload_id=upload.upload_id)
+    complete_upload(catalog, Locations(catalog, location), policy, api_key=acme, upload_id=upload.upload_id)
     for kind in ObjectKind:
         if kind.is_hls:
             continue

@@ -208,10 +208,12 @@ def test_intents_of_killed_runs_are_undone(
     ):
         execute(
             sweep.catalog,
-            "INSERT INTO relocations (id, object_id, generation, operation, location_id, key, state, created_at, "
-            "old_location_id, old_key, release_after) VALUES (:id, :object, 1, 'heal', :location, :key, :state, "
-            "now() - CAST(:age AS interval), :old_location, :old, now() + CAST(:release AS interval))",
-            id=uuid4(), object=object_id, location=location.place.id, key=f"processed/{job}/{key}", state=state,
+            "INSERT INTO relocations (id, object_id, job_id, generation, operation, location_id, key, state, "
+            "created_at, old_location_id, old_key, old_stored_bytes, release_after) VALUES (:id, :object, :job, 1, "
+            "'heal', :location, :key, :state, now() - CAST(:age AS interval), :old_location, :old, 1, "
+            "now() + CAST(:release AS interval))",
+            id=uuid4(), job=job, object=object_id, location=location.place.id,
+            key=f"processed/{job}/{key}", state=state,
             age=timedelta(hours=hours), old_location=location.place.id if old_key else None,
             old=f"processed/{job}/{old_key}" if old_key else None,
             release=timedelta(hours=release) if release is not None else None,
@@ -220,6 +222,12 @@ def test_intents_of_killed_runs_are_undone(
             put_bytes(location.store, f"processed/{job}/{name}", b"x", {})
     _, report = run(sweep)
     assert [outcome.result for outcome in report.outcomes] == ["done"] * 3
+    assert {outcome.item.rule: outcome.freed_bytes for outcome in report.outcomes} == {
+        "abandoned_hours": 0, "old_bytes_minutes": 1,
+    }  # fmt: skip
+    assert {row.state for row in rows(sweep.catalog, "SELECT state FROM relocations WHERE key LIKE '%young'")} == {
+        "open"
+    }
     left = {key.rpartition("/")[2] for key in stored_keys(location)}
     assert left == {"video_original.mp4", "young", "new", "new2", "still-read"}
     assert run(sweep)[1].outcomes == ()

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocks.catalog.due import DueIntent, DueJob, DueReservations, DueUpload
+from blocks.catalog.due import DueJob, DueReservations, DueUpload
+from blocks.catalog.relocations import Unfinished
 from blocks.object_store.listing import Listed
 from blocks.object_store.multipart import Incomplete
 from blocks.policies import RetentionPolicy
@@ -78,13 +79,14 @@ def test_quota_forms_and_intents() -> None:
     assert only(uploads=(form,)) == Item(
         "close form", "temp_days", str(form.id), "ended 2026-04-20 12:00", "acme", owner=3
     )
-    for state, because in (
-        ("open", "begun 2026-04-20 12:00 and never finished"),
-        ("failed", "given up, its bytes may still be there (2026-04-20 12:00)"),
-        ("swapped", "the last URL for the old bytes ended by 2026-04-20 12:00"),
+    for state, rule, because in (
+        ("open", "abandoned_hours", "begun and never finished"),
+        ("failed", "abandoned_hours", "given up, their bytes may still be there"),
+        ("swapped", "old_bytes_minutes", "moved, and the last URL for the old bytes has ended"),
     ):
-        intent = DueIntent(UUID(int=4), UUID(int=5), state, 1, "processed/x", SINCE)
-        assert only(intents=(intent,)) == Item("finish intent", "abandoned_hours", str(intent.id), because)
+        intents = tuple(Unfinished(UUID(int=n), UUID(int=5), state, 7, f"processed/{n}", 512) for n in range(4))
+        expected = Item("finish intents", rule, f"{state} in location 7", f"4 objects, 2 KiB: {because}")
+        assert only(intents=intents) == expected, "planned when they were moved: they count against no cap"
 
 
 @pytest.mark.parametrize("rule", ["temp_days", "failed_days", "exports_days", "probe_days"])

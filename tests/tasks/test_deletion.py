@@ -30,7 +30,7 @@ from tasks.downloads import bulk_download
 from tasks.ingest import ingest_videos
 from tasks.outputs import register_outputs
 from tasks.plans import Report
-from tasks.stores import OpenLocation
+from tasks.stores import Locations, OpenLocation
 from tasks.sweeping import Sweep
 from tests.helpers import assert_sound, execute, one, rows, stored_keys, write_outputs, write_video
 
@@ -74,7 +74,9 @@ def test_there_and_back(
     assert report.objects == len(before) == 17
     assert one(sweep.catalog, "SELECT storage_used_bytes FROM api_keys") == 0
     with pytest.raises(RefusedError, match="was deleted on .*; run undelete-jobs to get it back"):
-        issue_download_url(sweep.catalog, location, access, api_key=acme, job_id=job, kind="original")
+        issue_download_url(
+            sweep.catalog, Locations(sweep.catalog, location), access, api_key=acme, job_id=job, kind="original"
+        )
     assert stored_keys(location) == keys, "the trash keeps its bytes"
 
     assert [outcome.result for outcome in undelete(sweep, job).outcomes] == ["done"]
@@ -84,7 +86,9 @@ def test_there_and_back(
     ]
     assert all(new.generation == old.generation + 2 for new, old in zip(after, before, strict=True))
     assert one(sweep.catalog, "SELECT storage_used_bytes FROM api_keys") == used
-    issue_download_url(sweep.catalog, location, access, api_key=acme, job_id=job, kind="original")
+    issue_download_url(
+        sweep.catalog, Locations(sweep.catalog, location), access, api_key=acme, job_id=job, kind="original"
+    )
     assert_sound(sweep.catalog, location)
 
 
@@ -195,8 +199,12 @@ def test_an_erasure_leaves_only_the_log(
 ) -> None:  # fmt: skip
     gone, stays = new_job(b"personal"), new_job(b"another's")
     register_outputs(sweep.catalog, location, policy, job_id=gone, outputs=str(write_outputs(tmp_path / "out")))
-    playlist = issue_download_url(sweep.catalog, location, access, api_key=acme, job_id=gone, kind="hls_720p").url
-    archive = bulk_download(sweep.catalog, location, access, job_ids=[gone, stays], kinds=["original"]).url
+    playlist = issue_download_url(
+        sweep.catalog, Locations(sweep.catalog, location), access, api_key=acme, job_id=gone, kind="hls_720p"
+    ).url
+    archive = bulk_download(
+        sweep.catalog, Locations(sweep.catalog, location), access, job_ids=[gone, stays], kinds=["original"]
+    ).url
     delete(sweep, gone)
     report = erase(sweep, gone)
     assert [outcome.result for outcome in report.outcomes] == ["done"]
@@ -209,7 +217,9 @@ def test_an_erasure_leaves_only_the_log(
             if str(gone) in key] == []  # fmt: skip
     assert httpx.get(playlist).status_code == 404
     assert httpx.get(archive).status_code == 404
-    issue_download_url(sweep.catalog, location, access, api_key=acme, job_id=stays, kind="original")
+    issue_download_url(
+        sweep.catalog, Locations(sweep.catalog, location), access, api_key=acme, job_id=stays, kind="original"
+    )
     assert_sound(sweep.catalog, location)
     with pytest.raises(NotFoundError):
         erase(sweep, gone)

@@ -13,6 +13,7 @@ from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy
 from tasks.downloads import bulk_download
+from tasks.stores import Locations
 from tests.helpers import execute, rows, sha256, write_video
 from tests.tasks.test_downloads import FILES_OF_A_JOB, key_of, opened
 
@@ -87,7 +88,7 @@ def test_a_folder_only_below_the_roots(download, root, tmp_path, catalog, locati
         with pytest.raises(RefusedError, match="below none of the access policy's download_roots"):
             download(target=target)
     with pytest.raises(RefusedError, match="none is configured"):
-        bulk_download(catalog, location, AccessPolicy(), job_ids=[uuid4()], target=str(root))
+        bulk_download(catalog, Locations(catalog, location), AccessPolicy(), job_ids=[uuid4()], target=str(root))
     with pytest.raises(NotFoundError):
         download(job_ids=[uuid4()], target=str(root / "new"))
     assert not (root / "new").exists(), "what is refused leaves no folder"

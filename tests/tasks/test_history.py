@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocks.catalog import CatalogDatabase, drift
+from blocks.catalog.content import content_of
 from blocks.catalog.log import record_aged
 from blocks.catalog.objects import NewObject
 from blocks.errors import InvalidInputError, NotFoundError
@@ -34,7 +35,7 @@ from tasks.healing import heal
 from tasks.history import Event, explain, what_next
 from tasks.ingest import ingest_videos
 from tasks.outputs import register_outputs
-from tasks.stores import OpenLocation
+from tasks.stores import Locations, OpenLocation
 from tasks.sweeping import Sweep
 from tasks.writing import StoredBlob
 from tests.helpers import execute, one, rows, write_outputs, write_video
@@ -95,7 +96,7 @@ def test_a_whole_life_by_every_name(
     assert job is not None
     outputs = str(write_outputs(tmp_path / "out"))
     register_outputs(catalog, location, policy, job_id=job, outputs=outputs, run="register-1")
-    issue_download_url(catalog, location, access, api_key=acme, job_id=job, kind="original")
+    issue_download_url(catalog, Locations(catalog, location), access, api_key=acme, job_id=job, kind="original")
     object_id, key = original(catalog, job)
     first = [("ingest", "ingest-1", "")]
     for reference in (object_id, key, f"  {key}\n", str(object_id).upper()):
@@ -177,7 +178,7 @@ def test_every_key_it_ever_had(sweep: Sweep, location: OpenLocation, new_job: Ca
     keys = [first]
     for number in (1, 2):
         execute(catalog, "UPDATE stored_objects SET state = 'missing', generation = generation + 1")
-        row = catalog.transaction(lambda connection: drift.content_of(connection, [object_id]))[object_id]
+        row = catalog.transaction(lambda connection: content_of(connection, [object_id]))[object_id]
         wanted = NewObject(
             row.id, row.job_id, row.kind, row.name, location.place.id, row.key, row.size_bytes, row.sha256
         )

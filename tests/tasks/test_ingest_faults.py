@@ -53,13 +53,13 @@ def test_a_heal_whose_commit_got_no_answer_keeps_the_bytes(  # type: ignore[no-u
     video = write_video(tmp_path / "a.mp4", b"precious")
     ingest(video)
     lose(catalog, location)
-    swap = healing.swap_healed
+    swap = healing.swap
 
     def swap_and_hang_up(connection, *arguments, **options):  # type: ignore[no-untyped-def]
         catalog.transaction(lambda other: swap(other, *arguments, **options))
         raise CatalogUnavailableError("the answer to COMMIT was lost")
 
-    monkeypatch.setattr(healing, "swap_healed", swap_and_hang_up)
+    monkeypatch.setattr(healing, "swap", swap_and_hang_up)
     assert ingest(video).counts == {"failed": 1}
     assert one(catalog, "SELECT state FROM stored_objects") == "live"
     assert len(stored_keys(location)) == 1

@@ -10,9 +10,10 @@ import pytest
 
 from blocks.catalog import CatalogDatabase, due
 from blocks.errors import RefusedError
+from blocks.object_store.copying import copy
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.multipart import list_multipart_uploads
-from blocks.object_store.transfer import copy, put_bytes
+from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy, IngestPolicy, RetentionPolicy
 from tasks import deletion, reconcile
 from tasks.cleanup import apply_cleanup, find_due
@@ -41,7 +42,7 @@ def second_copy(sweep: Sweep, job: UUID) -> str:
     )
     key = f"processed/{job}/raw/video_original.{uuid4()}.mp4"
     attributes = {"object-id": str(object_id), "sha256": sha256}
-    copy(location.store, key_of(sweep.catalog, job), key, size_bytes=size, attributes=attributes)
+    copy(location.store, key_of(sweep.catalog, job), location.store, key, size_bytes=size, attributes=attributes)
     return key
 
 

@@ -32,11 +32,16 @@ NAMES = st.one_of(ANY_TEXT, st.text(st.sampled_from("ab0./-"), max_size=12))
 @settings(deadline=None)
 @given(st.uuids(), NAMES, st.uuids(), st.uuids())
 def test_a_rewritten_key_is_new_and_keeps_the_extension(job: UUID, name: str, first: UUID, second: UUID) -> None:
-    key = rewritten_key(job, name, first)
+    key = rewritten_key(job, "original", name, first)
     assert key != object_key(job, name)
     assert extension(key) == extension(object_key(job, name))
     assert key.startswith(f"processed/{job}/")
-    assert (key == rewritten_key(job, name, second)) == (first == second)
+    assert (key == rewritten_key(job, "original", name, second)) == (first == second)
+
+
+def test_a_rewritten_upload_keeps_its_users_file_name_out_of_the_key() -> None:
+    job, writing = uuid4(), uuid4()
+    assert rewritten_key(job, "upload", "uploads/1/my secret.jpg", writing) == f"uploads/{job}/{writing}"
 
 
 @pytest.mark.parametrize(
@@ -44,7 +49,7 @@ def test_a_rewritten_key_is_new_and_keeps_the_extension(job: UUID, name: str, fi
 )
 def test_a_rewritten_key_stays_in_its_folder(name: str, rewritten: str) -> None:
     job, writing = uuid4(), uuid4()
-    assert rewritten_key(job, name, writing) == f"processed/{job}/{rewritten.format(writing)}"
+    assert rewritten_key(job, "original", name, writing) == f"processed/{job}/{rewritten.format(writing)}"
 
 
 @settings(deadline=None)

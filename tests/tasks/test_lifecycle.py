@@ -49,7 +49,12 @@ def open_in(endpoints: Endpoints, catalog: CatalogDatabase, capabilities: Capabi
         store = make_store(endpoints, prefix=prefix, bucket=name)
         place = catalog.transaction(
             lambda connection: declare_place(
-                connection, store_name=f"at {prefix}", bucket=name, prefix=prefix, capabilities=seen.as_json()
+                connection,
+                name=f"at {prefix}",
+                store=f"at {prefix}",
+                bucket=name,
+                prefix=prefix,
+                capabilities=seen.as_json(),
             )
         )
         return OpenLocation(place, store, seen)

@@ -14,8 +14,9 @@ import pytest
 from blocks.catalog import CatalogDatabase, counters, drift
 from blocks.errors import ForeignCatalogError, InvalidInputError, RefusedError, StorageError, StoreUnavailableError
 from blocks.object_store import listing
+from blocks.object_store.copying import copy
 from blocks.object_store.deletion import delete_keys
-from blocks.object_store.transfer import copy, put_bytes, read_bytes
+from blocks.object_store.transfer import put_bytes, read_bytes
 from blocks.policies import IngestPolicy, IntegrityPolicy
 from tasks import reconcile
 from tasks.ingest import ingest_videos
@@ -81,7 +82,7 @@ def test_every_kind_of_drift_is_found_explained_and_mended(
     object_id, sha256 = rows(catalog, "SELECT id, sha256 FROM stored_objects WHERE job_id = :id", id=healed)[0]
     orphan_key = f"processed/{healed}/raw/video_original.{uuid4()}.mp4"
     attributes = {"object-id": str(object_id), "sha256": sha256}
-    copy(store, key_of(catalog, healed), orphan_key, size_bytes=10, attributes=attributes)
+    copy(store, key_of(catalog, healed), store, orphan_key, size_bytes=10, attributes=attributes)
     delete_keys(store, [key_of(catalog, healed)])
     put_bytes(store, f"processed/{sound}/raw/nobody's", b"12345", {})
     put_bytes(store, "processed/README", b"1234567", {})
@@ -146,8 +147,8 @@ def test_an_orphan_report_that_has_grown_old_removes_nothing_that_somebody_wants
     )
     execute(
         sweep.catalog,
-        "INSERT INTO relocations (id, object_id, generation, operation, location_id, key) "
-        "SELECT gen_random_uuid(), id, 1, 'tier', location_id, :key FROM stored_objects LIMIT 1",
+        "INSERT INTO relocations (id, object_id, job_id, generation, operation, location_id, key) "
+        "SELECT gen_random_uuid(), id, job_id, 1, 'tier', location_id, :key FROM stored_objects LIMIT 1",
         key=f"processed/{job}/intended",
     )
     delete_keys(location.store, [f"processed/{job}/gone"])

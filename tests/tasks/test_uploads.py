@@ -12,6 +12,7 @@ from blocks.errors import InvalidInputError, NotFoundError, QuotaExceededError, 
 from tasks import intake, uploads
 from tasks.customers import create_key, set_disabled
 from tasks.ingest import ingest_videos
+from tasks.stores import Locations
 from tasks.uploads import IssuedUpload, complete_upload, issue_upload_url
 from tests.helpers import assert_sound, execute, one, rows, sha256, stored_keys, write_video
 
@@ -36,7 +37,7 @@ def issue(catalog, location, access, policy, acme):  # type: ignore[no-untyped-d
 def complete(catalog, location, policy, acme):  # type: ignore[no-untyped-def]
     def run(issued: IssuedUpload, **options):  # type: ignore[no-untyped-def]
         wanted = {"api_key": acme, "upload_id": issued.upload_id} | options
-        return complete_upload(catalog, location, policy, **wanted)
+        return complete_upload(catalog, Locations(catalog, location), policy, **wanted)
 
     return run
 

@@ -11,10 +11,10 @@ from pydantic import SecretStr
 
 from blocks.errors import ContentMismatchError, NotFoundError, RefusedError, StoreUnavailableError
 from blocks.object_store import ObjectStore
+from blocks.object_store.copying import copy
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.transfer import (
-    copy,
     exists,
     hash_object,
     head,
@@ -63,7 +63,7 @@ def test_large_objects_are_copied_in_parts(store: ObjectStore) -> None:
     )
     content = os.urandom(12 * MIB + 7)
     put_stream(store, "a", iter([content]), part_bytes=5 * MIB, attributes={"about": "before"})
-    written = copy(small_limit, "a", "b", size_bytes=len(content), attributes={"about": "after"})
+    written = copy(small_limit, "a", small_limit, "b", size_bytes=len(content), attributes={"about": "after"})
     assert written.etag is not None
     assert written.etag.endswith("-3")
     assert hash_object(store, "b") == (hashlib.sha256(content).hexdigest(), len(content))

@@ -1,0 +1,267 @@
+"""Which jobs a policy may want to move or compress, each found by an index of its own, and their objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, TextClause, text
+
+from blocks.catalog.content import CONTENT, Content
+from blocks.catalog.selection import JobFilter
+
+MOST_JOBS = 50_000
+"""Jobs of one run: memory stays bounded, and the next run takes the rest."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which objects of a job are meant: in these locations, of these kinds (None: all) or under these names.
+
+    `codec` is the one they are stored in now, where that matters; `states` are those that may be moved.
+    """
+
+    location_ids: tuple[int, ...]
+    kinds: tuple[str, ...] | None = None
+    names: tuple[str, ...] = ()
+    codec: str | None = None
+    at_least_bytes: int = 0
+    states: tuple[str, ...] = ("live",)
+
+
+@dataclass(frozen=True, slots=True)
+class KindSum:
+    """The live objects of one kind of a job in one location, bytes as stored.
+
+    `billed_bytes` counts each object as at least the smallest that is billed, `wanted_*` those that are meant.
+    """
+
+    kind: str
+    location_id: int
+    objects: int
+    stored_bytes: int
+    billed_bytes: int
+    since: datetime
+    wanted_objects: int = 0
+    wanted_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class IdleJob:
+    """A completed job that nobody asked for lately, with what it stores."""
+
+    id: UUID
+    customer_id: int
+    customer: str
+    hold: str | None
+    tier: str
+    completed_at: datetime
+    last_accessed_at: datetime | None
+    sums: tuple[KindSum, ...]
+
+    @property
+    def idle_since(self) -> datetime:
+        """When it was completed or last asked for, whichever is later."""
+        return max(self.completed_at, self.last_accessed_at or self.completed_at)
+
+
+# The jobs first, by their index and bounded; their objects afterwards.
+_IDLE = """
+WITH idle AS MATERIALIZED (
+    SELECT id, api_key_id, hold, tier, completed_at, last_accessed_at FROM jobs
+     WHERE status = 'completed' AND deleted_at IS NULL AND {which}
+       AND greatest(completed_at, last_accessed_at) <= :idle_before AND completed_at <= :completed_before
+     ORDER BY greatest(completed_at, last_accessed_at) LIMIT :most
+)
+SELECT j.id, j.api_key_id, k.label, j.hold, j.tier, j.completed_at, j.last_accessed_at, o.*
+  FROM idle j JOIN api_keys k ON k.id = j.api_key_id
+  LEFT JOIN LATERAL (
+    SELECT s.kind, s.location_id, count(*) AS objects, sum(s.stored_bytes)::bigint AS stored_bytes,
+           sum(greatest(s.stored_bytes, :smallest_billed))::bigint AS billed_bytes,
+           max(coalesce(s.relocated_at, s.created_at)) AS since,
+           count(*) FILTER (WHERE {wanted}) AS wanted_objects,
+           coalesce(sum(s.stored_bytes) FILTER (WHERE {wanted}), 0)::bigint AS wanted_bytes
+      FROM stored_objects s WHERE s.job_id = j.id AND s.state = 'live' GROUP BY s.kind, s.location_id) o ON true
+ ORDER BY j.api_key_id, j.id
+"""
+_WANTED = """
+    s.location_id = ANY (:locations) AND s.state = ANY (:states)
+    AND (s.state <> 'trashed' OR s.trashed_state = 'live')
+    AND (:all_kinds OR s.kind = ANY (:kinds) OR s.name = ANY (:names))
+    AND (CAST(:codec AS text) IS NULL OR s.codec = :codec) AND s.stored_bytes >= :at_least
+"""
+_TO_TIER = text(_IDLE.format(which="tier = ANY (:tiers)", wanted="false"))
+_TO_COMPRESS = text(_IDLE.format(which="compressed_at IS NULL", wanted=_WANTED))
+
+
+def jobs_to_tier(
+    connection: Connection,
+    *,
+    tiers: Sequence[str],
+    idle_before: datetime,
+    completed_before: datetime,
+    smallest_billed: int,
+    most: int = MOST_JOBS,
+) -> list[IdleJob]:
+    """Jobs that tier-jobs has brought no further than these tiers; by customer and id."""
+    return _idle(
+        connection,
+        _TO_TIER,
+        {
+            "tiers": list(tiers),
+            "idle_before": idle_before,
+            "completed_before": completed_before,
+            "smallest_billed": smallest_billed,
+            "most": most,
+        },
+    )
+
+
+def jobs_to_compress(
+    connection: Connection, wanted: Wanted, *, idle_before: datetime, completed_before: datetime, most: int = MOST_JOBS
+) -> list[IdleJob]:
+    """Jobs that compress-jobs is not through with; by customer and id."""
+    times = {"idle_before": idle_before, "completed_before": completed_before, "smallest_billed": 0, "most": most}
+    return _idle(connection, _TO_COMPRESS, times | _parameters(wanted))
+
+
+def _idle(connection: Connection, statement: TextClause, parameters: dict[str, object]) -> list[IdleJob]:
+    jobs: list[IdleJob] = []
+    sums: list[KindSum] = []
+    last: tuple[UUID, Any] | None = None
+
+    def close() -> None:
+        if last is not None:
+            columns: Any = (*last[1], tuple(sums))
+            jobs.append(IdleJob(*columns))
+
+    for row in connection.execute(statement, parameters):
+        if last is None or row[0] != last[0]:
+            close()
+            last, sums = (row[0], tuple(row)[:7]), []
+        if row[7] is not None:
+            sums.append(KindSum(*row[7:]))
+    close()
+    return jobs
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedJob:
+    """A job with objects in the places that are looked at."""
+
+    id: UUID
+    customer_id: int
+    customer: str
+    hold: str | None
+    objects: int
+    stored_bytes: int
+
+
+def jobs_in_places(
+    connection: Connection, wanted: Wanted, chosen: JobFilter, *, after: tuple[int, UUID], most: int = MOST_JOBS
+) -> list[PlacedJob]:
+    """Jobs with such objects, in order of customer and id, behind `after`."""
+    rows = connection.execute(
+        text(
+            "SELECT j.id, j.api_key_id, k.label, j.hold, p.objects, p.stored_bytes "
+            "  FROM (SELECT s.api_key_id, s.job_id, count(*) AS objects, sum(s.stored_bytes)::bigint AS stored_bytes "
+            f"         FROM stored_objects s WHERE {_WANTED} "
+            "           AND (s.api_key_id, s.job_id) > (:after_key, CAST(:after_job AS uuid)) "
+            "           AND (CAST(:ids AS uuid[]) IS NULL OR s.job_id = ANY (CAST(:ids AS uuid[]))) "
+            "         GROUP BY s.api_key_id, s.job_id) p "
+            "  JOIN jobs j ON j.id = p.job_id JOIN api_keys k ON k.id = j.api_key_id "
+            " WHERE (CAST(:customer AS bigint) IS NULL OR j.api_key_id = :customer) "
+            "   AND (CAST(:before AS timestamptz) IS NULL OR j.created_at <= :before) "
+            " ORDER BY j.api_key_id, j.id LIMIT :most"
+        ),
+        _parameters(wanted)
+        | {
+            "ids": None if chosen.job_ids is None else [str(one) for one in chosen.job_ids],
+            "customer": chosen.customer_id,
+            "before": chosen.created_before,
+            "after_key": after[0],
+            "after_job": str(after[1]),
+            "most": most,
+        },
+    )
+    return [PlacedJob(*row) for row in rows]
+
+
+def objects_of(connection: Connection, job_ids: Sequence[UUID], wanted: Wanted) -> list[Content]:
+    """The rows that are meant of these jobs, in order of customer, job and name."""
+    rows = connection.execute(
+        text(
+            f"SELECT {CONTENT} FROM stored_objects s WHERE s.job_id = ANY (CAST(:ids AS uuid[])) AND {_WANTED} "
+            " ORDER BY s.api_key_id, s.job_id, s.name"
+        ),
+        _parameters(wanted) | {"ids": [str(one) for one in job_ids]},
+    )
+    return [Content(*row) for row in rows]
+
+
+def sample_keys(
+    connection: Connection, job_ids: Sequence[UUID], *, kinds: Sequence[str], but: Sequence[str], most: int
+) -> list[tuple[int, str, int]]:
+    """Location, key and stored bytes of some live objects of these kinds, the largest of each job's first."""
+    rows = connection.execute(
+        text(
+            "SELECT location_id, key, stored_bytes FROM ("
+            "  SELECT DISTINCT ON (job_id) location_id, key, stored_bytes FROM stored_objects "
+            "   WHERE job_id = ANY (CAST(:ids AS uuid[])) AND kind = ANY (:kinds) AND name <> ALL (:but) "
+            "     AND state = 'live' AND codec = 'identity' ORDER BY job_id, stored_bytes DESC) largest LIMIT :most"
+        ),
+        {"ids": [str(one) for one in job_ids], "kinds": list(kinds), "but": list(but), "most": most},
+    )
+    return [(row.location_id, row.key, row.stored_bytes) for row in rows]
+
+
+def mark_tiered(connection: Connection, job_ids: Sequence[UUID], tier: str, *, idle_before: datetime) -> None:
+    """tier-jobs is through with these jobs, as far as this tier, but for those that were asked for meanwhile."""
+    connection.execute(
+        text(
+            "UPDATE jobs SET tier = :tier WHERE id = ANY (CAST(:ids AS uuid[])) AND tier <> :tier "
+            "   AND greatest(completed_at, last_accessed_at) <= :idle_before"
+        ),
+        {"ids": [str(one) for one in job_ids], "tier": tier, "idle_before": idle_before},
+    )
+
+
+def mark_compressed(connection: Connection, job_ids: Sequence[UUID], *, idle_before: datetime) -> None:
+    """compress-jobs is through with these jobs, but for those that were asked for meanwhile."""
+    connection.execute(
+        text(
+            "UPDATE jobs SET compressed_at = clock_timestamp() WHERE id = ANY (CAST(:ids AS uuid[])) "
+            "   AND greatest(completed_at, last_accessed_at) <= :idle_before"
+        ),
+        {"ids": [str(one) for one in job_ids], "idle_before": idle_before},
+    )
+
+
+def start_over(connection: Connection, job_ids: Sequence[UUID], *, asked: bool) -> None:
+    """These jobs have something hot or decompressed again: the nightly flows look at them anew when they are idle.
+
+    `asked` says that somebody wants them now, and not that they were mended.
+    """
+    connection.execute(
+        text(
+            "UPDATE jobs SET tier = 'hot', compressed_at = NULL, "
+            "       last_accessed_at = CASE WHEN :asked THEN clock_timestamp() ELSE last_accessed_at END "
+            " WHERE id = ANY (CAST(:ids AS uuid[]))"
+        ),
+        {"ids": [str(one) for one in job_ids], "asked": asked},
+    )
+
+
+def _parameters(wanted: Wanted) -> dict[str, object]:
+    return {
+        "locations": list(wanted.location_ids),
+        "all_kinds": wanted.kinds is None,
+        "kinds": list(wanted.kinds or ()),
+        "names": list(wanted.names),
+        "codec": wanted.codec,
+        "at_least": wanted.at_least_bytes,
+        "states": list(wanted.states),
+    }

@@ -1,0 +1,76 @@
+"""Copies inside a server, from key to key and from bucket to bucket: the bytes never come here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from blocks.object_store.block import ObjectStore
+from blocks.object_store.failures import store_errors
+from blocks.object_store.transfer import MOST_PARTS, Written, head
+
+PARALLEL_PARTS = 8
+
+
+def same_server(source: ObjectStore, target: ObjectStore) -> bool:
+    """Whether one server holds both, and the target's credentials are good for the source as well."""
+    return (source.endpoint_url, source.region, source.keys.access_key) == (
+        target.endpoint_url, target.region, target.keys.access_key,
+    )  # fmt: skip
+
+
+def copy(
+    source: ObjectStore,
+    source_key: str,
+    target: ObjectStore,
+    target_key: str,
+    *,
+    size_bytes: int,
+    attributes: Mapping[str, str],
+) -> Written:
+    """Copy inside one server with attributes of its own; above the target's limit in parts."""
+    metadata, headers = _boto3_attributes(attributes)
+    origin: Any = {"Bucket": source.bucket, "Key": source.path(source_key)}
+    place: Any = {"Bucket": target.bucket, "Key": target.path(target_key)}
+    with store_errors(target, f"copying {source_key} to {target_key}"):
+        if size_bytes <= target.multipart_copy_threshold_bytes:
+            target.s3.copy_object(CopySource=origin, MetadataDirective="REPLACE", Metadata=metadata, **place, **headers)
+        else:
+            _copy_in_parts(target, origin, place, size_bytes, {"Metadata": metadata, **headers})
+    written = head(target, target_key)
+    return Written(etag=written.etag, size_bytes=written.size_bytes)
+
+
+def _copy_in_parts(store: ObjectStore, source: Any, target: Any, size_bytes: int, options: Any) -> None:
+    s3 = store.s3
+    upload_id = s3.create_multipart_upload(**target, **options)["UploadId"]
+    step = max(store.multipart_copy_part_bytes, -(-size_bytes // MOST_PARTS))
+    starts = range(0, size_bytes, step)
+
+    def copy_part(number: int) -> Any:
+        start = starts[number - 1]
+        answer = s3.upload_part_copy(
+            **target,
+            CopySource=source,
+            CopySourceRange=f"bytes={start}-{min(start + step, size_bytes) - 1}",
+            PartNumber=number,
+            UploadId=upload_id,
+        )
+        return {"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]}
+
+    try:
+        with ThreadPoolExecutor(max_workers=PARALLEL_PARTS) as pool:
+            parts = list(pool.map(copy_part, range(1, len(starts) + 1)))
+        s3.complete_multipart_upload(**target, UploadId=upload_id, MultipartUpload={"Parts": parts})
+    except BaseException:
+        s3.abort_multipart_upload(**target, UploadId=upload_id)
+        raise
+
+
+def _boto3_attributes(attributes: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
+    headers = {"Content-Type": "ContentType", "Storage-Class": "StorageClass", "Content-Encoding": "ContentEncoding"}
+    return (
+        {name: value for name, value in attributes.items() if name not in headers},
+        {headers[name]: value for name, value in attributes.items() if name in headers},
+    )

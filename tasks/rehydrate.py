@@ -1,0 +1,155 @@
+"""Back to hot and decompressed: asked for, or because a URL is wanted that a place or encoding cannot serve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.content import Content, content_of
+from blocks.catalog.jobs import JobRow, find_job, require_readable
+from blocks.catalog.locations import list_places
+from blocks.catalog.moving import Wanted, objects_of, start_over
+from blocks.errors import NotFoundError, RefusedError
+from blocks.policies import RelocationPolicy
+from blocks.units import format_bytes
+from tasks.checks import check_job_id, check_kind
+from tasks.relocate import Relocated, Target, Why, relocate
+from tasks.stores import Locations, OpenLocation
+
+OPERATION = "rehydrate-job"
+
+
+@dataclass(frozen=True)
+class RehydrateReport:
+    """Every object of a job: brought back, there already, or not with the reason."""
+
+    job_id: UUID
+    place: str
+    objects: tuple[Relocated, ...]
+    there: int
+
+    @property
+    def moved(self) -> tuple[Relocated, ...]:
+        """What was brought back."""
+        return tuple(one for one in self.objects if one.result == "moved")
+
+    @property
+    def others(self) -> tuple[Relocated, ...]:
+        """What was not, with the reasons."""
+        return tuple(one for one in self.objects if one.result != "moved")
+
+    def summary(self) -> str:
+        """One line for a person."""
+        parts = [f"{len(self.moved)} objects ({format_bytes(sum(one.after_bytes for one in self.moved))}) brought back"]
+        if self.there:
+            parts.append(f"{self.there} were there")
+        if self.others:
+            parts.append(f"{len(self.others)} were not: {self.others[0].name}: {self.others[0].error}")
+        return f"job {self.job_id} to {self.place}: " + ", ".join(parts)
+
+
+def rehydrate_job(
+    catalog: CatalogDatabase,
+    locations: Locations,
+    policy: RelocationPolicy,
+    *,
+    job_id: str | UUID,
+    tier: str = "hot",
+    kinds: Sequence[str] = (),
+    restored: bool = False,
+    run: str = "",
+) -> RehydrateReport:
+    """Bring a job's objects to a tier's location and decompress them; it takes no lock, generations protect it.
+
+    `restored` says that the server was told to restore them, where their place needs that, and has done so.
+
+    Raises:
+        NotFoundError: no such job, nothing of these kinds, or no location of this tier.
+        RefusedError: the job is not readable or on hold, or a place has to restore its objects first.
+    """
+    wanted = check_job_id(job_id)
+    asked = tuple(check_kind(kind).value for kind in kinds)
+
+    def read(connection: Connection) -> tuple[JobRow, list[Content]]:
+        job = require_readable(find_job(connection, wanted))
+        places = tuple(place.id for place in list_places(connection))
+        return job, objects_of(connection, [wanted], Wanted(places, asked or None))
+
+    job, rows = catalog.transaction(read)
+    if not rows:
+        raise NotFoundError(f"job {wanted} has no {', '.join(asked) or 'objects'} that could be brought back")
+    _require_free(job)
+    place = locations.of_tier(tier)
+    away = [row for row in rows if (row.location_id, row.codec) != (place.place.id, "identity")]
+    results = _bring(catalog, locations, policy, away, place, restored=restored, run=run)
+    return RehydrateReport(wanted, place.place.name, tuple(results), len(rows) - len(away))
+
+
+def bring_back(
+    catalog: CatalogDatabase, locations: Locations, policy: RelocationPolicy, object_ids: Sequence[UUID], *, run: str
+) -> None:
+    """Make these objects of one job servable: hot and decompressed.
+
+    Raises:
+        RefusedError: the job is on hold, or a place has to restore its objects first.
+        StorageError: one of them could not be brought back.
+    """
+    rows = list(catalog.transaction(lambda connection: content_of(connection, object_ids)).values())
+    if not rows:
+        return
+    _require_free(catalog.transaction(lambda connection: find_job(connection, rows[0].job_id)))
+    results = _bring(catalog, locations, policy, rows, locations.of_tier("hot"), restored=False, run=run)
+    if failed := [one for one in results if one.result == "failed"]:
+        raise RefusedError(f"{failed[0].name} could not be brought back: {failed[0].error}")
+
+
+def restore_first(location: OpenLocation) -> RefusedError:
+    """Why nothing can be read there yet, and the way out."""
+    return RefusedError(
+        f"{location.place.name} has to restore its objects before they can be read: restore them in the server (on "
+        "AWS: aws s3api restore-object), and when that is done run rehydrate-job with restored"
+    )
+
+
+def _require_free(job: JobRow) -> None:
+    if job.hold is not None:
+        raise RefusedError(
+            f"job {job.id} is on hold ({job.hold}), so that nothing of it is moved: ask with accept_encoding=zstd for "
+            "what is compressed, or release it with hold-jobs"
+        )
+
+
+def _bring(
+    catalog: CatalogDatabase,
+    locations: Locations,
+    policy: RelocationPolicy,
+    rows: Sequence[Content],
+    home: OpenLocation,
+    *,
+    restored: bool,
+    run: str,
+) -> list[Relocated]:
+    if not restored:
+        for place in {row.location_id for row in rows}:
+            if (location := locations.of(place)).place.needs_restore:
+                raise restore_first(location)
+    results: list[Relocated] = []
+    targets = {row.id: _target(locations.of(row.location_id), home) for row in rows}
+    for target in {one.place.id: one for one in targets.values()}.values():
+        own = [row for row in rows if targets[row.id].place.id == target.place.id]
+        why = Why(OPERATION, "asked for", run)
+        results += relocate(catalog, locations, policy, own, Target(target, "identity"), why)
+    moved = {one.job_id for one in results if one.result == "moved"}
+    if moved:
+        catalog.transaction(lambda connection: start_over(connection, list(moved), asked=True))
+    return results
+
+
+def _target(location: OpenLocation, home: OpenLocation) -> OpenLocation:
+    # What is in that tier already is only decompressed, where it is.
+    same_tier = location.place.tier == home.place.tier and location.place.serves_urls
+    return location if same_tier and location.place.moved_to is None else home
