@@ -53,7 +53,10 @@ class ApprovalForm(RunInput):
 
 @dataclass(frozen=True)
 class Work(Generic[F]):
-    """What one flow does: `plan` finds and decides, `apply` does it. `facts` go from one to the other."""
+    """What one flow does: `plan` finds and decides, `apply` does it. `facts` go from one to the other.
+
+    `prepare` finishes what earlier runs left, once the lock is held; a dry run leaves that out.
+    """
 
     operation: str
     catalog: CatalogDatabase
@@ -61,6 +64,7 @@ class Work(Generic[F]):
     caps: SafetyPolicy
     plan: Callable[[Sweep], tuple[Plan, F]]
     apply: Callable[[Sweep, F, Plan], Report]
+    prepare: Callable[[Sweep], object] = lambda sweep: None
     scope: str = ""
     locked: bool = True
     always_ask: bool = False
@@ -73,6 +77,8 @@ def run_planned(work: Work[F], *, dry_run: bool) -> State[Report]:
         return granted
     try:
         with _held(work, patient=granted is not None or _is_scheduled()) as sweep:
+            if not dry_run:
+                work.prepare(sweep)
             plan, facts = work.plan(sweep)
             show_plan(plan, dry_run=dry_run)
             if dry_run:

@@ -17,7 +17,7 @@ from tasks.checks import check_job_id, check_kind, check_lifetime
 from tasks.content import decode_whole
 from tasks.layout import PLAYLIST, content_type, friendly_name, playlist_key, playlist_name
 from tasks.playlists import presigned_playlist
-from tasks.rehydrate import bring_back, restore_first
+from tasks.rehydrate import bring_back
 from tasks.stores import Locations
 
 LARGEST_PLAYLIST_BYTES = 16 * 1024**2
@@ -98,14 +98,8 @@ TRIES = 3
 
 
 def _serves(locations: Locations, one: Handed | HandedFile, accept_encoding: str) -> bool:
-    """Whether a URL for this object gives the caller its content.
-
-    Raises:
-        RefusedError: its place has to restore it first.
-    """
+    """Whether a URL for this object gives the caller its content."""
     location = locations.of(one.location_id)
-    if location.place.needs_restore:
-        raise restore_first(location)
     if not location.place.serves_urls:
         return False
     # A presigned GET negotiates nothing: whoever did not say that it decodes zstd would get bytes it cannot read.
@@ -125,10 +119,8 @@ def _playlist_url(
     locations: Locations, job_id: UUID, playlist: Handed, segments: Sequence[HandedFile], lasts: timedelta
 ) -> DownloadUrl:
     # A playlist of bare names is useless to a player: its segments would answer 403.
-    source = locations.of(playlist.location_id)
-    if source.place.needs_restore:
-        raise restore_first(source)
-    stored = read_bytes(source.store, playlist.key, at_most=LARGEST_PLAYLIST_BYTES)
+    store = locations.of(playlist.location_id).store
+    stored = read_bytes(store, playlist.key, at_most=LARGEST_PLAYLIST_BYTES)
     try:
         body = decode_whole(stored, playlist.codec, at_most=LARGEST_PLAYLIST_BYTES)
     except ContentMismatchError as error:

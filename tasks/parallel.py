@@ -1,10 +1,10 @@
-"""The same work for many items, in some threads."""
+"""The same work for many items in some threads, and the next item fetched while one is worked on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, cast
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,3 +29,21 @@ def in_parallel(work: Callable[[T], R], items: Sequence[T], *, threads: int) -> 
     for one in runs:
         one.result()
     return [results[number] for number in range(len(items))]
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each fetched in another thread while the one before it is worked on.
+
+    What a store's client reads while it writes must be fetched so: it calls us inside its own loop, which cannot wait
+    for itself.
+    """
+    end = object()
+
+    def fetch() -> T | object:
+        return next(items, end)
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead") as pool:
+        coming = pool.submit(fetch)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(fetch)
+            yield cast(T, item)

@@ -10,10 +10,12 @@ from itertools import chain
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.downloads import Found, find_again
+from blocks.catalog.locations import restore_first
 from blocks.errors import ContentMismatchError, NotFoundError, RefusedError, StorageError
 from blocks.object_store import ObjectStore
 from blocks.object_store.transfer import read_bytes, read_stream
 from tasks.content import decoded
+from tasks.parallel import ahead
 from tasks.stores import Locations
 from tasks.zipping import Member
 
@@ -35,7 +37,7 @@ class File:
 def why_unreadable(found: Found, name: str) -> StorageError | None:
     """Why an object cannot be read; None where it can."""
     if found.needs_restore:
-        return RefusedError(f"{name} lies in {found.location}, which must restore it first: run rehydrate-job")
+        return restore_first(name, found.location)
     if found.state != "live":
         return RefusedError(f"{name} is {found.state}; run explain-object to see what happened to it")
     return None
@@ -66,7 +68,7 @@ class Reading:
         try:
             for file, early in self._ahead(files, pool):
                 try:
-                    chunks = _begun(self._content(file, early, pool))
+                    chunks = _begun(self._content(file, early))
                 except NotFoundError as error:
                     self._skipped.append((file.name, error))
                     continue
@@ -97,11 +99,11 @@ class Reading:
     def _store(self, found: Found) -> ObjectStore:
         return self.locations.named(found.location).store
 
-    def _content(self, file: File, early: Future[bytes] | None, pool: ThreadPoolExecutor) -> Iterator[bytes]:
+    def _content(self, file: File, early: Future[bytes] | None) -> Iterator[bytes]:
         """The decoded bytes; where the object was moved, the rest of them from its new place."""
         given = 0
         try:
-            for chunk in self._decoded(file.found, self._stored(file.found, early, pool)):
+            for chunk in self._decoded(file.found, self._stored(file.found, early)):
                 given += len(chunk)
                 self._progress(len(chunk))
                 yield chunk
@@ -109,7 +111,7 @@ class Reading:
             moved = self._moved(file, gone)
         else:
             return
-        for chunk in self._decoded(moved, self._stored(moved, None, pool)):
+        for chunk in self._decoded(moved, self._stored(moved, None)):
             rest = chunk[given:]
             given -= len(chunk) - len(rest)
             self._progress(len(rest))
@@ -122,16 +124,11 @@ class Reading:
         except ContentMismatchError as error:
             raise ContentMismatchError(f"{found.name}: {error}; run verify-objects") from error
 
-    def _stored(self, found: Found, early: Future[bytes] | None, pool: ThreadPoolExecutor) -> Iterator[bytes]:
+    def _stored(self, found: Found, early: Future[bytes] | None) -> Iterator[bytes]:
         if early is not None:
             yield early.result()
             return
-        stream = read_stream(self._store(found), found.key)
-        coming = pool.submit(_next, stream)
-        # The next range is under way while this one is written.
-        while (chunk := coming.result()) is not None:
-            coming = pool.submit(_next, stream)
-            yield chunk
+        yield from ahead(read_stream(self._store(found), found.key))
 
     def _moved(self, file: File, gone: NotFoundError) -> Found:
         now = self.catalog.transaction(lambda connection: find_again(connection, file.found.id))
@@ -143,10 +140,6 @@ class Reading:
         if (error := why_unreadable(now, file.name)) is not None:
             raise NotFoundError(f"it was moved meanwhile: {error}") from gone
         return now
-
-
-def _next(stream: Iterator[bytes]) -> bytes | None:
-    return next(stream, None)
 
 
 def _begun(content: Iterator[bytes]) -> Callable[[], Iterator[bytes]]:

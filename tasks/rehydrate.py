@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.content import Content, content_of
 from blocks.catalog.jobs import JobRow, find_job, require_readable
-from blocks.catalog.locations import list_places
+from blocks.catalog.locations import list_places, restore_first
 from blocks.catalog.moving import Wanted, objects_of, start_over
 from blocks.errors import NotFoundError, RefusedError
 from blocks.policies import RelocationPolicy
@@ -107,14 +107,6 @@ def bring_back(
         raise RefusedError(f"{failed[0].name} could not be brought back: {failed[0].error}")
 
 
-def restore_first(location: OpenLocation) -> RefusedError:
-    """Why nothing can be read there yet, and the way out."""
-    return RefusedError(
-        f"{location.place.name} has to restore its objects before they can be read: restore them in the server (on "
-        "AWS: aws s3api restore-object), and when that is done run rehydrate-job with restored"
-    )
-
-
 def _require_free(job: JobRow) -> None:
     if job.hold is not None:
         raise RefusedError(
@@ -136,7 +128,7 @@ def _bring(
     if not restored:
         for place in {row.location_id for row in rows}:
             if (location := locations.of(place)).place.needs_restore:
-                raise restore_first(location)
+                raise restore_first(f"job {rows[0].job_id}", location.place.name)
     results: list[Relocated] = []
     targets = {row.id: _target(locations.of(row.location_id), home) for row in rows}
     for target in {one.place.id: one for one in targets.values()}.values():

@@ -28,7 +28,7 @@ from blocks.policies import RelocationPolicy
 from tasks.content import decode_whole, decoded, encode_whole, encoded, hash_content
 from tasks.intents import remove_given_up
 from tasks.layout import PLAYLISTS, rewritten_key
-from tasks.parallel import in_parallel
+from tasks.parallel import ahead, in_parallel
 from tasks.stores import Locations, OpenLocation
 from tasks.writing import attributes_of
 
@@ -235,7 +235,7 @@ def _transcoded(stored: bytes, row: Content, codec: str, target: Target) -> byte
 
 def _stream(source: OpenLocation, row: Content, codec: str, target: Target) -> Iterator[bytes]:
     """What is to be stored, some MiB at a time; it raises at its end where the content was not the row's."""
-    stored = read_stream(source.store, row.key)
+    stored = ahead(read_stream(source.store, row.key))
     if codec == row.codec == "zstd":
         return _decoded_beside(stored, row)
     content = _hashed(decoded(stored, row.codec, at_most=row.size_bytes), row)

@@ -15,7 +15,8 @@ from sqlalchemy import text
 
 from blocks.catalog import CatalogDatabase
 from blocks.object_store.listing import list_prefix
-from blocks.object_store.transfer import hash_object
+from blocks.object_store.transfer import head
+from tasks.content import hash_content
 from tasks.stores import OpenLocation
 
 
@@ -104,8 +105,9 @@ def run_elsewhere(catalog: CatalogDatabase, location: OpenLocation, script: str)
     )
 
 
-def assert_sound(catalog: CatalogDatabase, location: OpenLocation) -> None:
+def assert_sound(catalog: CatalogDatabase, *locations: OpenLocation) -> None:
     """Invariants 1, 2, 4 and 5 as they can be seen from outside, whatever a test did before."""
+    stores = {location.place.id: location.store for location in locations}
     for row in rows(
         catalog,
         "SELECT k.label, k.storage_used_bytes AS used, k.storage_reserved_bytes AS reserved, "
@@ -116,8 +118,21 @@ def assert_sound(catalog: CatalogDatabase, location: OpenLocation) -> None:
     ):
         assert row.used == row.used_sum, row.label
         assert row.reserved == row.reserved_sum, row.label
-    for row in rows(catalog, "SELECT key, sha256, size_bytes FROM stored_objects WHERE state = 'live'"):
-        assert hash_object(location.store, row.key) == (row.sha256, row.size_bytes), row.key
-    named = {row.key for row in rows(catalog, "SELECT key FROM stored_objects UNION SELECT key FROM relocations")}
-    for prefix in ("processed", "uploads"):
-        assert set(stored_keys(location, prefix)) <= named
+    for row in rows(
+        catalog,
+        "SELECT location_id, key, codec, sha256, size_bytes, stored_bytes FROM stored_objects WHERE state = 'live'",
+    ):
+        store = stores[row.location_id]
+        found = hash_content(store, row.key, row.codec, at_most=row.size_bytes)
+        assert found == (row.sha256, row.size_bytes), row.key
+        assert head(store, row.key).size_bytes == row.stored_bytes, row.key
+    named = {
+        row.key
+        for row in rows(
+            catalog,
+            "SELECT key FROM stored_objects UNION SELECT key FROM relocations UNION SELECT old_key FROM relocations",
+        )
+    }
+    for location in locations:
+        for prefix in ("processed", "uploads"):
+            assert set(stored_keys(location, prefix)) <= named

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 
 from blocks.catalog.customers import find_customer, require_enabled, storable
 from blocks.catalog.jobs import find_job, require_readable
+from blocks.catalog.locations import restore_first
 from blocks.errors import NotFoundError, RefusedError
 
 
@@ -64,6 +65,7 @@ _HAND_OUT = text(
       FROM job
      WHERE o.job_id = job.id AND o.kind = :kind AND o.state = 'live'
        AND (CAST(:name AS text) IS NULL OR o.name = :name)
+       AND NOT EXISTS (SELECT 1 FROM locations l WHERE l.id = o.location_id AND l.needs_restore)
     RETURNING o.id, o.kind, o.name, o.key, o.codec, o.location_id, o.size_bytes, o.sha256,
               job.filename, o.created_at, clock_timestamp() + :lasts AS expires_at
     """
@@ -77,7 +79,7 @@ def hand_out(
 
     Raises:
         NotFoundError: no such key, job of that key, or object of that kind.
-        RefusedError: the key is disabled, or the job is not readable.
+        RefusedError: the key is disabled, the job is not readable, or the object's place has to restore it first.
     """
     number = int(api_key) if api_key.isascii() and api_key.isdigit() and len(api_key) <= 18 else None
     if storable(api_key) and storable(name or ""):
@@ -102,14 +104,15 @@ def hand_out_hls(
     # A statement of its own: its snapshot is younger than the lock on the playlist's row, and so than any move.
     rows = connection.execute(
         text(
-            "SELECT o.id, o.name, o.key, o.codec, o.size_bytes, o.location_id, o.state FROM stored_objects o "
+            "SELECT o.id, o.name, o.key, o.codec, o.size_bytes, o.location_id, o.state, l.needs_restore "
+            "  FROM stored_objects o JOIN locations l ON l.id = o.location_id "
             " WHERE o.job_id = CAST(:job AS uuid) AND o.kind = :kind AND o.name <> :playlist "
             "   AND o.state NOT IN ('pending', 'purging') ORDER BY o.name"
         ),
         {"job": str(job_id), "kind": kind, "playlist": playlist},
     ).all()
     for row in rows:
-        if row.state != "live":
+        if row.state != "live" or row.needs_restore:
             raise _why_not(connection, api_key, job_id, kind, row.name)
     return handed, [HandedFile(*row[:6]) for row in rows]
 
@@ -118,10 +121,15 @@ def _why_not(connection: Connection, api_key: str, job_id: UUID, kind: str, name
     require_enabled(find_customer(connection, api_key))
     job = require_readable(find_job(connection, job_id, api_key=api_key))
     rows = connection.execute(
-        text("SELECT kind, state, name FROM stored_objects  WHERE job_id = CAST(:job AS uuid) AND state <> 'purging'"),
+        text(
+            "SELECT o.kind, o.state, o.name, l.name AS location, l.needs_restore FROM stored_objects o "
+            "  JOIN locations l ON l.id = o.location_id WHERE o.job_id = CAST(:job AS uuid) AND o.state <> 'purging'"
+        ),
         {"job": str(job.id)},
     ).all()
     same = [row for row in rows if row.kind == kind and name in (None, row.name)]
+    if any(row.needs_restore for row in same):
+        return restore_first(f"{kind} of job {job_id}", same[0].location)
     if same:
         return RefusedError(f"{kind} of job {job_id} is {same[0].state}; run explain-object to see what happened to it")
     kinds = ", ".join(sorted({row.kind for row in rows if row.state == "live"})) or "nothing yet"

@@ -195,6 +195,14 @@ def retire(connection: Connection, place: Place) -> None:
     connection.execute(text("UPDATE locations SET retired_at = clock_timestamp() WHERE id = :id"), {"id": place.id})
 
 
+def restore_first(what: str, place: str) -> RefusedError:
+    """Why something cannot be read where it lies, and the way out."""
+    return RefusedError(
+        f"{what} lies in {place}, which must restore it first: have the server restore it (on AWS: aws s3api "
+        "restore-object), and when that is done run rehydrate-job with restored"
+    )
+
+
 def read_identity(connection: Connection) -> Identity:
     """The catalog's id and epoch."""
     row = connection.execute(text("SELECT catalog_id, epoch FROM catalog_identity")).one()

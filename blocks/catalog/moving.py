@@ -202,6 +202,18 @@ def objects_of(connection: Connection, job_ids: Sequence[UUID], wanted: Wanted) 
     return [Content(*row) for row in rows]
 
 
+def unmovable(connection: Connection, location_id: int) -> list[tuple[str, int]]:
+    """How many rows of a place have no sound bytes that could be moved, by their state."""
+    rows = connection.execute(
+        text(
+            "SELECT coalesce(trashed_state, state) AS state, count(*) FROM stored_objects "
+            " WHERE location_id = :location AND coalesce(trashed_state, state) <> 'live' GROUP BY 1 ORDER BY 1"
+        ),
+        {"location": location_id},
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
 def sample_keys(
     connection: Connection, job_ids: Sequence[UUID], *, kinds: Sequence[str], but: Sequence[str], most: int
 ) -> list[tuple[int, str, int]]:

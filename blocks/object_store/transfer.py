@@ -176,6 +176,12 @@ def read_bytes(store: ObjectStore, key: str, *, at_most: int) -> bytes:
         return bytes(response.bytes())
 
 
+def read_range(store: ObjectStore, key: str, start: int, end: int) -> bytes:
+    """An object's bytes as stored, from `start` up to `end`."""
+    with store_errors(store, f"reading {key}"):
+        return bytes(obstore.get_range(store.fast, key, start=start, end=end))
+
+
 def read_stream(store: ObjectStore, key: str) -> Iterator[bytes]:
     """An object's bytes as stored, some MiB at a time.
 
@@ -183,8 +189,7 @@ def read_stream(store: ObjectStore, key: str) -> Iterator[bytes]:
     """
     size = head(store, key).size_bytes
     for start in range(0, size, RANGE_BYTES):
-        with store_errors(store, f"reading {key}"):
-            yield bytes(obstore.get_range(store.fast, key, start=start, end=min(start + RANGE_BYTES, size)))
+        yield read_range(store, key, start, min(start + RANGE_BYTES, size))
 
 
 def hash_object(store: ObjectStore, key: str) -> tuple[str, int]:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from blocks.catalog import CatalogDatabase
+from blocks.catalog.locations import Declaration, declare_place, read_identity
+from blocks.embedded import Endpoints
+from blocks.object_store import ObjectStore
+from blocks.object_store.block import MIB
+from blocks.object_store.probing import Capabilities
+from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy, IngestPolicy
 from tasks.downloads import DownloadReport, bulk_download
 from tasks.ingest import IngestReport, ingest_videos
+from tasks.layout import IDENTITY_KEY
 from tasks.outputs import register_outputs
 from tasks.stores import Locations, OpenLocation
+from tests.conftest import make_store
 from tests.helpers import assert_sound, write_outputs
 
 
@@ -32,6 +41,36 @@ def job(catalog, location, policy, new_job, tmp_path):  # type: ignore[no-untype
     made = new_job()
     register_outputs(catalog, location, policy, job_id=made, outputs=str(write_outputs(tmp_path / "out")))
     return made
+
+
+@pytest.fixture
+def declare(endpoints: Endpoints, catalog: CatalogDatabase, capabilities: Capabilities):  # type: ignore[no-untyped-def]
+    """Makes a location: in a bucket of its own on the embedded server, or through a store that is given."""
+
+    def make(name: str, *, tier: str = "hot", store: ObjectStore | None = None, **said: object) -> OpenLocation:
+        if store is None:
+            store = make_store(endpoints, prefix="", bucket=f"{name}-{uuid4()}", multipart_upload_part_bytes=5 * MIB)
+            store.s3.create_bucket(Bucket=store.bucket)
+        place = catalog.transaction(
+            lambda connection: declare_place(
+                connection, name=name, store=name, bucket=store.bucket, prefix=store.prefix,
+                capabilities=capabilities.as_json(), said=Declaration(tier=tier, **said),
+            )
+        )  # fmt: skip
+        put_bytes(store, IDENTITY_KEY, catalog.transaction(read_identity).as_text().encode(), {})
+        return OpenLocation(place, store, capabilities)
+
+    return make
+
+
+@pytest.fixture
+def cold(declare) -> OpenLocation:  # type: ignore[no-untyped-def]
+    return declare("cold", tier="cold")
+
+
+@pytest.fixture
+def locations(catalog: CatalogDatabase, location: OpenLocation, cold: OpenLocation) -> Locations:
+    return Locations(catalog, location, [cold])
 
 
 @pytest.fixture

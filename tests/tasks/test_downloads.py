@@ -156,25 +156,19 @@ def test_a_job_that_is_not_readable(download, catalog, new_job, location, job, c
 def test_objects_that_cannot_be_read_now(download, catalog, location, job) -> None:  # type: ignore[no-untyped-def]
     execute(catalog, "UPDATE stored_objects SET state = 'missing' WHERE kind = 'audio'")
     execute(catalog, "UPDATE stored_objects SET state = 'corrupt' WHERE name LIKE '720p/segments/segment_0001%'")
-    for name, restore in (("cold", "true"), ("elsewhere", "false")):
-        execute(
-            catalog,
-            f"INSERT INTO locations (name, store, bucket, needs_restore) VALUES (:name, 'other', :name,   {restore})",
-            name=name,
-        )
+    execute(catalog, "INSERT INTO locations (name, store, bucket, needs_restore) VALUES ('cold', 'a', 'b', true)")
     execute(
         catalog,
         "UPDATE stored_objects o SET location_id = l.id FROM locations l "
-        " WHERE (l.name, o.kind) IN (('cold', 'original'), ('elsewhere', 'metadata'))",
+        " WHERE (l.name, o.kind) = ('cold', 'original')",
     )
     report = download()
-    assert report.files == FILES_OF_A_JOB - 4 == len(opened(report).namelist()) - 1
+    assert report.files == FILES_OF_A_JOB - 3 == len(opened(report).namelist()) - 1
     reasons = {name.rpartition("/")[2]: reason for name, reason in report.skipped}
-    assert reasons.keys() == {"audio.mp3", "segment_0001.ts", "summer_ the film.mp4", "metadata.json"}
+    assert reasons.keys() == {"audio.mp3", "segment_0001.ts", "summer_ the film.mp4"}
     assert "is missing; run explain-object" in reasons["audio.mp3"]
     assert "is corrupt" in reasons["segment_0001.ts"]
     assert "lies in cold, which must restore it first" in reasons["summer_ the film.mp4"]
-    assert "lies in store elsewhere, not in main" in reasons["metadata.json"]
     with pytest.raises(RefusedError, match="is missing"):
         download(kinds=["audio"])
     with pytest.raises(NotFoundError, match="has no upload; name other kinds"):

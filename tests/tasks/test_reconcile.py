@@ -301,7 +301,7 @@ def test_ranges_cover_every_key_once(sweep: Sweep, location: OpenLocation, new_j
             row.id
             for part in parts
             for row in sweep.catalog.transaction(
-                lambda c, part=part: drift.expected_in_range(c, location.place.id, part.first, part.last)  # type: ignore[misc]
+                lambda c, part=part: drift.expected_in_range(c, [location.place.id], part.first, part.last)  # type: ignore[misc]
             )
         ]
         assert len(expected) == len(set(expected)) == 30

@@ -1,0 +1,74 @@
+"""The apply step of every flow that relocates: its moves as batches, each a task run, and what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from uuid import UUID
+
+from prefect import get_run_logger, task
+from prefect.futures import PrefectFuture
+
+from blocks.catalog import CatalogDatabase
+from blocks.loading import load_block
+from blocks.policies import RelocationPolicy
+from flows.batches import run_batches
+from flows.opening import open_catalog
+from tasks import moving
+from tasks.moving import BatchMoved, JobMoved, Mark, Move, MoveBatch
+from tasks.stores import Locations, open_named
+from tasks.sweeping import Sweep
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Names of the blocks that a batch opens where it runs."""
+
+    catalog: str
+    relocation: str
+    home: str
+
+
+@task(name="move-batch", task_run_name="batch {batch.number}", retries=2, retry_delay_seconds=5)
+def move_batch(batch: MoveBatch, blocks: Blocks) -> BatchMoved:
+    """Relocate one batch; takes names of blocks and ids of jobs, so that it can run on another machine."""
+    get_run_logger().debug("batch %s: %s jobs", batch.number, len(batch.job_ids))
+    catalog, locations, policy = _opened(blocks, batch.run)
+    return moving.move_batch(catalog, locations, policy, batch)
+
+
+@lru_cache(maxsize=8)
+def _opened(blocks: Blocks, run: str) -> tuple[CatalogDatabase, Locations, RelocationPolicy]:  # noqa: ARG001 -- once a run
+    # Blocks are asked of Prefect's server and markers of the bucket: once a process and run, not once a batch.
+    catalog = open_catalog(blocks.catalog)
+    locations = Locations(catalog, open_named(catalog, blocks.home))
+    return catalog, locations, load_block(RelocationPolicy, blocks.relocation)
+
+
+def run_moves(
+    sweep: Sweep, moves: Sequence[Move], blocks: Blocks, *, records: str = "", first: int = 0
+) -> list[BatchMoved]:
+    """All moves, `parallel_batches` at a time; the sweep's lock is looked at before each."""
+    policy = load_block(RelocationPolicy, blocks.relocation)
+    batches = moving.renumbered(moving.split(moves, policy, run=sweep.run, records=records), first)
+
+    def submit(number: int) -> PrefectFuture[BatchMoved]:
+        return move_batch.submit(batches[number], blocks)
+
+    def done(number: int) -> None:
+        # Batches end in about the order they began in; a bar may be ahead by as many as are under way.
+        sweep.progress(number * (len(moves) // max(1, len(batches))))
+
+    return run_batches(
+        submit, len(batches), at_once=policy.parallel_batches, progress=done, before_batch=sweep.before_batch
+    )
+
+
+def apply_moves(
+    sweep: Sweep, moves: Sequence[Move], blocks: Blocks, *, settled: Mapping[Mark, Sequence[UUID]]
+) -> dict[UUID, JobMoved]:
+    """Carry moves out and mark the jobs that are through; returns what became of each job."""
+    jobs = moving.sum_up(run_moves(sweep, moves, blocks))
+    moving.mark_through(sweep.catalog, moves, jobs, settled)
+    return jobs

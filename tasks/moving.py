@@ -1,0 +1,254 @@
+"""From a policy's decisions to batches of moves, and from their outcomes to a report: shared by all that relocates.
+
+A batch is values only, so that it can run on another machine; what it names is read again when its turn comes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from types import MappingProxyType
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.moving import Wanted, mark_compressed, mark_tiered, objects_of
+from blocks.catalog.relocations import LIVE, LIVE_OR_TRASHED
+from blocks.object_store.deletion import delete_keys
+from blocks.object_store.transfer import put_bytes, put_stream, read_stream
+from blocks.policies import RelocationPolicy
+from tasks.parallel import ahead
+from tasks.plans import Item, Outcome, Plan, Report
+from tasks.relocate import Relocated, Target, Why, relocate
+from tasks.stores import Locations, OpenLocation
+
+MOST_BATCHES = 240
+"""Prefect runs: one a batch, whatever the number of objects."""
+COMPRESSED = "compressed"
+"""What a job is marked as, beside the tiers."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a job is marked as when all of its moves went well, if nobody has asked for it since `idle_before`."""
+
+    what: str
+    idle_before: datetime
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is done to the objects of a job: which ones, where to, how they are stored there, and why."""
+
+    wanted: Wanted
+    target: str
+    operation: str
+    rule: str
+    codec: str | None = None
+    level: int = 19
+    least_gain_percent: int = 5
+
+
+@dataclass(frozen=True)
+class Move:
+    """One recipe for one job; `objects` of it were there when it was planned. `mark` is for when all went well."""
+
+    job_id: UUID
+    objects: int
+    recipe: Recipe
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True)
+class MoveBatch:
+    """Jobs of one recipe that go through together; `records` is where a line for each of their objects is written."""
+
+    number: int
+    job_ids: tuple[UUID, ...]
+    recipe: Recipe
+    run: str
+    records: str = ""
+
+
+@dataclass
+class JobMoved:
+    """What became of a job's objects, bytes as stored; `error` is the first reason of those that are not moved."""
+
+    moved: int = 0
+    skipped: int = 0
+    failed: int = 0
+    before_bytes: int = 0
+    after_bytes: int = 0
+    error: str = ""
+
+    def add(self, one: Relocated) -> None:
+        """Count one object's outcome."""
+        self.moved += one.result == "moved"
+        self.skipped += one.result == "skipped"
+        self.failed += one.result == "failed"
+        self.before_bytes += one.before_bytes if one.result == "moved" else 0
+        self.after_bytes += one.after_bytes
+        if one.error and (not self.error or one.result == "failed"):
+            self.error = f"{one.name}: {one.error}"
+
+    def join(self, other: JobMoved) -> None:
+        """Count another batch's outcomes of the same job."""
+        for name in ("moved", "skipped", "failed", "before_bytes", "after_bytes"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.error = other.error if other.failed or not self.error else self.error
+
+
+@dataclass(frozen=True)
+class BatchMoved:
+    """What became of a batch, by job. It travels between processes: values only."""
+
+    number: int
+    jobs: dict[UUID, JobMoved] = field(default_factory=dict)
+    records: str = ""
+
+
+def split(moves: Sequence[Move], policy: RelocationPolicy, *, run: str, records: str = "") -> list[MoveBatch]:
+    """Moves of one recipe together, about as many objects in each batch, and no more batches than a run should have."""
+    size = max(policy.batch_objects, -(-sum(move.objects for move in moves) // MOST_BATCHES))
+    batches: list[MoveBatch] = []
+    by_recipe: dict[Recipe, list[Move]] = {}
+    for move in moves:
+        by_recipe.setdefault(move.recipe, []).append(move)
+    for recipe, own in by_recipe.items():
+        jobs: list[UUID] = []
+        objects = 0
+        for move in own:
+            if jobs and objects + move.objects > size:
+                batches.append(MoveBatch(len(batches), tuple(jobs), recipe, run, records))
+                jobs, objects = [], 0
+            jobs.append(move.job_id)
+            objects += move.objects
+        batches.append(MoveBatch(len(batches), tuple(jobs), recipe, run, records))
+    return batches
+
+
+def move_batch(
+    catalog: CatalogDatabase,
+    locations: Locations,
+    policy: RelocationPolicy,
+    batch: MoveBatch,
+    *,
+    before_chunk: Callable[[], None] = lambda: None,
+) -> BatchMoved:
+    """Relocate what is there of these jobs by now."""
+    recipe = batch.recipe
+    rows = catalog.transaction(lambda connection: objects_of(connection, batch.job_ids, recipe.wanted))
+    target = Target(locations.named(recipe.target), recipe.codec, recipe.level, recipe.least_gain_percent)
+    why = Why(recipe.operation, recipe.rule, batch.run)
+    movable = LIVE_OR_TRASHED if "trashed" in recipe.wanted.states else LIVE
+    outcomes = relocate(catalog, locations, policy, rows, target, why, movable=movable, before_chunk=before_chunk)
+    jobs: dict[UUID, JobMoved] = {job_id: JobMoved() for job_id in batch.job_ids}
+    for one in outcomes:
+        jobs[one.job_id].add(one)
+    records = ""
+    if batch.records:
+        records = f"{batch.records}/part-{batch.number:05d}.csv"
+        places = {row.id: locations.of(row.location_id).place.name for row in rows}
+        keys = {row.id: row.key for row in rows}
+        lines = [_record(one, places[one.object_id], keys[one.object_id], recipe.target) for one in outcomes]
+        put_bytes(target.location.store, records, _csv(lines), {"Content-Type": "text/csv"})
+    return BatchMoved(batch.number, jobs, records)
+
+
+def sum_up(results: Sequence[BatchMoved]) -> dict[UUID, JobMoved]:
+    """What became of each job, over all of its batches."""
+    jobs: dict[UUID, JobMoved] = {}
+    for result in results:
+        for job_id, one in result.jobs.items():
+            jobs.setdefault(job_id, JobMoved()).join(one)
+    return jobs
+
+
+def mark_through(
+    catalog: CatalogDatabase,
+    moves: Sequence[Move],
+    jobs: Mapping[UUID, JobMoved],
+    settled: Mapping[Mark, Sequence[UUID]] = MappingProxyType({}),
+) -> None:
+    """Jobs all of whose moves went well, or that had none to make, need not be looked at again until they change."""
+    through = {mark: list(ids) for mark, ids in settled.items()}
+    for move in moves:
+        if move.mark is not None and move.job_id in jobs and not jobs[move.job_id].failed:
+            through.setdefault(move.mark, []).append(move.job_id)
+
+    def note(connection: Connection) -> None:
+        for mark, ids in through.items():
+            if mark.what == COMPRESSED:
+                mark_compressed(connection, ids, idle_before=mark.idle_before)
+            else:
+                mark_tiered(connection, ids, mark.what, idle_before=mark.idle_before)
+
+    if through:
+        catalog.transaction(note)
+
+
+def report_moves(
+    operation: str, plan: Plan, jobs: Mapping[UUID, JobMoved], *, saved: bool, notes: Sequence[str] = ()
+) -> Report:
+    """Every item's outcome. Its bytes are what was moved, or with `saved` what came back by it."""
+    outcomes = tuple(_outcome(item, jobs.get(UUID(item.subject)), saved) for item in plan.items)
+    return Report(operation, outcomes, tuple(notes))
+
+
+def _outcome(item: Item, job: JobMoved | None, saved: bool) -> Outcome:
+    if job is None:
+        return Outcome(item, "failed", "its batch did not run; the next run goes on")
+    size = job.before_bytes - job.after_bytes if saved else job.after_bytes
+    if job.failed:
+        return Outcome(item, "failed", f"{job.failed} objects were not moved; {job.error}", job.moved, size)
+    if not job.moved:
+        return Outcome(item, "skipped", job.error or "nothing of it is left to move")
+    left = f"{job.skipped} objects were left; {job.error}" if job.skipped else ""
+    return Outcome(item, "done", left, job.moved, size)
+
+
+COLUMNS = ("job_id", "object_id", "name", "result", "from", "from_key", "to", "bytes_before", "bytes_after", "error")
+
+
+def collect_records(location: OpenLocation, results: Sequence[BatchMoved], key: str) -> str:
+    """Put the batches' records together under `key`, streamed, and remove the parts."""
+    parts = [one.records for one in sorted(results, key=lambda one: one.number) if one.records]
+
+    def lines() -> Iterator[bytes]:
+        yield _csv([COLUMNS])
+        for part in parts:
+            yield from ahead(read_stream(location.store, part))
+
+    put_stream(
+        location.store, key, lines(), part_bytes=location.store.multipart_upload_part_bytes,
+        attributes={"Content-Type": "text/csv"}, checksums=location.capabilities.reads_checksum_headers,
+    )  # fmt: skip
+    delete_keys(location.store, parts)
+    return key
+
+
+def renumbered(batches: Sequence[MoveBatch], first: int) -> list[MoveBatch]:
+    """The batches of a later pass, numbered on."""
+    return [replace(batch, number=batch.number + first) for batch in batches]
+
+
+def _record(one: Relocated, place: str, key: str, target: str) -> tuple[str | int, ...]:
+    return (
+        str(one.job_id), str(one.object_id), one.name, one.result, place, key,
+        target if one.result == "moved" else "", one.before_bytes, one.after_bytes, one.error,
+    )  # fmt: skip
+
+
+def _csv(lines: Sequence[Sequence[str | int]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows([[_harmless(value) for value in line] for line in lines])
+    return text.getvalue().encode()
+
+
+def _harmless(value: str | int) -> str | int:
+    # A spreadsheet takes what begins like this for a formula (OWASP, CSV injection); names are customers'.
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

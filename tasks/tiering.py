@@ -1,0 +1,167 @@
+"""Which jobs move to a cheaper location, and what that saves: pure, from their sizes, their ages and a price table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from blocks.catalog import due
+from blocks.catalog.locations import Place, find_place, list_places
+from blocks.catalog.moving import IdleJob, KindSum, Wanted, jobs_to_tier
+from blocks.errors import InvalidInputError
+from blocks.policies import GIB, TierPolicy
+from tasks.moving import JobMoved, Mark, Move, Recipe
+from tasks.plans import Item, Plan
+from tasks.sweeping import Sweep
+
+OPERATION = "tier-jobs"
+RANK = {"hot": 0, "warm": 1, "cold": 2}
+
+
+@dataclass(frozen=True)
+class TierFacts:
+    """Idle jobs with what they store, by the tier that is due for them; `targets` are the tiers' locations."""
+
+    now: datetime
+    due: Mapping[str, tuple[IdleJob, ...]]
+    targets: Mapping[str, Place]
+    places: Mapping[int, Place]
+
+
+@dataclass(frozen=True)
+class TierPlan:
+    """The plan, its moves, what each job saves a month, and jobs that are through without a move, by their mark."""
+
+    plan: Plan
+    moves: tuple[Move, ...]
+    savings: Mapping[UUID, float]
+    settled: Mapping[Mark, tuple[UUID, ...]]
+
+    def notes(self, jobs: Mapping[UUID, JobMoved]) -> tuple[str, ...]:
+        """What the jobs that were moved save."""
+        saved = sum(self.savings.get(job_id, 0.0) for job_id, job in jobs.items() if job.moved and not job.failed)
+        return (f"saves about {saved:.4g} a month by the policy's prices",) if saved else ()
+
+
+def tier_targets(connection: Connection, policy: TierPolicy) -> dict[str, Place]:
+    """The locations that the policy names, coldest first.
+
+    Raises:
+        NotFoundError, RefusedError: one was never declared, or is retired.
+        InvalidInputError: one is declared as another tier.
+    """
+    named = {"cold": policy.cold_location, "warm": policy.warm_location}
+    targets = {tier: find_place(connection, name) for tier, name in named.items() if name}
+    for tier, place in targets.items():
+        if place.tier != tier:
+            raise InvalidInputError(
+                f"location {place.name} is declared as {place.tier}, the Tier Policy wants it {tier}: run probe-store "
+                f"for it with tier={tier}, or name another one"
+            )
+    return targets
+
+
+def find_idle(sweep: Sweep, policy: TierPolicy, *, now: datetime | None = None) -> TierFacts:
+    """Jobs that a tier is due for. Each costs one look a tier, until somebody asks for it again."""
+    now = now or sweep.catalog.transaction(due.now)
+
+    def read(connection: Connection) -> TierFacts:
+        targets = tier_targets(connection, policy)
+        found: dict[str, tuple[IdleJob, ...]] = {}
+        seen: set[UUID] = set()
+        for tier in targets:
+            jobs = jobs_to_tier(
+                connection,
+                tiers=[name for name, rank in RANK.items() if rank < RANK[tier]],
+                idle_before=_idle_before(policy, tier, now),
+                completed_before=now - timedelta(days=getattr(policy, f"{tier}_after_days")),
+                smallest_billed=policy.smallest_billed_kib * 1024,
+            )
+            found[tier] = tuple(job for job in jobs if job.id not in seen)
+            seen |= {job.id for job in jobs}
+        return TierFacts(now, found, targets, {place.id: place for place in list_places(connection)})
+
+    return sweep.catalog.transaction(read)
+
+
+def plan_tiers(facts: TierFacts, policy: TierPolicy) -> TierPlan:
+    """Each kind of a job moves where that saves more than it costs; what is small, on hold or too new there stays."""
+    items: list[Item] = []
+    skipped: list[Item] = []
+    moves: list[Move] = []
+    savings: dict[UUID, float] = {}
+    settled: dict[Mark, list[UUID]] = {}
+    for tier, jobs in facts.due.items():
+        target, rule = facts.targets[tier], f"{tier}_after_days"
+        mark = Mark(tier, _idle_before(policy, tier, facts.now))
+        for job in jobs:
+            because = f"completed {job.completed_at:%Y-%m-%d}, last asked for " + (
+                f"{job.last_accessed_at:%Y-%m-%d}" if job.last_accessed_at else "never"
+            )
+            moving = [one for one in job.sums if _why_not(one, tier, facts, policy) is None]
+            waiting = [why for one in job.sums if (why := _why_not(one, tier, facts, policy)) and why != _STAYS]
+            objects, size = sum(one.objects for one in moving), sum(one.stored_bytes for one in moving)
+            item = Item(
+                f"move to {target.name}", rule, str(job.id), because, job.customer, objects, size,
+                owner=job.customer_id, place=target.name,
+            )  # fmt: skip
+            if job.hold is not None:
+                if moving:
+                    skipped.append(replace(item, because=f"on hold: {job.hold}; {because}"))
+            elif moving:
+                saved = sum(_saved(one, tier, facts, policy) for one in moving)
+                savings[job.id] = saved
+                items.append(replace(item, because=f"{because}; saves {saved:.4g} a month"))
+                # What has to wait is looked at again: then the job is not through.
+                recipe = Recipe(
+                    Wanted(
+                        tuple(sorted({one.location_id for one in moving})), tuple(sorted({one.kind for one in moving}))
+                    ),
+                    target.name, OPERATION, rule,
+                )  # fmt: skip
+                moves.append(Move(job.id, objects, recipe, None if waiting else mark))
+            elif waiting:
+                skipped.append(replace(item, because=f"{waiting[0]}; {because}"))
+            else:
+                settled.setdefault(mark, []).append(job.id)
+    plan = Plan(OPERATION, tuple(items), tuple(skipped))
+    return TierPlan(plan, tuple(moves), savings, {mark: tuple(ids) for mark, ids in settled.items()})
+
+
+_STAYS = "stays"
+
+
+def _why_not(one: KindSum, tier: str, facts: TierFacts, policy: TierPolicy) -> str | None:
+    """Why a kind does not move now: `_STAYS` for good, another reason for a time; None where it moves."""
+    place, target = facts.places.get(one.location_id), facts.targets[tier]
+    if place is None or place.needs_restore or RANK[place.tier] >= RANK[tier]:
+        return _STAYS
+    if policy.server_moves_classes and place.shelf == target.shelf:
+        # Reconciliation follows it from the listing.
+        return _STAYS
+    if place.tier == "warm" and one.since + timedelta(days=policy.warm_minimum_days) > facts.now:
+        return f"billed as warm until {one.since + timedelta(days=policy.warm_minimum_days):%Y-%m-%d}"
+    cost = one.objects / 1000 * float(getattr(policy, f"{tier}_price_per_1000_moved"))
+    return None if _saved(one, tier, facts, policy) * policy.pays_back_months > cost else _STAYS
+
+
+def _saved(one: KindSum, tier: str, facts: TierFacts, policy: TierPolicy) -> float:
+    """What moving a kind saves a month: small objects are billed as larger ones there."""
+    place, target = facts.places[one.location_id], facts.targets[tier]
+    before = one.billed_bytes if place.tier != "hot" else one.stored_bytes
+    return (before * _price(place, policy) - one.billed_bytes * _price(target, policy)) / GIB
+
+
+def _price(place: Place, policy: TierPolicy) -> float:
+    """A GiB a month: what was declared of the location, else its tier's price in the policy."""
+    if place.price_per_gib_month is not None:
+        return float(place.price_per_gib_month)
+    return float(getattr(policy, f"{place.tier}_price"))
+
+
+def _idle_before(policy: TierPolicy, tier: str, now: datetime) -> datetime:
+    return now - timedelta(days=getattr(policy, f"{tier}_idle_days"))

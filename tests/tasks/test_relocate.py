@@ -1,0 +1,441 @@
+"""The mechanism: what is moved is proved, swapped under its generation, and old bytes stay while URLs for them last."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.content import Content
+from blocks.catalog.moving import Wanted, objects_of
+from blocks.catalog.relocations import LIVE_OR_TRASHED
+from blocks.errors import CatalogUnavailableError, RefusedError
+from blocks.object_store.probing import Capabilities
+from blocks.object_store.transfer import head, put_bytes, read_bytes
+from blocks.policies import RelocationPolicy, RetentionPolicy
+from tasks import intents, relocate
+from tasks.access import issue_download_url
+from tasks.cleanup import apply_cleanup, find_due
+from tasks.cleanup_plan import plan_cleanup
+from tasks.deletion import Wanted as Chosen
+from tasks.deletion import apply_deletion, apply_undelete, hold, plan_deletion, plan_undelete, select
+from tasks.downloads import bulk_download
+from tasks.intents import recover
+from tasks.outputs import register_outputs
+from tasks.relocate import Relocated, Target, Why
+from tasks.stores import Locations, OpenLocation
+from tasks.sweeping import Sweep
+from tests.helpers import assert_sound, execute, one, rows, stored_keys, write_outputs
+
+POLICY = RelocationPolicy()
+WHY = Why("tier-jobs", "cold_after_days", "the run")
+MIB = 1024**2
+
+
+@pytest.fixture
+def move(catalog: CatalogDatabase, locations: Locations, location: OpenLocation, cold: OpenLocation):  # type: ignore[no-untyped-def]
+    """Moves everything, or the rows that are given; whatever happens, everything is sound afterwards."""
+
+    def run(
+        target: OpenLocation = cold, rows: list[Content] | None = None, *, codec: str | None = None, **options: Any
+    ) -> list[Relocated]:
+        found = everything(catalog) if rows is None else rows
+        return relocate.relocate(catalog, locations, POLICY, found, Target(target, codec), WHY, **options)
+
+    yield run
+    assert_sound(catalog, location, cold)
+
+
+def everything(catalog: CatalogDatabase, *, states: tuple[str, ...] = ("live",)) -> list[Content]:
+    jobs = [row.id for row in rows(catalog, "SELECT id FROM jobs")]
+    places = tuple(row.id for row in rows(catalog, "SELECT id FROM locations"))
+    return catalog.transaction(lambda connection: objects_of(connection, jobs, Wanted(places, states=states)))
+
+
+def results(outcomes: list[Relocated]) -> dict[str, int]:
+    found = [one.result for one in outcomes]
+    return {result: found.count(result) for result in sorted(set(found))}
+
+
+def sweep_of(catalog: CatalogDatabase, *locations: OpenLocation) -> Sweep:
+    return Sweep(catalog, locations, run="the next run")
+
+
+def end_urls(catalog: CatalogDatabase) -> None:
+    execute(catalog, "UPDATE relocations SET release_after = now() - interval '1 s' WHERE state = 'swapped'")
+
+
+def test_there_and_back(move, catalog, location, cold, job) -> None:  # type: ignore[no-untyped-def]
+    used = one(catalog, "SELECT storage_used_bytes FROM api_keys")
+    before = everything(catalog)
+    assert results(move()) == {"moved": len(before)}
+    assert {row.location_id for row in everything(catalog)} == {cold.place.id}
+    assert len(stored_keys(cold)) == len(stored_keys(location)) == len(before), "old bytes stay for a while"
+    assert one(catalog, "SELECT storage_used_bytes FROM api_keys") == used
+    end_urls(catalog)
+    finished = recover(sweep_of(catalog, location, cold))
+    assert (finished.objects, finished.freed_bytes) == (len(before), sum(row.stored_bytes for row in before))
+    assert stored_keys(location) == []
+
+    assert results(move(location)) == {"moved": len(before)}
+    after = everything(catalog)
+    assert {row.key for row in after}.isdisjoint({row.key for row in before}), "no key is ever written twice"
+    assert [(row.sha256, row.size_bytes) for row in after] == [(row.sha256, row.size_bytes) for row in before]
+    log = rows(catalog, "SELECT before, after, rule, run FROM operation_log WHERE operation = 'tier-jobs' ORDER BY id")
+    assert len(log) == 2 * len(before)
+    assert (log[0].before["location"], log[0].after["location"]) == ("main", "cold")
+    assert (log[0].rule, log[0].run) == ("cold_after_days", "the run")
+
+
+def test_metadata_and_type_travel_along(move, catalog, cold, job) -> None:  # type: ignore[no-untyped-def]
+    move()
+    for row in everything(catalog):
+        found = head(cold.store, row.key)
+        assert found.metadata == {"object-id": str(row.id), "sha256": row.sha256}
+        content_type = cold.store.s3.head_object(Bucket=cold.store.bucket, Key=row.key)["ContentType"]
+        assert content_type != "application/octet-stream"
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB - 1, MIB, 5 * MIB + 1, 17 * MIB])
+@pytest.mark.parametrize("same", [True, False])
+def test_every_size_goes_whole_and_proved(  # type: ignore[no-untyped-def]
+    move, catalog, location, cold, new_job, monkeypatch, size: int, same: bool
+) -> None:
+    execute(catalog, "UPDATE api_keys SET storage_quota_bytes = NULL")
+    new_job(os.urandom(size) if size else b"x")
+    monkeypatch.setattr(relocate, "same_server", lambda *_: same)
+    assert results(move()) == {"moved": 1}
+    (row,) = everything(catalog)
+    assert row.location_id == cold.place.id
+    assert row.etag == head(cold.store, row.key).etag
+
+
+def test_a_copy_in_parts_is_read_back(move, catalog, location, cold, new_job, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    execute(catalog, "UPDATE api_keys SET storage_quota_bytes = NULL")
+    new_job(os.urandom(17 * MIB))
+    small = cold.store.model_copy(
+        update={"multipart_copy_threshold_bytes": 6 * MIB, "multipart_copy_part_bytes": 6 * MIB}
+    )
+    read: list[str] = []
+    real = relocate.hash_content
+    monkeypatch.setattr(
+        relocate, "hash_content", lambda store, key, *a, **o: read.append(key) or real(store, key, *a, **o)
+    )
+    assert results(move(replace(cold, store=small))) == {"moved": 1}
+    assert read == [everything(catalog)[0].key]
+    assert "-3" in str(head(cold.store, read[0]).etag)
+
+
+def test_a_server_that_refuses_to_copy_is_read_from(move, catalog, new_job, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    new_job(os.urandom(2 * MIB))
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise RefusedError("no copying here")
+
+    monkeypatch.setattr(relocate, "copy", refused)
+    assert results(move()) == {"moved": 1}
+
+
+@pytest.mark.parametrize("size", [500, 3 * MIB])
+def test_a_source_that_is_not_its_content_is_not_moved(catalog, location, cold, locations, new_job, size: int) -> None:  # type: ignore[no-untyped-def]
+    new_job(b"a" * size)
+    (row,) = everything(catalog)
+    put_bytes(location.store, row.key, b"b" * size, {})
+    (outcome,) = relocate.relocate(catalog, locations, POLICY, [row], Target(cold), WHY)
+    assert outcome.result == "failed"
+    assert "not its content" in outcome.error
+    assert everything(catalog) == [row]
+    assert stored_keys(cold) == []
+    assert one(catalog, "SELECT state FROM relocations") == "done"
+
+
+def test_a_store_that_does_not_check_is_read_back(  # type: ignore[no-untyped-def]
+    catalog, location, cold, locations, new_job, monkeypatch
+) -> None:
+    new_job(b"the content")
+    rows_before = everything(catalog)
+    real = relocate.put_bytes
+
+    def broken(store, key, body, attributes, **options):  # type: ignore[no-untyped-def]
+        return real(store, key, b"THE CONTENT", attributes, **options)
+
+    monkeypatch.setattr(relocate, "put_bytes", broken)
+    seen = Capabilities(())
+    (outcome,) = relocate.relocate(
+        catalog, locations, POLICY, rows_before, Target(replace(cold, capabilities=seen)), WHY
+    )
+    assert (outcome.result, stored_keys(cold)) == ("failed", [])
+    assert everything(catalog) == rows_before
+
+
+def test_compressed_and_back(move, catalog, location, job) -> None:  # type: ignore[no-untyped-def]
+    words = b"the same words again and again " * 500
+    execute(catalog, "UPDATE api_keys SET storage_quota_bytes = NULL")
+    (text,) = [row for row in everything(catalog) if row.kind == "transcript_txt"]
+    # As if the transcript were longer: the row and its bytes are changed together.
+    put_bytes(location.store, text.key, words, {})
+    execute(
+        catalog, "UPDATE stored_objects SET sha256 = encode(sha256(CAST(:words AS bytea)), 'hex'), size_bytes = :size, "
+        "stored_bytes = :size, etag = NULL WHERE id = :id", words=words, size=len(words), id=str(text.id),
+    )  # fmt: skip
+    (text,) = [row for row in everything(catalog) if row.kind == "transcript_txt"]
+    (outcome,) = move(location, [text], codec="zstd")
+    (packed,) = [row for row in everything(catalog) if row.kind == "transcript_txt"]
+    assert (packed.codec, packed.size_bytes, outcome.after_bytes) == ("zstd", len(words), packed.stored_bytes)
+    assert packed.stored_bytes < len(words) / 50
+    frame = read_bytes(location.store, packed.key, at_most=MIB)
+    assert frame[:4] == b"\x28\xb5\x2f\xfd", "one plain frame (RFC 8878, 3.1.1)"
+
+    (outcome,) = move(location, [packed], codec="zstd")
+    assert outcome.result == "moved", "already so: only copied"
+    (packed,) = [row for row in everything(catalog) if row.kind == "transcript_txt"]
+    move(location, [packed], codec="identity")
+    (plain,) = [row for row in everything(catalog) if row.kind == "transcript_txt"]
+    assert (plain.codec, plain.stored_bytes, plain.sha256) == ("identity", len(words), text.sha256)
+
+
+def test_what_does_not_get_smaller_is_left(move, catalog, location, new_job) -> None:  # type: ignore[no-untyped-def]
+    new_job(os.urandom(5000))
+    before = everything(catalog)
+    (outcome,) = move(location, codec="zstd")
+    assert (outcome.result, outcome.error) == ("skipped", "raw/video_original.mp4 would not get 5 % smaller")
+    assert everything(catalog) == before
+    assert stored_keys(location) == [before[0].key]
+
+
+@pytest.mark.parametrize("codec", ["zstd", "identity"])
+def test_large_texts_stream(move, catalog, location, new_job, monkeypatch, codec: str) -> None:  # type: ignore[no-untyped-def]
+    execute(catalog, "UPDATE api_keys SET storage_quota_bytes = NULL")
+    new_job(b"0123456789abcdef" * (MIB // 4) + os.urandom(100))
+    monkeypatch.setattr(relocate, "WHOLE_BYTES", 0)
+    assert results(move(location, codec="zstd")) == {"moved": 1}
+    (packed,) = everything(catalog)
+    assert packed.codec == "zstd"
+    assert results(move(codec=codec)) == {"moved": 1}
+    assert everything(catalog)[0].codec == codec
+
+
+def test_a_row_that_changed_since_is_left_alone(move, catalog, cold, job) -> None:  # type: ignore[no-untyped-def]
+    found = everything(catalog)
+    stale = [replace(row, generation=row.generation - 1) for row in found[:2]]
+    hold(catalog, job_ids=[str(job)], reason="case 7")
+    assert results(move(rows=stale + found[2:])) == {"skipped": len(found)}
+    assert stored_keys(cold) == []
+    hold(catalog, job_ids=[str(job)], reason="", release=True)
+    assert results(move(rows=stale + found[2:])) == {"moved": len(found) - 2, "skipped": 2}
+
+
+@pytest.mark.parametrize("what", ["trash", "hold", "move"])
+def test_what_happens_between_writing_and_swapping_wins(  # type: ignore[no-untyped-def]
+    move, catalog, location, cold, locations, job, monkeypatch, what: str
+) -> None:
+    found, real = everything(catalog), relocate._swap
+
+    def meanwhile(*arguments: Any) -> Any:
+        monkeypatch.setattr(relocate, "_swap", real)
+        if what == "trash":
+            plan = plan_deletion(select(catalog, Chosen((str(job),))))
+            apply_deletion(sweep_of(catalog, location), RetentionPolicy(), plan)
+        elif what == "hold":
+            hold(catalog, job_ids=[str(job)], reason="case 7")
+        else:
+            assert results(relocate.relocate(catalog, locations, POLICY, found, Target(cold), WHY)) == {
+                "moved": len(found)
+            }
+        return real(*arguments)
+
+    monkeypatch.setattr(relocate, "_swap", meanwhile)
+    assert results(move()) == {"skipped": len(found)}
+    assert len(stored_keys(cold)) == (len(found) if what == "move" else 0), "what was written in vain is removed"
+    assert not rows(catalog, "SELECT 1 FROM relocations WHERE state IN ('open', 'failed')")
+
+
+def test_a_swap_whose_answer_is_lost(move, catalog, cold, job, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    found, real = everything(catalog), relocate.swap
+
+    def hang_up(connection, *arguments, **options):  # type: ignore[no-untyped-def]
+        catalog.transaction(lambda other: real(other, *arguments, **options))
+        raise CatalogUnavailableError("the answer to COMMIT was lost")
+
+    monkeypatch.setattr(relocate, "swap", hang_up)
+    assert results(move()) == {"moved": len(found)}
+    assert len(stored_keys(cold)) == len(found)
+
+
+def test_the_trash_moves_and_comes_back(move, catalog, location, cold, job) -> None:  # type: ignore[no-untyped-def]
+    used = one(catalog, "SELECT storage_used_bytes FROM api_keys")
+    plan = plan_deletion(select(catalog, Chosen((str(job),))))
+    apply_deletion(sweep_of(catalog, location), RetentionPolicy(), plan)
+    found = everything(catalog, states=("trashed",))
+    assert found
+    assert results(move(rows=found)) == {"skipped": len(found)}, "only where it is asked for"
+    assert results(move(rows=found, movable=LIVE_OR_TRASHED)) == {"moved": len(found)}
+    assert {row.state for row in rows(catalog, "SELECT state FROM stored_objects")} == {"trashed"}
+    end_urls(catalog)
+    recover(sweep_of(catalog, location))
+    apply_undelete(sweep_of(catalog, location), plan_undelete(select(catalog, Chosen((str(job),)), trashed=True)))
+    assert one(catalog, "SELECT storage_used_bytes FROM api_keys") == used
+
+
+def test_an_old_url_works_to_its_end(  # type: ignore[no-untyped-def]
+    move, catalog, location, cold, locations, job, access
+) -> None:
+    """hot → cold → hot while a URL is still valid, with cleanups between."""
+    url = issue_download_url(catalog, locations, access, api_key="acme", job_id=job, kind="original").url
+    stream = issue_download_url(catalog, locations, access, api_key="acme", job_id=job, kind="hls_720p").url
+    segments = [line for line in httpx.get(stream).text.splitlines() if line.startswith("http")]
+    for target, minutes in ((cold, 59), (location, 0)):
+        assert set(results(move(target))) == {"moved"}
+        passed = f"{minutes} minutes"
+        execute(catalog, "UPDATE relocations SET release_after = release_after - CAST(:m AS interval)", m=passed)
+        recover(sweep_of(catalog, location, cold))
+        for each in (url, *segments):
+            assert httpx.get(each).status_code == 200
+    execute(catalog, "UPDATE relocations SET release_after = now() - interval '1 s'")
+    recover(sweep_of(catalog, location, cold))
+    assert {httpx.get(each).status_code for each in (url, *segments)} == {404}
+    fresh = issue_download_url(catalog, locations, access, api_key="acme", job_id=job, kind="original").url
+    assert httpx.get(fresh).content == b"the original"
+
+
+def test_a_segments_url_is_noted_on_its_playlist(move, catalog, locations, job, access) -> None:  # type: ignore[no-untyped-def]
+    issue_download_url(catalog, locations, access, api_key="acme", job_id=job, kind="hls_360p", expires_in=7200)
+    move()
+    for row in rows(
+        catalog,
+        "SELECT o.name, r.release_after > now() + interval '2 hours' AS kept FROM relocations r "
+        "  JOIN stored_objects o ON o.id = r.object_id",
+    ):
+        assert row.kept == row.name.startswith("360p/segments"), row.name
+
+
+def test_urls_are_served_while_everything_moves(  # type: ignore[no-untyped-def]
+    move, catalog, location, cold, locations, job, access
+) -> None:
+    """Readers never meet a refusal or a missing object, and every URL works, however often the objects move."""
+    done, errors, served = threading.Event(), [], [0]
+
+    def read() -> None:
+        while not done.is_set():
+            for kind in ("original", "audio", "hls_720p"):
+                try:
+                    issued = issue_download_url(catalog, locations, access, api_key="acme", job_id=job, kind=kind)
+                    answer = httpx.get(issued.url)
+                    assert answer.status_code == 200, (kind, answer.status_code)
+                    for line in answer.text.splitlines() if kind == "hls_720p" else ():
+                        if line.startswith("http"):
+                            assert httpx.get(line).status_code == 200, line
+                    served[0] += 1
+                except Exception as error:
+                    errors.append(error)
+                    return
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for number in range(12):
+        moved = move(cold if number % 2 == 0 else location)
+        assert results(moved).get("failed", 0) == 0
+        recover(sweep_of(catalog, location, cold))
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert errors == []
+    assert served[0] > 20
+
+
+def test_downloads_read_from_wherever_a_file_is(move, catalog, location, cold, locations, job, access) -> None:  # type: ignore[no-untyped-def]
+    half = everything(catalog)[::2]
+    move(rows=half)
+    report = bulk_download(catalog, locations, access, job_ids=[job])
+    assert (report.files, report.skipped) == (len(everything(catalog)), ())
+
+
+@pytest.mark.parametrize("state", ["open", "swapped", "failed"])
+def test_recovery_is_for_the_holder_of_the_lock(catalog, location, cold, locations, job, state: str) -> None:  # type: ignore[no-untyped-def]
+    move_one = everything(catalog)[:1]
+    relocate.relocate(catalog, locations, POLICY, move_one, Target(cold), WHY)
+    execute(
+        catalog, "UPDATE relocations SET state = :state, release_after = now() - interval '1 s', "
+        "key = CASE WHEN :state = 'swapped' THEN key ELSE key || 'x' END", state=state,
+    )  # fmt: skip
+    key = one(catalog, "SELECT CASE state WHEN 'swapped' THEN old_key ELSE key END FROM relocations")
+    lies = location if state == "swapped" else cold
+    put_bytes(lies.store, key, b"x", {})
+    assert recover(sweep_of(catalog, cold if lies is location else location)).objects == 0
+    assert recover(sweep_of(catalog, lies)).objects == 1
+    assert key not in stored_keys(lies)
+    assert one(catalog, "SELECT state FROM relocations") == "done"
+
+
+def test_lockless_writers_are_left_to_cleanup(catalog, location, cold, locations, job) -> None:  # type: ignore[no-untyped-def]
+    (row, *_) = everything(catalog)
+    execute(
+        catalog, "INSERT INTO relocations (id, object_id, job_id, generation, operation, location_id, key) "
+        "VALUES (gen_random_uuid(), :id, :job, 1, 'rehydrate-job', :place, 'processed/x')",
+        id=str(row.id), job=str(job), place=location.place.id,
+    )  # fmt: skip
+    recover(sweep_of(catalog, location))
+    assert one(catalog, "SELECT state FROM relocations") == "open"
+
+
+def test_cleanup_finishes_a_thousand_intents_at_once(  # type: ignore[no-untyped-def]
+    catalog, location, cold, locations, job, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    moved = relocate.relocate(catalog, locations, POLICY, everything(catalog), Target(cold), WHY)
+    end_urls(catalog)
+    requests: list[int] = []
+    real = intents.delete_keys
+    monkeypatch.setattr(intents, "delete_keys", lambda store, keys: requests.append(len(keys)) or real(store, keys))
+    sweep = sweep_of(catalog, location, cold)
+    facts = find_due(sweep, RetentionPolicy())
+    plan = plan_cleanup(facts)
+    assert [(item.rule, item.objects) for item in plan.items] == [("old_bytes_minutes", 0)]
+    report = apply_cleanup(sweep, RetentionPolicy(), facts, plan)
+    assert (report.objects, requests) == (len(moved), [len(moved)])
+    assert stored_keys(location) == []
+    execute(catalog, "UPDATE relocations SET created_at = now() - interval '31 days'")
+    apply_cleanup(
+        sweep, RetentionPolicy(), find_due(sweep, RetentionPolicy()), plan_cleanup(find_due(sweep, RetentionPolicy()))
+    )
+    assert rows(catalog, "SELECT 1 FROM relocations") == []
+
+
+def test_bounded_memory(move, catalog, new_job, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Objects under way never take more than the budget, and one that is larger goes alone."""
+    for number in range(6):
+        new_job(bytes([number]) * 400_000)
+    under_way, most, lock = [0], [0], threading.Lock()
+    real = relocate.read_bytes
+
+    def counted(store, key, *, at_most):  # type: ignore[no-untyped-def]
+        with lock:
+            under_way[0] += 1
+            most[0] = max(most[0], under_way[0])
+        try:
+            return real(store, key, at_most=at_most)
+        finally:
+            with lock:
+                under_way[0] -= 1
+
+    monkeypatch.setattr(relocate, "read_bytes", counted)
+    monkeypatch.setattr(relocate, "MIB", 20_000)  # 192 × 20,000 bytes hold four of them, and their copies
+    assert results(move()) == {"moved": 6}
+    assert most[0] <= 4
+
+
+def test_the_outputs_of_a_job_that_come_later_start_it_over(  # type: ignore[no-untyped-def]
+    catalog, location, policy, new_job: Callable[[bytes], UUID], tmp_path
+) -> None:
+    job = new_job(b"x")
+    execute(catalog, "UPDATE jobs SET tier = 'cold', compressed_at = now()")
+    register_outputs(catalog, location, policy, job_id=job, outputs=str(write_outputs(tmp_path / "out")))
+    assert rows(catalog, "SELECT tier, compressed_at FROM jobs") == [("hot", None)]
