@@ -51,7 +51,9 @@ def heal(
 
     def point(connection: Connection) -> bool:
         proved = [Proved(intent_id, written.etag, written.size_bytes)]
-        swapped = swap(connection, customer_id, proved, movable=UNSOUND, keep=OLD_BYTES_STAY, playlists=PLAYLISTS)
+        playlist = PLAYLISTS.get(missing.kind)
+        streams = [(missing.job_id, missing.kind, playlist)] if playlist else []
+        swapped = swap(connection, customer_id, proved, movable=UNSOUND, keep=OLD_BYTES_STAY, playlists=streams)
         if swapped:
             start_over(connection, [missing.job_id], asked=False)
         return bool(swapped)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,9 +20,17 @@ from uuid import UUID, uuid4
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.content import Content
 from blocks.catalog.relocations import LIVE, Intent, Movable, Proved, give_up_intents, open_intents, swap
-from blocks.errors import ContentMismatchError, NotSmallerError, RefusedError, StorageError, is_transient
+from blocks.errors import (
+    ContentMismatchError,
+    NotFoundError,
+    NotSmallerError,
+    RefusedError,
+    StorageError,
+    is_transient,
+)
 from blocks.object_store.block import MIB
-from blocks.object_store.copying import copy, same_server
+from blocks.object_store.copying import copy, copy_as_it_is, same_server
+from blocks.object_store.listing import find_etags
 from blocks.object_store.transfer import Written, part_size, put_bytes, put_stream, read_bytes, read_stream
 from blocks.policies import RelocationPolicy
 from tasks.content import decode_whole, decoded, encode_whole, encoded, hash_content
@@ -121,18 +129,23 @@ def _relocate_chunk(
     sources = {place: locations.of(place) for place in {row.location_id for row in rows}}
     local = {place: same_server(source.store, target.location.store) for place, source in sources.items()}
 
-    def write(row: Content) -> Proved | StorageError:
-        intent = intents[row.id]
+    def write(row: Content) -> Proved | StorageError | None:
+        intent, source = intents[row.id], sources[row.location_id]
         try:
+            if local[row.location_id] and _copies_as_it_is(row, intent, target.location):
+                with suppress(RefusedError, NotFoundError):  # a server that does not copy so is asked in another way
+                    copy_as_it_is(source.store, row.key, target.location.store, intent.key)
+                    return None
             with budget.hold(_memory_of(row, target.location)):
-                written = _write(sources[row.location_id], target, row, intent, local[row.location_id])
+                written = _write(source, target, row, intent, local[row.location_id])
         except StorageError as error:
             return error
         return Proved(intent.id, written.etag, written.size_bytes)
 
-    written = dict(
-        zip([row.id for row in rows], in_parallel(write, rows, threads=policy.parallel_transfers), strict=True)
-    )
+    results = in_parallel(write, rows, threads=policy.parallel_transfers)
+    copied = [row for row, one in zip(rows, results, strict=True) if one is None]
+    written = {row.id: one for row, one in zip(rows, results, strict=True) if one is not None}
+    written |= _prove_copies(target.location, copied, intents, threads=policy.parallel_transfers)
     errors = {object_id: str(one) for object_id, one in written.items() if isinstance(one, StorageError)}
     swapped = _swap(catalog, policy, rows, written, movable, errors)
     left = [intents[row.id] for row in rows if intents[row.id].id not in swapped]
@@ -155,6 +168,45 @@ def _relocate_chunk(
     return [outcome(row) for row in objects]
 
 
+def _copies_as_it_is(row: Content, intent: Intent, target: OpenLocation) -> bool:
+    """Whether a plain copy makes it what it shall be, and its ETag will prove that."""
+    return (
+        intent.codec == row.codec
+        and not target.place.storage_class
+        and row.stored_bytes <= target.store.multipart_copy_threshold_bytes
+        and _is_of_bytes(row.etag)
+    )
+
+
+def _is_of_bytes(etag: str | None) -> bool:
+    # That of a single part is made of the bytes; that of several depends on how they were cut.
+    return etag is not None and "-" not in etag
+
+
+def _prove_copies(
+    target: OpenLocation, rows: Sequence[Content], intents: Mapping[UUID, Intent], *, threads: int
+) -> dict[UUID, Proved | StorageError]:
+    """A copy with the ETag and size of what was proved before is the same bytes; any other is read."""
+    if not rows:
+        return {}
+    try:
+        there = find_etags(target.store, [intents[row.id].key for row in rows])
+    except StorageError as error:
+        return dict.fromkeys([row.id for row in rows], error)
+
+    def prove(row: Content) -> Proved | StorageError:
+        intent = intents[row.id]
+        etag, size = there.get(intent.key, (None, -1))
+        try:
+            if (etag, size) != (row.etag, row.stored_bytes):
+                _read_back(target, row, intent)
+        except StorageError as error:
+            return error
+        return Proved(intent.id, etag, row.stored_bytes)
+
+    return dict(zip([row.id for row in rows], in_parallel(prove, rows, threads=threads), strict=True))
+
+
 def _intent(row: Content, target: Target) -> Intent:
     intent_id = uuid4()
     key = rewritten_key(row.job_id, row.kind, row.name, intent_id)
@@ -172,12 +224,14 @@ def _swap(
     """One transaction a customer; an error of one keeps the others from nothing."""
     swapped: set[UUID] = set()
     keep = timedelta(minutes=policy.old_bytes_minutes)
-    for customer_id, own in groupby(sorted(rows, key=lambda row: row.customer_id), key=lambda row: row.customer_id):
+    for customer_id, group in groupby(sorted(rows, key=lambda row: row.customer_id), key=lambda row: row.customer_id):
+        own = list(group)
         proved = {row.id: one for row in own if isinstance(one := written[row.id], Proved)}
+        streams = {(row.job_id, row.kind, PLAYLISTS[row.kind]) for row in own if row.kind in PLAYLISTS}
         try:
             swapped |= catalog.transaction(
-                lambda connection, customer_id=customer_id, proved=proved: swap(  # type: ignore[misc]  # bound here
-                    connection, customer_id, list(proved.values()), movable=movable, keep=keep, playlists=PLAYLISTS
+                lambda connection, customer_id=customer_id, proved=proved, streams=streams: swap(  # type: ignore[misc]  # bound here
+                    connection, customer_id, list(proved.values()), movable=movable, keep=keep, playlists=streams
                 )
             )
         except StorageError as error:
@@ -272,9 +326,7 @@ def _decoded_beside(stored: Iterator[bytes], row: Content) -> Iterator[bytes]:
 def _copied(source: OpenLocation, target: OpenLocation, row: Content, intent: Intent) -> Written:
     attributes = attributes_of(target, row.name, row.id, row.sha256)
     written = copy(source.store, row.key, target.store, intent.key, size_bytes=row.stored_bytes, attributes=attributes)
-    # A single part's ETag is made of the bytes; those of several parts depend on how they were cut.
-    same = written.etag is not None and written.etag == row.etag and "-" not in written.etag
-    if not same or written.size_bytes != row.stored_bytes:
+    if not (_is_of_bytes(written.etag) and written.etag == row.etag) or written.size_bytes != row.stored_bytes:
         _read_back(target, row, intent)
     return written
 

@@ -6,12 +6,13 @@ one the old bytes, which stay until the last URL for them has ended; `failed` is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from blocks.catalog.customers import lock_customer
 
@@ -107,11 +108,11 @@ WITH wanted AS (
     SELECT r.id AS intent_id, r.operation, r.rule, r.run, r.location_id, r.key, r.codec, w.etag, w.stored_bytes,
            o.id, o.job_id, o.state AS old_state, o.location_id AS old_location_id, o.key AS old_key,
            o.codec AS old_codec, o.stored_bytes AS old_stored_bytes,
-           greatest(o.url_expires_at, p.url_expires_at, clock_timestamp()) + :keep AS release_after
+           greatest(o.url_expires_at, u.until, clock_timestamp()) + :keep AS release_after
       FROM wanted w JOIN relocations r ON r.id = w.id
       JOIN stored_objects o ON o.id = r.object_id JOIN jobs j ON j.id = o.job_id
-      LEFT JOIN unnest(CAST(:kinds AS text[]), CAST(:playlists AS text[])) AS k (kind, playlist) ON k.kind = o.kind
-      LEFT JOIN stored_objects p ON p.job_id = o.job_id AND p.name = k.playlist AND p.state <> 'purging'
+      LEFT JOIN unnest(CAST(:streams AS uuid[]), CAST(:kinds AS text[]), CAST(:untils AS timestamptz[]))
+        AS u (job_id, kind, until) ON u.job_id = o.job_id AND u.kind = o.kind
      WHERE r.state = 'open' AND o.generation = r.generation AND o.api_key_id = :customer AND {_MAY_MOVE}
      ORDER BY o.id FOR NO KEY UPDATE OF r, o
 ), moved AS (
@@ -120,7 +121,6 @@ WITH wanted AS (
            state = CASE o.state WHEN 'trashed' THEN o.state ELSE 'live' END, generation = o.generation + 1,
            verified_at = clock_timestamp(), relocated_at = clock_timestamp()
       FROM locked l WHERE o.id = l.id
-    RETURNING o.id
 ), swapped AS (
     -- An intent that cleanup gave up has no bytes any more, whoever wakes up late: it is not open.
     UPDATE relocations r
@@ -136,7 +136,8 @@ WITH wanted AS (
                'location', a.name, 'key', l.key, 'codec', l.codec, 'stored_bytes', l.stored_bytes), l.stored_bytes
       FROM locked l JOIN locations b ON b.id = l.old_location_id JOIN locations a ON a.id = l.location_id
 )
-SELECT l.intent_id FROM locked l JOIN moved m ON m.id = l.id
+-- What is locked is moved: nobody else could change it since.
+SELECT intent_id FROM locked
 """
 )
 
@@ -148,43 +149,46 @@ def swap(
     *,
     movable: Movable,
     keep: timedelta,
-    playlists: Mapping[str, str],
+    playlists: Collection[tuple[UUID, str, str]] = (),
 ) -> set[UUID]:
     """Point one customer's rows at their new bytes; returns the intents whose rows were still the ones that were read.
 
-    The old bytes stay for `keep` after the last URL for them; `playlists` names each HLS kind's playlist, on whose row
-    the URLs of its segments are noted. Nobody's counter moves, unless lost content comes back.
+    The old bytes stay for `keep` after the last URL for them. `playlists` are job, kind and playlist's name of every
+    stream among the rows: the URLs of its segments are noted on the playlist's row. Nobody's counter moves.
     """
     if not proved:
         return set()
     lock_customer(connection, customer_id)
-    ids = [str(one.intent_id) for one in proved]
-    # A URL for a segment is noted on its playlist's row: locked first, so that what the next statement reads is final.
-    connection.execute(
-        text(
-            "SELECT 1 FROM stored_objects p WHERE (p.job_id, p.name) IN ("
-            "   SELECT r.job_id, k.playlist FROM relocations r JOIN stored_objects o ON o.id = r.object_id "
-            "     JOIN unnest(CAST(:kinds AS text[]), CAST(:playlists AS text[])) AS k (kind, playlist) "
-            "       ON k.kind = o.kind "
-            "    WHERE r.id = ANY (CAST(:ids AS uuid[]))) AND p.state <> 'purging' ORDER BY p.id FOR NO KEY UPDATE"
-        ),
-        {"ids": ids, "kinds": list(playlists), "playlists": list(playlists.values())},
-    )
+    # Locked first, so that what the next statement is told is final: nobody makes a URL for a segment meanwhile.
+    streams = _lock_playlists(connection, playlists) if playlists else []
     rows = connection.execute(
         _SWAP,
         {
             "customer": customer_id,
-            "ids": ids,
+            "ids": [str(one.intent_id) for one in proved],
             "etags": [one.etag for one in proved],
             "sizes": [one.stored_bytes for one in proved],
             "states": list(movable.states),
             "even_on_hold": movable.even_on_hold,
             "keep": keep,
-            "kinds": list(playlists),
-            "playlists": list(playlists.values()),
+            "streams": [str(row.job_id) for row in streams],
+            "kinds": [row.kind for row in streams],
+            "untils": [row.url_expires_at for row in streams],
         },
     )
     return set(rows.scalars())
+
+
+def _lock_playlists(connection: Connection, playlists: Collection[tuple[UUID, str, str]]) -> Sequence[Row[Any]]:
+    return connection.execute(
+        text(
+            "SELECT p.job_id, p.kind, p.url_expires_at "
+            "  FROM unnest(CAST(:jobs AS uuid[]), CAST(:names AS text[])) AS w (job_id, name) "
+            "  JOIN stored_objects p ON p.job_id = w.job_id AND p.name = w.name AND p.state <> 'purging' "
+            " ORDER BY p.id FOR NO KEY UPDATE OF p"
+        ),
+        {"jobs": [str(job_id) for job_id, _, _ in playlists], "names": [name for _, _, name in playlists]},
+    ).all()
 
 
 def give_up_intents(connection: Connection, intent_ids: Sequence[UUID]) -> set[UUID]:

@@ -187,6 +187,10 @@ class ObjectStore(Block):
         """As `fast`, and every body and part carries its SHA-256 in a header, for servers that look at it."""
         return _obstore_client(_Settings(self), self.endpoint_url, checksums=True)
 
+    def copier(self, source: ObjectStore) -> S3Store:
+        """An obstore client that copies from a bucket of the same server into this one; its keys are whole paths."""
+        return _copying_client(_Settings(source), _Settings(self), self.endpoint_url)
+
     @property
     def public_fast(self) -> S3Store:
         """An obstore client that signs for the address customers use."""
@@ -238,8 +242,6 @@ def _boto3_client(settings: _Settings, endpoint_url: str) -> S3Client:
 
 @lru_cache(maxsize=64)
 def _obstore_client(settings: _Settings, endpoint_url: str, *, checksums: bool) -> S3Store:
-    from obstore.auth.boto3 import Boto3CredentialProvider
-
     store = settings.store
     options: dict[str, Any] = {"checksum_algorithm": "SHA256"} if checksums else {}
     if endpoint_url:
@@ -247,11 +249,31 @@ def _obstore_client(settings: _Settings, endpoint_url: str, *, checksums: bool) 
         if store.virtual_hosted:
             parts = urlsplit(endpoint_url)
             options["endpoint"] = f"{parts.scheme}://{store.bucket}.{parts.netloc}"
+    return _s3_store(
+        store, endpoint_url, prefix=store.prefix or None, virtual_hosted_style_request=store.virtual_hosted, **options
+    )
+
+
+@lru_cache(maxsize=64)
+def _copying_client(source: _Settings, target: _Settings, endpoint_url: str) -> S3Store:
+    # obstore copies inside "its" bucket only: it is told the source's name, which goes into the header of a copy, and
+    # the target's address, where the request goes.
+    store = target.store
+    parts = urlsplit(endpoint_url or f"https://s3.{store.region}.amazonaws.com")
+    address = (
+        f"{parts.scheme}://{store.bucket}.{parts.netloc}"
+        if store.virtual_hosted
+        else f"{parts.scheme}://{parts.netloc}/{store.bucket}"
+    )
+    return _s3_store(source.store, endpoint_url, virtual_hosted_style_request=True, endpoint=address)
+
+
+def _s3_store(store: ObjectStore, endpoint_url: str, **options: Any) -> S3Store:
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
     return S3Store(
         store.bucket,
-        prefix=store.prefix or None,
         region=store.region,
-        virtual_hosted_style_request=store.virtual_hosted,
         # Asks boto3, so that profiles, roles and sessions that renew themselves work here too.
         credential_provider=Boto3CredentialProvider(store.session),
         client_options={

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import obstore
+
 from blocks.object_store.block import ObjectStore
 from blocks.object_store.failures import store_errors
 from blocks.object_store.transfer import MOST_PARTS, Written, head
@@ -18,6 +20,15 @@ def same_server(source: ObjectStore, target: ObjectStore) -> bool:
     return (source.endpoint_url, source.region, source.keys.access_key) == (
         target.endpoint_url, target.region, target.keys.access_key,
     )  # fmt: skip
+
+
+def copy_as_it_is(source: ObjectStore, source_key: str, target: ObjectStore, target_key: str) -> None:
+    """Copy an object with its metadata, in one request and at twice the rate of `copy`.
+
+    The answer is not looked at: whoever copies asks `listing.find_etags` for many keys at once what is there.
+    """
+    with store_errors(target, f"copying {source_key} to {target_key}"):
+        obstore.copy(target.copier(source), source.path(source_key), target.path(target_key))
 
 
 def copy(

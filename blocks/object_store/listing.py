@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 
 import obstore
 
-from blocks.errors import UnfitStoreError
+from blocks.errors import NotFoundError, UnfitStoreError
 from blocks.object_store.block import ObjectStore
 from blocks.object_store.failures import store_errors
 
@@ -61,6 +62,38 @@ def list_range(
             if until is not None and item.key > until:
                 return
             yield item
+
+
+def find_etags(store: ObjectStore, keys: Sequence[str], *, threads: int = 16) -> dict[str, tuple[str | None, int]]:
+    """ETag and size of each of these objects that is there; neighbours are listed, single ones are asked for."""
+    folders: dict[str, list[str]] = {}
+    for key in keys:
+        folders.setdefault(key.rpartition("/")[0], []).append(key)
+    found: dict[str, tuple[str | None, int]] = {}
+
+    def look(folder: str) -> None:
+        own = sorted(folders[folder])
+        if len(own) >= WORTH_LISTING:
+            wanted = set(own)
+            for item in list_range(store, folder, after=own[0][:-1], until=own[-1]):
+                if item.key in wanted:
+                    found[item.key] = (item.etag, item.size_bytes)
+            own = [key for key in own if key not in found]
+        for key in own:
+            try:
+                with store_errors(store, f"looking at {key}"):
+                    meta = obstore.head(store.fast, key)
+            except NotFoundError:
+                continue
+            found[key] = (meta["e_tag"].strip('"') if meta["e_tag"] else None, meta["size"])
+
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        list(pool.map(look, folders))
+    return found
+
+
+WORTH_LISTING = 4
+"""Keys of one folder from which on a listing is cheaper than asking for each."""
 
 
 def _from(store: ObjectStore, prefix: str, after: str) -> Iterator[Listed]:

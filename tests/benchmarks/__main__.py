@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.benchmarks import catalog, ingesting, sweeping
+from tests.benchmarks import catalog, ingesting, relocating, sweeping
 from tests.benchmarks.harness import PAIRS, Bench, Measured, as_table, bench_stack, machine
 
 ROWS: dict[str, Callable[[Bench], Measured | list[Measured]]] = {
@@ -22,6 +22,11 @@ ROWS: dict[str, Callable[[Bench], Measured | list[Measured]]] = {
     "duplicate-lookup": catalog.duplicate_lookup,
     "reconcile": sweeping.reconcile,
     "delete": sweeping.delete,
+    "relocate-small": relocating.relocate_small,
+    "migrate": relocating.migrate,
+    "compress-text": relocating.compress_text,
+    "compress-skip": relocating.compress_skip,
+    "orchestration": relocating.orchestration,
     "growth-cleanup": sweeping.growth_cleanup,
     "growth-url": sweeping.growth_url,
     "growth-reconcile": sweeping.growth_reconcile,

@@ -9,12 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg2
+from prefect.blocks.core import Block
 from prefect_aws.credentials import MinIOCredentials
 
 from blocks.catalog import CatalogDatabase
@@ -84,7 +85,40 @@ class Bench:
             "s5cmd", "--endpoint-url", self.endpoints.s3_url, "--numworkers", "64", "--log", "error", *arguments
         )
 
-    def _timed(self, tool: str, *arguments: str) -> float:
+    def rclone(self, remotes: Mapping[str, tuple[str, str, str]], *arguments: str) -> float:
+        """Seconds that rclone takes, tuned; `remotes` are address, key and secret by name."""
+        settings = {}
+        for name, (url, key, secret) in remotes.items():
+            own = {
+                "TYPE": "s3",
+                "PROVIDER": "Other",
+                "ENDPOINT": url,
+                "ACCESS_KEY_ID": key,
+                "SECRET_ACCESS_KEY": secret,
+            }
+            settings |= {f"RCLONE_CONFIG_{name}_{field}": value for field, value in own.items()}
+        tuned = ("--transfers", "64", "--checkers", "64", "--fast-list", "--log-level", "ERROR")
+        return self._timed("rclone", *tuned, *arguments, **settings)
+
+    def prefect(self) -> None:
+        """A Prefect server beside the others, which this process uses from now on."""
+        stack = Stack(self.folder / "stack")
+        stack.start(prefect=True)
+        os.environ.update(stack.environment())
+
+    def save_blocks(
+        self, catalog: CatalogDatabase, stores: Mapping[str, ObjectStore], policies: Sequence[Block]
+    ) -> None:
+        """The blocks that flows open by name."""
+        catalog.save("main", overwrite=True)
+        for name, store in stores.items():
+            store.credentials.save(name, overwrite=True)
+            loaded = MinIOCredentials.load(name)
+            store.model_copy(update={"credentials": loaded}).save(name, overwrite=True, _sync=True)
+        for policy in policies:
+            policy.save("default", overwrite=True)
+
+    def _timed(self, tool: str, *arguments: str, **settings: str) -> float:
         started = time.perf_counter()
         subprocess.run(
             [str(Path(sys.executable).parent / tool), *arguments],
@@ -95,7 +129,8 @@ class Bench:
                 "AWS_ACCESS_KEY_ID": self.endpoints.access_key,
                 "AWS_SECRET_ACCESS_KEY": self.endpoints.secret_key.get_secret_value(),
                 "AWS_REGION": "us-east-1",
-            },
+            }
+            | settings,
         )
         return time.perf_counter() - started
 

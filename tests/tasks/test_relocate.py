@@ -140,6 +140,7 @@ def test_a_server_that_refuses_to_copy_is_read_from(move, catalog, new_job, monk
         raise RefusedError("no copying here")
 
     monkeypatch.setattr(relocate, "copy", refused)
+    monkeypatch.setattr(relocate, "copy_as_it_is", refused)
     assert results(move()) == {"moved": 1}
 
 
@@ -167,6 +168,7 @@ def test_a_store_that_does_not_check_is_read_back(  # type: ignore[no-untyped-de
         return real(store, key, b"THE CONTENT", attributes, **options)
 
     monkeypatch.setattr(relocate, "put_bytes", broken)
+    monkeypatch.setattr(relocate, "same_server", lambda *_: False)
     seen = Capabilities(())
     (outcome,) = relocate.relocate(
         catalog, locations, POLICY, rows_before, Target(replace(cold, capabilities=seen)), WHY
@@ -427,6 +429,7 @@ def test_bounded_memory(move, catalog, new_job, monkeypatch) -> None:  # type: i
                 under_way[0] -= 1
 
     monkeypatch.setattr(relocate, "read_bytes", counted)
+    monkeypatch.setattr(relocate, "same_server", lambda *_: False)
     monkeypatch.setattr(relocate, "MIB", 20_000)  # 192 × 20,000 bytes hold four of them, and their copies
     assert results(move()) == {"moved": 6}
     assert most[0] <= 4
