@@ -1,0 +1,120 @@
+"""Back to hot and decompressed: asked for, or by itself when a URL is wanted that a place or encoding cannot serve."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from blocks.catalog.moving import Wanted
+from blocks.errors import InvalidInputError, NotFoundError, RefusedError
+from blocks.policies import CompressionPolicy, RelocationPolicy
+from tasks.access import issue_download_url
+from tasks.compression import find_compressible, plan_compression
+from tasks.deletion import hold
+from tasks.moving import Recipe, mark_through, move_batch, split, sum_up
+from tasks.rehydrate import rehydrate_job
+from tasks.relocate import Target, relocate
+from tasks.stores import Locations
+from tasks.sweeping import Sweep
+from tests.helpers import assert_sound, execute, one, rows
+from tests.tasks.test_relocate import WHY, everything
+
+POLICY = RelocationPolicy()
+RULES = CompressionPolicy(after_days=1, idle_days=0, smallest_bytes=0, least_gain_percent=0, sample_objects=0)
+
+
+@pytest.fixture
+def compressed(catalog, location, cold, locations, job, tmp_path):  # type: ignore[no-untyped-def]
+    """The job, its texts compressed by the policy's own way; sound at the end."""
+    execute(catalog, "UPDATE jobs SET completed_at = now() - interval '100 days'")
+    # As small as a test's playlists are, zstd makes none of them smaller but these.
+    sweep = Sweep(catalog, (location, cold))
+    planned = plan_compression(find_compressible(sweep, locations, RULES), RULES)
+    results = [move_batch(catalog, locations, POLICY, batch) for batch in split(planned.moves, POLICY, run="a run")]
+    mark_through(catalog, planned.moves, sum_up(results))
+    assert rows(catalog, "SELECT DISTINCT name FROM stored_objects WHERE codec = 'zstd'"), "something is compressed"
+    assert one(catalog, "SELECT compressed_at IS NOT NULL FROM jobs")
+    yield job
+    assert_sound(catalog, location, cold)
+
+
+def test_a_url_of_what_is_compressed(compressed, catalog, locations, access) -> None:  # type: ignore[no-untyped-def]
+    """The stored bytes for one who decodes zstd; for others it is decompressed first, and stays so."""
+    wanted = {"api_key": "acme", "job_id": compressed, "kind": "hls_720p"}
+    playlist = issue_download_url(catalog, locations, access, **wanted)
+    assert "#EXTM3U" in httpx.get(playlist.url).text, "a playlist is made anew, whatever it is stored as"
+    assert rows(catalog, "SELECT 1 FROM stored_objects WHERE codec = 'zstd'")
+    execute(catalog, "UPDATE stored_objects SET kind = 'metadata' WHERE name = '360p/segments/playlist.m3u8'")
+    execute(catalog, "UPDATE stored_objects SET kind = 'upload' WHERE name = 'metadata.json'")
+    wanted["kind"] = "metadata"
+    with httpx.stream(
+        "GET", issue_download_url(catalog, locations, access, accept_encoding="zstd", **wanted).url
+    ) as raw:
+        assert raw.headers["content-encoding"] == "zstd"
+    assert one(catalog, "SELECT codec FROM stored_objects WHERE kind = 'metadata'") == "zstd"
+    url = issue_download_url(catalog, locations, access, accept_encoding="gzip", **wanted).url
+    assert httpx.get(url).text.startswith("#EXTM3U")
+    assert one(catalog, "SELECT codec FROM stored_objects WHERE kind = 'metadata'") == "identity"
+    assert rows(catalog, "SELECT tier, compressed_at FROM jobs") == [("hot", None)], "it is looked at again when idle"
+
+
+def test_the_whole_job_comes_back(compressed, catalog, location, cold, locations) -> None:  # type: ignore[no-untyped-def]
+    relocate(catalog, locations, POLICY, everything(catalog), Target(cold), WHY)
+    execute(catalog, "UPDATE jobs SET tier = 'cold'")
+    report = rehydrate_job(catalog, locations, POLICY, job_id=compressed)
+    assert (len(report.moved), report.others) == (len(everything(catalog)), ())
+    assert {(row.location_id, row.codec) for row in everything(catalog)} == {(location.place.id, "identity")}
+    assert rows(catalog, "SELECT tier, compressed_at, last_accessed_at > now() - interval '1 minute' FROM jobs") == [
+        ("hot", None, True)
+    ]
+    again = rehydrate_job(catalog, locations, POLICY, job_id=compressed)
+    assert (again.moved, again.there) == ((), len(everything(catalog)))
+    assert "were there" in again.summary()
+
+
+def test_a_place_that_customers_do_not_reach(catalog, location, declare, job, access) -> None:  # type: ignore[no-untyped-def]
+    inner = declare("inner", tier="warm", serves_urls=False)
+    locations = Locations(catalog, location, [inner])
+    relocate(catalog, locations, POLICY, everything(catalog), Target(inner), WHY)
+    for kind in ("audio", "hls_360p"):
+        issued = issue_download_url(catalog, locations, access, api_key="acme", job_id=job, kind=kind)
+        assert issued.url.startswith(location.store.endpoint_url)
+        for line in httpx.get(issued.url).text.splitlines() if kind == "hls_360p" else ():
+            assert not line.startswith("http") or httpx.get(line).status_code == 200
+    home = {row.kind for row in everything(catalog) if row.location_id == location.place.id}
+    assert home == {"audio", "hls_360p"}, "only what was asked for"
+    assert_sound(catalog, location, inner)
+
+
+def test_a_place_that_restores_first(catalog, location, declare, job, access) -> None:  # type: ignore[no-untyped-def]
+    glacier = declare("glacier", tier="cold", needs_restore=True)
+    locations = Locations(catalog, location, [glacier])
+    relocate(catalog, locations, POLICY, everything(catalog), Target(glacier), WHY)
+    way_out = "lies in glacier, which must restore it first: .* run rehydrate-job with restored"
+    for kind in ("audio", "hls_720p"):
+        with pytest.raises(RefusedError, match=way_out):
+            issue_download_url(catalog, locations, access, api_key="acme", job_id=job, kind=kind)
+    with pytest.raises(RefusedError, match=way_out):
+        rehydrate_job(catalog, locations, POLICY, job_id=job)
+    assert rehydrate_job(catalog, locations, POLICY, job_id=job, kinds=["audio"], restored=True).moved
+    assert issue_download_url(catalog, locations, access, api_key="acme", job_id=job, kind="audio").url
+    assert_sound(catalog, location, glacier)
+
+
+def test_what_is_refused(catalog, locations, job) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InvalidInputError, match="no job id"):
+        rehydrate_job(catalog, locations, POLICY, job_id="../x")
+    with pytest.raises(InvalidInputError, match="no kind"):
+        rehydrate_job(catalog, locations, POLICY, job_id=job, kinds=["video'; --"])
+    with pytest.raises(NotFoundError, match="no upload that could be brought back"):
+        rehydrate_job(catalog, locations, POLICY, job_id=job, kinds=["upload"])
+    with pytest.raises(NotFoundError, match="no location of the tier warm"):
+        rehydrate_job(catalog, locations, POLICY, job_id=job, tier="warm")
+    hold(catalog, job_ids=[str(job)], reason="case 7")
+    with pytest.raises(RefusedError, match="on hold"):
+        rehydrate_job(catalog, locations, POLICY, job_id=job)
+
+
+def test_wanted_is_a_value() -> None:
+    """Batches travel between processes, and recipes are told apart by what they are."""
+    assert Recipe(Wanted((1,)), "a", "o", "r") == Recipe(Wanted((1,)), "a", "o", "r")
