@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 key_app = typer.Typer(help="Customers: API keys and their quotas.", no_args_is_help=True)
 app.add_typer(key_app, name="key")
+location_app = typer.Typer(help="Locations: where objects live.", no_args_is_help=True)
+app.add_typer(location_app, name="location")
 
 out = Console()
 err = Console(stderr=True, soft_wrap=True)
@@ -230,6 +232,43 @@ def key_disable(
 
         customer = set_disabled(_catalog(catalog), api_key=api_key, disabled=not enable)
         out.print(f"key {customer.label} is {'disabled' if customer.disabled_at else 'enabled'}")
+
+
+@location_app.command("list")
+def location_list(catalog: CatalogName = "main") -> None:
+    """Show where objects live: tiers, classes, and how much lies there."""
+    with clear_errors():
+        use_local_prefect()
+        from blocks.catalog.locations import list_places, stored_in
+        from blocks.units import format_bytes
+
+        database = _catalog(catalog)
+        places = database.transaction(list_places)
+        sizes, names = database.transaction(stored_in), {place.id: place.name for place in places}
+        table = Table(title="locations", title_justify="left")
+        for column in ("location", "tier", "store", "bucket", "class", "objects", "stored", "new files go to"):
+            table.add_column(column, justify="right" if column in ("objects", "stored") else "left")
+        for place in places:
+            objects, size = sizes.get(place.id, (0, 0))
+            bucket = f"{place.bucket}/{place.prefix}" if place.prefix else place.bucket
+            table.add_row(
+                place.name, place.tier + (", restore first" if place.needs_restore else ""), place.store, bucket,
+                place.storage_class, str(objects), format_bytes(size), names.get(place.moved_to or 0, ""),
+            )  # fmt: skip
+        out.print(table)
+
+
+@location_app.command("retire")
+def location_retire(
+    name: Annotated[str, typer.Argument(help="Name of the location.")], catalog: CatalogName = "main"
+) -> None:
+    """Stop looking after a location that is empty since migrate-storage and cleanup; its bucket can go then."""
+    with clear_errors():
+        use_local_prefect()
+        from tasks.stores import retire_location
+
+        retire_location(_catalog(catalog), name)
+        out.print(f"location {_plain(name)} is retired; probe-store takes it into use again", highlight=False)
 
 
 def _block_catalog(name: str) -> CatalogDatabase:

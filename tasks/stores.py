@@ -17,6 +17,7 @@ from blocks.catalog.locations import (
     place_name,
     place_of_tier,
     read_identity,
+    retire,
 )
 from blocks.catalog.migrating import require_current_schema
 from blocks.errors import ForeignCatalogError, InvalidInputError, NotFoundError
@@ -168,6 +169,17 @@ def open_for_new_files(catalog: CatalogDatabase, name: str) -> OpenLocation:
     if moved_to is None:
         return location
     return open_named(catalog, catalog.transaction(lambda connection: place_name(connection, moved_to)))
+
+
+def retire_location(catalog: CatalogDatabase, name: str) -> None:
+    """Stop looking after a location that holds nothing any more; its bucket can be removed then.
+
+    Raises:
+        NotFoundError: no such location.
+        RefusedError: something still lies in it, or new files still go there.
+    """
+    require_current_schema(catalog)
+    catalog.transaction(lambda connection: retire(connection, find_place(connection, name)))
 
 
 def require_own(catalog: CatalogDatabase, location: OpenLocation) -> None:

@@ -100,6 +100,14 @@ def list_places(connection: Connection) -> list[Place]:
     return [_place(row) for row in connection.execute(text(f"{_SELECT} WHERE l.retired_at IS NULL ORDER BY l.id"))]
 
 
+def stored_in(connection: Connection) -> dict[int, tuple[int, int]]:
+    """Objects and stored bytes of each location that has any; it reads all rows."""
+    rows = connection.execute(
+        text("SELECT location_id, count(*), sum(stored_bytes)::bigint FROM stored_objects GROUP BY location_id")
+    )
+    return {row[0]: (row[1], row[2]) for row in rows}
+
+
 def place_of_tier(connection: Connection, tier: str) -> Place:
     """The location that objects are brought to for a tier: the oldest one that new files may go to.
 

@@ -109,7 +109,7 @@ ACTIONS = ("ingest", "compress", "migrate", "migrate", "rehydrate", "delete", "u
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_lives_of_jobs(  # type: ignore[no-untyped-def]
     catalog, location: OpenLocation, declare, policy, acme, tmp_path, monkeypatch, seed: int
 ) -> None:
