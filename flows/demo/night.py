@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -43,6 +44,7 @@ class Night(Steps):
         self.reconcile()
         self.delete_and_undo()
         self.download_all()
+        self.grow_cold()
         self.set_rules()
 
     def seed(self) -> None:
@@ -177,6 +179,59 @@ class Night(Steps):
             check(archive.content[:2] == b"PK", f"the archive's URL answered {archive.status_code}")
             check(report.files == len(jobs) * (SEGMENTS + 5), f"{report.files} files are in it")
             say(f"{report.files} files, {format_bytes(len(archive.content))}, with SHA256SUMS inside")
+
+    def grow_cold(self) -> None:
+        """Old jobs are compressed and move to a cold bucket; a URL from before works to its end."""
+        from prefect_aws.credentials import MinIOCredentials
+
+        from blocks.loading import load_block
+        from blocks.policies import AccessPolicy, TierPolicy
+        from flows.compress_jobs import compress_jobs
+        from flows.opening import open_locations
+        from flows.probe_store import probe_store
+        from flows.rehydrate_job import rehydrate_job
+        from flows.tier_jobs import tier_jobs
+        from tasks.access import issue_download_url
+
+        with self.step("compress old jobs, move them to a cold bucket, and bring one back") as say:
+            archive = self.location.store.model_copy(
+                update={"bucket": "archive", "credentials": MinIOCredentials.load("main")}
+            )
+            with suppress(archive.s3.exceptions.BucketAlreadyOwnedByYou):
+                archive.s3.create_bucket(Bucket=archive.bucket)
+            archive.save("archive", overwrite=True)
+            probe_store(store="archive", tier="cold")
+            # Prices of a real price list; smallest_billed_kib would leave these tiny files hot.
+            TierPolicy(cold_location="archive", smallest_billed_kib=0, cold_price_per_1000_moved=0).save(
+                "demo", overwrite=True
+            )
+            old = self.jobs["in use"][8:]
+            self._sql(
+                "UPDATE jobs SET completed_at = now() - interval '400 days', last_accessed_at = NULL "
+                "WHERE id = ANY (CAST(:jobs AS uuid[]))",
+                old,
+            )
+            reach, access = open_locations(self.catalog, "main"), load_block(AccessPolicy, "default")
+            compressed = str(compress_jobs(return_state=True).message)
+            # A URL from before the move; that it was asked for is forgotten, or the job would not be idle.
+            wanted: Any = {"api_key": self.label, "job_id": old[0], "kind": "video_720p"}
+            before = issue_download_url(self.catalog, reach, access, **wanted)
+            self._sql("UPDATE jobs SET last_accessed_at = NULL WHERE id = ANY (CAST(:jobs AS uuid[]))", old)
+            moved = str(tier_jobs(policy="demo", return_state=True).message)
+            check(self._lies_in(old[0]) == {"archive"}, "the old jobs are not in the cold bucket")
+            after = issue_download_url(self.catalog, reach, access, **wanted)
+            answers = {httpx.get(one.url, timeout=60).content for one in (before, after)}
+            check(len(answers) == 1 and before.url != after.url, "the old and the new URL differ")
+            rehydrate_job(job_id=str(old[0]))
+            check(self._lies_in(old[0]) == {"main"}, "the job did not come back")
+            say(f"{compressed}. {moved}")
+
+    def _lies_in(self, job: UUID) -> set[str]:
+        statement = (
+            "SELECT DISTINCT l.name FROM stored_objects o JOIN locations l ON l.id = o.location_id "
+            " WHERE o.job_id = ANY (CAST(:jobs AS uuid[])) AND o.state = 'live'"
+        )
+        return {row.name for row in self._sql(statement, [job])}
 
     def set_rules(self) -> None:
         """The bucket's own rules are the net below the cleanup."""
