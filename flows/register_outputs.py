@@ -7,7 +7,7 @@ from prefect.client.schemas.objects import State
 
 from blocks.loading import load_block
 from blocks.policies import IngestPolicy
-from flows.opening import done, open_catalog, open_store, reported, run_label, show_table
+from flows.opening import done, open_catalog, open_inbox, open_store, reported, run_label, show_table
 from tasks import outputs as outputs_of_jobs
 from tasks.outputs import RegisterReport
 
@@ -30,7 +30,8 @@ def register_outputs(
         policy: Name of the Ingest Policy block, for its source roots.
     """
     database = open_catalog(catalog)
-    location = open_store(database, store)
+    # What a worker left under temp/ is copied inside its bucket; a folder goes where new files go.
+    location = open_store(database, store) if outputs.startswith("temp/") else open_inbox(database, store)
     report = outputs_of_jobs.register_outputs(
         database, location, load_block(IngestPolicy, policy), job_id=job_id, outputs=outputs, run=run_label()
     )

@@ -9,6 +9,8 @@ from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.states import Completed
 
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.locations import list_places
 from blocks.loading import load_block
 from blocks.policies import IntegrityPolicy
 from flows.batches import RUNNER, progress_of, run_batches
@@ -18,12 +20,12 @@ from tasks import verify
 from tasks.verify import BatchResult, VerifyReport
 
 
-@flow(name="verify-objects", flow_run_name="verify {store}", task_runner=RUNNER, persist_result=True)
+@flow(name="verify-objects", flow_run_name="verify {kinds}", task_runner=RUNNER, persist_result=True)
 @reported
 def verify_objects(
     share: float | None = None,
     kinds: list[str] = [],  # noqa: B006 -- an empty list is what the form starts with; nobody changes it
-    store: str = "main",
+    stores: list[str] = [],  # noqa: B006 -- as above
     catalog: str = "main",
     policy: str = "default",
 ) -> State[VerifyReport]:
@@ -36,22 +38,15 @@ def verify_objects(
     Args:
         share: Percent of all objects to read; a week's part of verify_within_weeks unless given.
         kinds: Kinds to read; all unless given.
-        store: Name of the Object Store block.
+        stores: Names of locations; all declared ones that can be read at once, unless given.
         catalog: Name of the Catalog Database block.
         policy: Name of the Integrity Policy block.
     """
     database = open_catalog(catalog)
     rules = load_block(IntegrityPolicy, policy)
-    location = open_store(database, store)
-    live, batches = verify.choose(database, location, rules, share_percent=share, kinds=kinds)
-    run = run_label()
-
-    def submit(number: int) -> PrefectFuture[BatchResult]:
-        return verify_batch.submit(batches[number], number + 1, store, catalog, policy, run)
-
-    with progress_of("verify-objects", f"Reading {store}", len(batches)) as progress:
-        results = run_batches(submit, len(batches), at_once=2, progress=progress)
-    report = verify.put_together(database, location, live, results)
+    # What has to be restored first cannot be read every week.
+    names = stores or [place.name for place in database.transaction(list_places) if not place.needs_restore]
+    report = verify.join([_verify_place(database, name, rules, share, kinds, catalog, policy) for name in names])
     rows = [
         {"result": one.result, "kind": one.kind, "job": one.job_id, "key": one.key, "detail": one.detail,
          "what could heal it": report.cure(one) if one in report.hurt else ""}
@@ -60,6 +55,26 @@ def verify_objects(
     show_table("verify-objects", rows, report.summary())
     get_run_logger().info(report.summary())
     return Completed(name="Partial" if report.others else "Completed", message=report.summary(), data=report)
+
+
+def _verify_place(
+    database: CatalogDatabase,
+    store: str,
+    rules: IntegrityPolicy,
+    share: float | None,
+    kinds: list[str],
+    catalog: str,
+    policy: str,
+) -> VerifyReport:
+    location, run = open_store(database, store), run_label()
+    live, batches = verify.choose(database, location, rules, share_percent=share, kinds=kinds)
+
+    def submit(number: int) -> PrefectFuture[BatchResult]:
+        return verify_batch.submit(batches[number], number + 1, store, catalog, policy, run)
+
+    with progress_of("verify-objects", f"Reading {store}", len(batches)) as progress:
+        results = run_batches(submit, len(batches), at_once=2, progress=progress)
+    return verify.put_together(database, location, live, results)
 
 
 @task(name="verify-batch", task_run_name="batch {number}")

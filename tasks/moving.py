@@ -23,7 +23,8 @@ from blocks.object_store.transfer import put_bytes, put_stream, read_stream
 from blocks.policies import RelocationPolicy
 from tasks.parallel import ahead
 from tasks.plans import Item, Outcome, Plan, Report
-from tasks.relocate import Relocated, Target, Why, relocate
+from tasks.relocate import Relocated, Why, relocate
+from tasks.rewriting import Target
 from tasks.stores import Locations, OpenLocation
 
 MOST_BATCHES = 240

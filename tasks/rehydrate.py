@@ -17,7 +17,8 @@ from blocks.errors import NotFoundError, RefusedError
 from blocks.policies import RelocationPolicy
 from blocks.units import format_bytes
 from tasks.checks import check_job_id, check_kind
-from tasks.relocate import Relocated, Target, Why, relocate
+from tasks.relocate import Relocated, Why, relocate
+from tasks.rewriting import Target
 from tasks.stores import Locations, OpenLocation
 
 OPERATION = "rehydrate-job"

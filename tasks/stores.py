@@ -13,6 +13,7 @@ from blocks.catalog.locations import (
     Place,
     declare_place,
     find_place,
+    inbox_name,
     list_places,
     place_name,
     place_of_tier,
@@ -163,12 +164,9 @@ def open_named(catalog: CatalogDatabase, name: str) -> OpenLocation:
 
 
 def open_for_new_files(catalog: CatalogDatabase, name: str) -> OpenLocation:
-    """Where new files of this location go: to itself, or to where it was migrated."""
-    location = open_named(catalog, name)
-    moved_to = location.place.moved_to
-    if moved_to is None:
-        return location
-    return open_named(catalog, catalog.transaction(lambda connection: place_name(connection, moved_to)))
+    """Where new files of this location go: to itself, or to where it was migrated. The old one may be gone by then."""
+    require_current_schema(catalog)
+    return open_named(catalog, catalog.transaction(lambda connection: inbox_name(connection, name)))
 
 
 def retire_location(catalog: CatalogDatabase, name: str) -> None:

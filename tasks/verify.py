@@ -163,6 +163,18 @@ def put_together(
     )
 
 
+def join(reports: Sequence[VerifyReport]) -> VerifyReport:
+    """What all places came to."""
+    return VerifyReport(
+        live=sum(one.live for one in reports),
+        sound=sum(one.sound for one in reports),
+        sound_bytes=sum(one.sound_bytes for one in reports),
+        others=tuple(other for one in reports for other in one.others),
+        twins=tuple(twin for one in reports for twin in one.twins),
+        unsound=sum(one.unsound for one in reports),
+    )
+
+
 def _check(catalog: CatalogDatabase, location: OpenLocation, row: Content) -> Checked:
     def seen(result: str, detail: str = "") -> Checked:
         return Checked(row.id, row.job_id, row.kind, row.key, result, detail, row.stored_bytes, row.sha256)

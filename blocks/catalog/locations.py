@@ -89,6 +89,20 @@ def find_place(connection: Connection, name: str) -> Place:
     return place
 
 
+def inbox_name(connection: Connection, name: str) -> str:
+    """Which location takes the new files of this one: itself, or where it was migrated, be it retired by now or not.
+
+    Raises:
+        NotFoundError: it was never declared.
+    """
+    found: str | None = connection.execute(
+        text("SELECT coalesce(t.name, l.name) FROM locations l LEFT JOIN locations t ON t.id = l.moved_to "
+             " WHERE l.name = :name"),
+        {"name": name},
+    ).scalar()  # fmt: skip
+    return found or find_place(connection, name).name
+
+
 def place_name(connection: Connection, location_id: int) -> str:
     """The name of a location."""
     name: str = connection.execute(text("SELECT name FROM locations WHERE id = :id"), {"id": location_id}).scalar_one()

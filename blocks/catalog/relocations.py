@@ -192,13 +192,20 @@ def _lock_playlists(connection: Connection, playlists: Collection[tuple[UUID, st
 
 
 def give_up_intents(connection: Connection, intent_ids: Sequence[UUID]) -> set[UUID]:
-    """Release the keys of intents that were not swapped; of the others the key is some row's by now."""
+    """Give up intents that were not swapped; returns those whose bytes are surely nobody's.
+
+    Somebody else may have done so before: a cleanup, or an erasure of the job while its bytes were on their way.
+    """
+    wanted = {"ids": [str(one) for one in intent_ids]}
+    connection.execute(
+        text("UPDATE relocations SET state = 'failed' WHERE id = ANY (CAST(:ids AS uuid[])) AND state = 'open'"), wanted
+    )
     rows = connection.execute(
         text(
-            "UPDATE relocations SET state = 'failed' WHERE id = ANY (CAST(:ids AS uuid[])) AND state = 'open' "
-            "RETURNING id"
+            "SELECT r.id FROM relocations r WHERE r.id = ANY (CAST(:ids AS uuid[])) AND r.state IN ('failed', 'done') "
+            "   AND NOT EXISTS (SELECT 1 FROM stored_objects o WHERE o.location_id = r.location_id AND o.key = r.key)"
         ),
-        {"ids": [str(one) for one in intent_ids]},
+        wanted,
     )
     return set(rows.scalars())
 

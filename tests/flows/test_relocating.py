@@ -27,7 +27,7 @@ from blocks.policies import AccessPolicy, CompressionPolicy, IngestPolicy, Reloc
 from tasks.access import issue_download_url
 from tasks.intents import recover
 from tasks.outputs import register_outputs
-from tasks.stores import Locations, OpenLocation, open_named, probe_store, retire_location
+from tasks.stores import Locations, OpenLocation, open_for_new_files, open_named, probe_store, retire_location
 from tasks.sweeping import Sweep
 from tests.flows.test_flows import latest_artifact
 from tests.flows.test_sweeps import artifact
@@ -254,6 +254,8 @@ def test_migrate_to_another_server_and_back(  # type: ignore[no-untyped-def]
     with pytest.raises(RefusedError, match="still holds"):
         retire_location(catalog, "main")
     retire_location(catalog, "far")
+    execute(catalog, "UPDATE locations SET moved_to = :main WHERE name = 'far'", main=location.place.id)
+    assert open_for_new_files(catalog, "far").place.name == "main", "flows that name the old one go on"
     with pytest.raises(RefusedError, match="is retired"):
         open_named(catalog, "far")
 

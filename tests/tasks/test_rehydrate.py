@@ -13,7 +13,8 @@ from tasks.compression import find_compressible, plan_compression
 from tasks.deletion import hold
 from tasks.moving import Recipe, mark_through, move_batch, split, sum_up
 from tasks.rehydrate import rehydrate_job
-from tasks.relocate import Target, relocate
+from tasks.relocate import relocate
+from tasks.rewriting import Target
 from tasks.stores import Locations
 from tasks.sweeping import Sweep
 from tests.helpers import assert_sound, execute, one, rows

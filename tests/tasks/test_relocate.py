@@ -20,16 +20,17 @@ from blocks.errors import CatalogUnavailableError, RefusedError
 from blocks.object_store.probing import Capabilities
 from blocks.object_store.transfer import head, put_bytes, read_bytes
 from blocks.policies import RelocationPolicy, RetentionPolicy
-from tasks import intents, relocate
+from tasks import intents, relocate, rewriting
 from tasks.access import issue_download_url
 from tasks.cleanup import apply_cleanup, find_due
 from tasks.cleanup_plan import plan_cleanup
 from tasks.deletion import Wanted as Chosen
-from tasks.deletion import apply_deletion, apply_undelete, hold, plan_deletion, plan_undelete, select
+from tasks.deletion import apply_deletion, apply_erasure, apply_undelete, hold, plan_deletion, plan_undelete, select
 from tasks.downloads import bulk_download
 from tasks.intents import recover
 from tasks.outputs import register_outputs
-from tasks.relocate import Relocated, Target, Why
+from tasks.relocate import Relocated, Why
+from tasks.rewriting import Target
 from tasks.stores import Locations, OpenLocation
 from tasks.sweeping import Sweep
 from tests.helpers import assert_sound, execute, one, rows, stored_keys, write_outputs
@@ -124,7 +125,7 @@ def test_a_copy_in_parts_is_read_back(move, catalog, location, cold, new_job, mo
         update={"multipart_copy_threshold_bytes": 6 * MIB, "multipart_copy_part_bytes": 6 * MIB}
     )
     read: list[str] = []
-    real = relocate.hash_content
+    real = rewriting.hash_content
     monkeypatch.setattr(
         relocate, "hash_content", lambda store, key, *a, **o: read.append(key) or real(store, key, *a, **o)
     )
@@ -139,8 +140,8 @@ def test_a_server_that_refuses_to_copy_is_read_from(move, catalog, new_job, monk
     def refused(*_: Any, **__: Any) -> None:
         raise RefusedError("no copying here")
 
-    monkeypatch.setattr(relocate, "copy", refused)
-    monkeypatch.setattr(relocate, "copy_as_it_is", refused)
+    monkeypatch.setattr(rewriting, "copy", refused)
+    monkeypatch.setattr(rewriting, "copy_as_it_is", refused)
     assert results(move()) == {"moved": 1}
 
 
@@ -162,12 +163,12 @@ def test_a_store_that_does_not_check_is_read_back(  # type: ignore[no-untyped-de
 ) -> None:
     new_job(b"the content")
     rows_before = everything(catalog)
-    real = relocate.put_bytes
+    real = rewriting.put_bytes
 
     def broken(store, key, body, attributes, **options):  # type: ignore[no-untyped-def]
         return real(store, key, b"THE CONTENT", attributes, **options)
 
-    monkeypatch.setattr(relocate, "put_bytes", broken)
+    monkeypatch.setattr(rewriting, "put_bytes", broken)
     monkeypatch.setattr(relocate, "same_server", lambda *_: False)
     seen = Capabilities(())
     (outcome,) = relocate.relocate(
@@ -216,7 +217,7 @@ def test_what_does_not_get_smaller_is_left(move, catalog, location, new_job) -> 
 def test_large_texts_stream(move, catalog, location, new_job, monkeypatch, codec: str) -> None:  # type: ignore[no-untyped-def]
     execute(catalog, "UPDATE api_keys SET storage_quota_bytes = NULL")
     new_job(b"0123456789abcdef" * (MIB // 4) + os.urandom(100))
-    monkeypatch.setattr(relocate, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(rewriting, "WHOLE_BYTES", 0)
     assert results(move(location, codec="zstd")) == {"moved": 1}
     (packed,) = everything(catalog)
     assert packed.codec == "zstd"
@@ -257,6 +258,24 @@ def test_what_happens_between_writing_and_swapping_wins(  # type: ignore[no-unty
     assert results(move()) == {"skipped": len(found)}
     assert len(stored_keys(cold)) == (len(found) if what == "move" else 0), "what was written in vain is removed"
     assert not rows(catalog, "SELECT 1 FROM relocations WHERE state IN ('open', 'failed')")
+
+
+def test_a_job_that_is_erased_while_it_is_moved_leaves_nothing(  # type: ignore[no-untyped-def]
+    move, catalog, location, cold, job, monkeypatch
+) -> None:
+    found, real = everything(catalog), relocate._swap
+
+    def meanwhile(*arguments: Any) -> Any:
+        sweep = sweep_of(catalog, location, cold)
+        apply_erasure(sweep, plan_deletion(select(catalog, Chosen((str(job),))), purge_now=True))
+        for row in rows(catalog, "SELECT key FROM relocations"):  # and their bytes arrive only now
+            put_bytes(cold.store, row.key, b"late", {})
+        return real(*arguments)
+
+    monkeypatch.setattr(relocate, "_swap", meanwhile)
+    assert results(move()) == {"skipped": len(found)}
+    assert (stored_keys(location), stored_keys(cold)) == ([], [])
+    assert rows(catalog, "SELECT 1 FROM jobs") == []
 
 
 def test_a_swap_whose_answer_is_lost(move, catalog, cold, job, monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -416,7 +435,7 @@ def test_bounded_memory(move, catalog, new_job, monkeypatch) -> None:  # type: i
     for number in range(6):
         new_job(bytes([number]) * 400_000)
     under_way, most, lock = [0], [0], threading.Lock()
-    real = relocate.read_bytes
+    real = rewriting.read_bytes
 
     def counted(store, key, *, at_most):  # type: ignore[no-untyped-def]
         with lock:
@@ -428,7 +447,7 @@ def test_bounded_memory(move, catalog, new_job, monkeypatch) -> None:  # type: i
             with lock:
                 under_way[0] -= 1
 
-    monkeypatch.setattr(relocate, "read_bytes", counted)
+    monkeypatch.setattr(rewriting, "read_bytes", counted)
     monkeypatch.setattr(relocate, "same_server", lambda *_: False)
     monkeypatch.setattr(relocate, "MIB", 20_000)  # 192 × 20,000 bytes hold four of them, and their copies
     assert results(move()) == {"moved": 6}

@@ -24,7 +24,7 @@ SCRIPT = """
 import os, signal
 from blocks.catalog import CatalogDatabase
 from blocks.policies import RelocationPolicy
-from tasks import intents, relocate
+from tasks import intents, rewriting
 from tasks.migration import Migration, find_jobs, plan_migration
 from tasks.moving import move_batch, split
 from tasks.stores import Locations
@@ -49,7 +49,7 @@ def wrapped(work):
 
 CatalogDatabase.transaction = wrapped(CatalogDatabase.transaction)
 for name in {calls!r}:
-    setattr(relocate, name, wrapped(getattr(relocate, name)))
+    setattr(rewriting, name, wrapped(getattr(rewriting, name)))
 intents.delete_keys = wrapped(intents.delete_keys)
 locations, policy = Locations(catalog, location, [cold]), RelocationPolicy(batch_objects=8, parallel_transfers=1)
 migration = Migration(location, cold)
