@@ -127,7 +127,7 @@ def test_a_copy_in_parts_is_read_back(move, catalog, location, cold, new_job, mo
     read: list[str] = []
     real = rewriting.hash_content
     monkeypatch.setattr(
-        relocate, "hash_content", lambda store, key, *a, **o: read.append(key) or real(store, key, *a, **o)
+        rewriting, "hash_content", lambda store, key, *a, **o: read.append(key) or real(store, key, *a, **o)
     )
     assert results(move(replace(cold, store=small))) == {"moved": 1}
     assert read == [everything(catalog)[0].key]
