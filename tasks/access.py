@@ -100,7 +100,7 @@ TRIES = 3
 def _serves(locations: Locations, one: Handed | HandedFile, accept_encoding: str) -> bool:
     """Whether a URL for this object gives the caller its content."""
     location = locations.of(one.location_id)
-    if not location.place.serves_urls:
+    if not location.place.serves_urls or location.place.needs_restore:
         return False
     # A presigned GET negotiates nothing: whoever did not say that it decodes zstd would get bytes it cannot read.
     decodes = one.codec in {part.split(";")[0].strip() for part in accept_encoding.lower().split(",")}

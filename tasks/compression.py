@@ -49,6 +49,8 @@ class CompressionFacts:
     idle_before: datetime
     location_names: dict[int, str]
     samples: tuple[Sample, ...] = ()
+    whole: bool = True
+    """Whether every location was looked through: only then a job can be through."""
 
 
 @dataclass(frozen=True)
@@ -84,20 +86,19 @@ def find_compressible(
     idle_before = now - timedelta(days=policy.idle_days)
 
     def read(connection: Connection) -> CompressionFacts:
-        names = {
-            place.id: place.name for place in list_places(connection) if place.id in shelves and not place.needs_restore
-        }
+        places = list_places(connection)
+        names = {place.id: place.name for place in places if place.id in shelves and not place.needs_restore}
         jobs = jobs_to_compress(
             connection,
             wanted_in(list(names), policy),
             idle_before=idle_before,
             completed_before=now - timedelta(days=policy.after_days),
         )
-        return CompressionFacts(tuple(jobs), idle_before, names)
+        return CompressionFacts(tuple(jobs), idle_before, names, whole=all(place.id in shelves for place in places))
 
     facts = sweep.catalog.transaction(read)
     samples = _look_into(sweep, locations, facts, policy) if policy.sample_objects else ()
-    return CompressionFacts(facts.jobs, facts.idle_before, facts.location_names, samples)
+    return replace(facts, samples=samples)
 
 
 def plan_compression(facts: CompressionFacts, policy: CompressionPolicy) -> CompressionPlan:
@@ -120,15 +121,16 @@ def plan_compression(facts: CompressionFacts, policy: CompressionPolicy) -> Comp
         if job.hold is not None:
             skipped.append(replace(item, because=f"on hold: {job.hold}; {because}"))
         elif not objects:
-            settled.append(job.id)
+            if facts.whole:
+                settled.append(job.id)
         else:
             items.append(item)
             for place, count in _by_place(job).items():
                 recipe = Recipe(
                     wanted_in([place], policy), facts.location_names[place], OPERATION, "after_days", "zstd",
-                    policy.level, policy.least_gain_percent,
+                    policy.level, policy.least_gain_percent, facts.idle_before,
                 )  # fmt: skip
-                moves.append(Move(job.id, count, recipe, mark))
+                moves.append(Move(job.id, count, recipe, mark if facts.whole else None))
     samples = {sample.kind: sample for sample in facts.samples}
     skipped += [
         _left_alone(kind, objects, size, samples.get(kind)) for kind, (objects, size) in sorted(left.items()) if objects

@@ -11,7 +11,7 @@ from itertools import groupby
 
 from blocks.catalog import CatalogDatabase, due
 from blocks.catalog.objects import Extent
-from blocks.catalog.relocations import Intent, Unfinished, claim_unfinished, find_unfinished, finish_intents
+from blocks.catalog.relocations import MOST, Intent, Unfinished, claim_unfinished, find_unfinished, finish_intents
 from blocks.errors import LockLostError, StorageError
 from blocks.object_store.deletion import MOST_KEYS, delete_keys
 from tasks.stores import OpenLocation, require_own
@@ -24,6 +24,13 @@ class Finished:
 
     gone: dict[tuple[int, str], Extent] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+
+    def add(self, other: Finished) -> None:
+        """Count more."""
+        for what, extent in other.gone.items():
+            before = self.gone.get(what, Extent())
+            self.gone[what] = Extent(before.objects + extent.objects, before.stored_bytes + extent.stored_bytes)
+        self.failed |= other.failed
 
     @property
     def objects(self) -> int:
@@ -72,12 +79,18 @@ def recover(sweep: Sweep) -> Finished:
     """
     places = sorted({place for location in sweep.locations for place in location.place.shelf})
     now = sweep.catalog.transaction(due.now)
-    left = sweep.catalog.transaction(
-        lambda connection: find_unfinished(
-            connection, now=now, abandoned_before=None, location_ids=places, of_sweeps=True
+    result = Finished()
+    while True:
+        left = sweep.catalog.transaction(
+            lambda connection: find_unfinished(
+                connection, now=now, abandoned_before=None, location_ids=places, of_sweeps=True
+            )
         )
-    )
-    return finish_unfinished(sweep, left, before_batch=sweep.before_batch)
+        more = finish_unfinished(sweep, left, before_batch=sweep.before_batch)
+        result.add(more)
+        # What could not be removed would be found again: it is the next run's.
+        if len(left) < MOST or more.failed:
+            return result
 
 
 def remove_given_up(catalog: CatalogDatabase, location: OpenLocation, intents: Sequence[Intent], *, run: str) -> None:

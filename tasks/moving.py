@@ -16,7 +16,8 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.moving import Wanted, mark_compressed, mark_tiered, objects_of
+from blocks.catalog.content import Content
+from blocks.catalog.moving import Wanted, mark_compressed, mark_tiered, objects_of, still_idle
 from blocks.catalog.relocations import LIVE, LIVE_OR_TRASHED
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes, put_stream, read_stream
@@ -52,6 +53,8 @@ class Recipe:
     codec: str | None = None
     level: int = 19
     least_gain_percent: int = 5
+    idle_before: datetime | None = None
+    """Jobs that were asked for since are left alone when their turn comes."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class JobMoved:
 
     moved: int = 0
     skipped: int = 0
+    changed: int = 0
     failed: int = 0
     before_bytes: int = 0
     after_bytes: int = 0
@@ -90,6 +94,7 @@ class JobMoved:
         """Count one object's outcome."""
         self.moved += one.result == "moved"
         self.skipped += one.result == "skipped"
+        self.changed += one.result == "changed"
         self.failed += one.result == "failed"
         self.before_bytes += one.before_bytes if one.result == "moved" else 0
         self.after_bytes += one.after_bytes
@@ -98,7 +103,7 @@ class JobMoved:
 
     def join(self, other: JobMoved) -> None:
         """Count another batch's outcomes of the same job."""
-        for name in ("moved", "skipped", "failed", "before_bytes", "after_bytes"):
+        for name in ("moved", "skipped", "changed", "failed", "before_bytes", "after_bytes"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.error = other.error if other.failed or not self.error else self.error
 
@@ -142,7 +147,14 @@ def move_batch(
 ) -> BatchMoved:
     """Relocate what is there of these jobs by now."""
     recipe = batch.recipe
-    rows = catalog.transaction(lambda connection: objects_of(connection, batch.job_ids, recipe.wanted))
+
+    def read(connection: Connection) -> list[Content]:
+        ids: Sequence[UUID] = batch.job_ids
+        if recipe.idle_before is not None:
+            ids = still_idle(connection, ids, recipe.idle_before)
+        return objects_of(connection, ids, recipe.wanted)
+
+    rows = catalog.transaction(read)
     target = Target(locations.named(recipe.target), recipe.codec, recipe.level, recipe.least_gain_percent)
     why = Why(recipe.operation, recipe.rule, batch.run)
     movable = LIVE_OR_TRASHED if "trashed" in recipe.wanted.states else LIVE
@@ -178,7 +190,8 @@ def mark_through(
     """Jobs all of whose moves went well, or that had none to make, need not be looked at again until they change."""
     through = {mark: list(ids) for mark, ids in settled.items()}
     for move in moves:
-        if move.mark is not None and move.job_id in jobs and not jobs[move.job_id].failed:
+        job = jobs.get(move.job_id)
+        if move.mark is not None and job is not None and not job.failed and not job.changed:
             through.setdefault(move.mark, []).append(move.job_id)
 
     def note(connection: Connection) -> None:
@@ -208,7 +221,8 @@ def _outcome(item: Item, job: JobMoved | None, saved: bool) -> Outcome:
         return Outcome(item, "failed", f"{job.failed} objects were not moved; {job.error}", job.moved, size)
     if not job.moved:
         return Outcome(item, "skipped", job.error or "nothing of it is left to move")
-    left = f"{job.skipped} objects were left; {job.error}" if job.skipped else ""
+    others = job.skipped + job.changed
+    left = f"{others} objects were left; {job.error}" if others else ""
     return Outcome(item, "done", left, job.moved, size)
 
 

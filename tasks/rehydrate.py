@@ -85,7 +85,11 @@ def rehydrate_job(
         raise NotFoundError(f"job {wanted} has no {', '.join(asked) or 'objects'} that could be brought back")
     _require_free(job)
     place = locations.of_tier(tier)
-    away = [row for row in rows if (row.location_id, row.codec) != (place.place.id, "identity")]
+    away = [
+        row
+        for row in rows
+        if row.codec != "identity" or _target(locations.of(row.location_id), place).place.id != row.location_id
+    ]
     results = _bring(catalog, locations, policy, away, place, restored=restored, run=run)
     return RehydrateReport(wanted, place.place.name, tuple(results), len(rows) - len(away))
 
@@ -132,17 +136,19 @@ def _bring(
                 raise restore_first(f"job {rows[0].job_id}", location.place.name)
     results: list[Relocated] = []
     targets = {row.id: _target(locations.of(row.location_id), home) for row in rows}
+    if rows:
+        # First: killed in the middle, the nightly flows look at the job anew, whatever had come back by then.
+        catalog.transaction(lambda connection: start_over(connection, [rows[0].job_id], asked=True))
     for target in {one.place.id: one for one in targets.values()}.values():
         own = [row for row in rows if targets[row.id].place.id == target.place.id]
         why = Why(OPERATION, "asked for", run)
         results += relocate(catalog, locations, policy, own, Target(target, "identity"), why)
-    moved = {one.job_id for one in results if one.result == "moved"}
-    if moved:
-        catalog.transaction(lambda connection: start_over(connection, list(moved), asked=True))
     return results
 
 
 def _target(location: OpenLocation, home: OpenLocation) -> OpenLocation:
     # What is in that tier already is only decompressed, where it is.
     same_tier = location.place.tier == home.place.tier and location.place.serves_urls
+    if location.place.id == home.place.id:
+        return home
     return location if same_tier and location.place.moved_to is None else home

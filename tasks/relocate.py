@@ -49,12 +49,15 @@ class Why:
 
 @dataclass(frozen=True, slots=True)
 class Relocated:
-    """What became of one object; bytes as stored before, and after where it was moved."""
+    """What became of one object; bytes as stored before, and after where it was moved.
+
+    `skipped` is left as it is for good, `changed` was somebody else's meanwhile and is looked at again.
+    """
 
     object_id: UUID
     job_id: UUID
     name: str
-    result: Literal["moved", "skipped", "failed"]
+    result: Literal["moved", "skipped", "changed", "failed"]
     error: str = ""
     before_bytes: int = 0
     after_bytes: int = 0
@@ -137,7 +140,7 @@ def _relocate_chunk(
             return Relocated(*base, "skipped", str(one))
         if row.id in errors:
             return Relocated(*base, "failed", errors[row.id])
-        return Relocated(*base, "skipped", "changed meanwhile, or its job is on hold")
+        return Relocated(*base, "changed", "changed meanwhile, or its job is on hold")
 
     return [outcome(row) for row in objects]
 

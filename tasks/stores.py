@@ -21,9 +21,10 @@ from blocks.catalog.locations import (
     retire,
 )
 from blocks.catalog.migrating import require_current_schema
-from blocks.errors import ForeignCatalogError, InvalidInputError, NotFoundError
+from blocks.errors import ForeignCatalogError, InvalidInputError, NotFoundError, RefusedError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
+from blocks.object_store.listing import list_prefix
 from blocks.object_store.probing import Capabilities, probe, require_class
 from blocks.object_store.transfer import put_bytes, read_bytes
 from tasks.layout import FOLDERS, IDENTITY_KEY
@@ -176,7 +177,12 @@ def retire_location(catalog: CatalogDatabase, name: str) -> None:
         NotFoundError: no such location.
         RefusedError: something still lies in it, or new files still go there.
     """
-    require_current_schema(catalog)
+    location = open_named(catalog, name)
+    for folder in FOLDERS:
+        # Reports are for people to keep; of anything else an erasure or an age rule would not learn any more.
+        first = None if folder == "reports" else next(list_prefix(location.store, folder), None)
+        if first is not None:
+            raise RefusedError(f"location {name} still holds {first.key}: cleanup removes what nobody wants any more")
     catalog.transaction(lambda connection: retire(connection, find_place(connection, name)))
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from blocks.catalog import due
-from blocks.catalog.locations import Place, find_place, list_places
+from blocks.catalog.locations import Place, find_place, inbox_name, list_places
 from blocks.catalog.moving import IdleJob, KindSum, Wanted, jobs_to_tier
 from blocks.errors import InvalidInputError
 from blocks.policies import GIB, TierPolicy
@@ -55,7 +55,8 @@ def tier_targets(connection: Connection, policy: TierPolicy) -> dict[str, Place]
         InvalidInputError: one is declared as another tier.
     """
     named = {"cold": policy.cold_location, "warm": policy.warm_location}
-    targets = {tier: find_place(connection, name) for tier, name in named.items() if name}
+    # Where one was migrated, its objects go where its new files go.
+    targets = {tier: find_place(connection, inbox_name(connection, name)) for tier, name in named.items() if name}
     for tier, place in targets.items():
         if place.tier != tier:
             raise InvalidInputError(
@@ -121,7 +122,7 @@ def plan_tiers(facts: TierFacts, policy: TierPolicy) -> TierPlan:
                     Wanted(
                         tuple(sorted({one.location_id for one in moving})), tuple(sorted({one.kind for one in moving}))
                     ),
-                    target.name, OPERATION, rule,
+                    target.name, OPERATION, rule, idle_before=mark.idle_before,
                 )  # fmt: skip
                 moves.append(Move(job.id, objects, recipe, None if waiting else mark))
             elif waiting:

@@ -14,6 +14,7 @@ from blocks.catalog.admission import reserve, reserve_now, settle
 from blocks.catalog.customers import Customer, find_customer, lock_customer, require_enabled
 from blocks.catalog.jobs import find_job, list_outputs, require_readable
 from blocks.catalog.log import Change, record
+from blocks.catalog.moving import start_over
 from blocks.catalog.objects import NewObject, find_named, find_used_names, insert_pending, make_live, release_objects
 from blocks.catalog.tables import ObjectKind, UploadStatus
 from blocks.catalog.uploads import UploadRow, find_upload, finish_upload, insert_upload
@@ -243,6 +244,7 @@ def _add_to_job(
         after = {"state": "live", "location": location.place.name, "key": new.key}
         record(connection, [Change(run, "upload", "", customer.id, job_id, new.id, None, after, new.size_bytes)])
         finish_upload(connection, upload.id, status=UploadStatus.COMPLETED, job_id=job_id, object_id=new.id)
+        start_over(connection, [job_id], asked=False)
 
     try:
         if written.failed:

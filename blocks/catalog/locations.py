@@ -129,9 +129,11 @@ def place_of_tier(connection: Connection, tier: str) -> Place:
         NotFoundError: none is declared.
     """
     for place in list_places(connection):
-        if place.tier == tier and place.moved_to is None:
+        if place.tier == tier and place.moved_to is None and place.serves_urls and not place.needs_restore:
             return place
-    raise NotFoundError(f"no location of the tier {tier} is declared; declare one with the flow probe-store")
+    raise NotFoundError(
+        f"no location of the tier {tier} that serves URLs is declared; declare one with the flow probe-store"
+    )
 
 
 def declare_place(

@@ -190,6 +190,18 @@ def jobs_in_places(
     return [PlacedJob(*row) for row in rows]
 
 
+def still_idle(connection: Connection, job_ids: Sequence[UUID], idle_before: datetime) -> list[UUID]:
+    """Those of these jobs that nobody asked for since, or deleted."""
+    rows = connection.execute(
+        text(
+            "SELECT id FROM jobs WHERE id = ANY (CAST(:ids AS uuid[])) AND deleted_at IS NULL "
+            "   AND greatest(completed_at, last_accessed_at) <= :idle_before"
+        ),
+        {"ids": [str(one) for one in job_ids], "idle_before": idle_before},
+    )
+    return list(rows.scalars())
+
+
 def objects_of(connection: Connection, job_ids: Sequence[UUID], wanted: Wanted) -> list[Content]:
     """The rows that are meant of these jobs, in order of customer, job and name."""
     rows = connection.execute(
@@ -234,7 +246,7 @@ def mark_tiered(connection: Connection, job_ids: Sequence[UUID], tier: str, *, i
     """tier-jobs is through with these jobs, as far as this tier, but for those that were asked for meanwhile."""
     connection.execute(
         text(
-            "UPDATE jobs SET tier = :tier WHERE id = ANY (CAST(:ids AS uuid[])) AND tier <> :tier "
+            "UPDATE jobs SET tier = :tier WHERE id = ANY (CAST(:ids AS uuid[])) AND tier <> :tier AND hold IS NULL "
             "   AND greatest(completed_at, last_accessed_at) <= :idle_before"
         ),
         {"ids": [str(one) for one in job_ids], "tier": tier, "idle_before": idle_before},
@@ -245,7 +257,7 @@ def mark_compressed(connection: Connection, job_ids: Sequence[UUID], *, idle_bef
     """compress-jobs is through with these jobs, but for those that were asked for meanwhile."""
     connection.execute(
         text(
-            "UPDATE jobs SET compressed_at = clock_timestamp() WHERE id = ANY (CAST(:ids AS uuid[])) "
+            "UPDATE jobs SET compressed_at = clock_timestamp() WHERE id = ANY (CAST(:ids AS uuid[])) AND hold IS NULL "
             "   AND greatest(completed_at, last_accessed_at) <= :idle_before"
         ),
         {"ids": [str(one) for one in job_ids], "idle_before": idle_before},

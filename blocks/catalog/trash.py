@@ -229,7 +229,11 @@ def erase_jobs(connection: Connection, customer_id: int, job_ids: Sequence[UUID]
     end_reservations(connection, customer_id, gone)
     # Their keys lie below the jobs' own folders, which are empty by now.
     connection.execute(
-        text("UPDATE relocations SET state = 'done' WHERE state <> 'done' AND job_id = ANY (CAST(:ids AS uuid[]))"),
+        text(
+            # What is on its way at this moment arrives after it was looked for: cleanup removes it once more.
+            "UPDATE relocations SET state = CASE state WHEN 'open' THEN 'failed' ELSE 'done' END "
+            " WHERE state <> 'done' AND job_id = ANY (CAST(:ids AS uuid[]))"
+        ),
         {"ids": [str(one) for one in gone]},
     )
     connection.execute(

@@ -66,7 +66,7 @@ def test_cleanup(
     assert [len(row.run) for row in runs] == [36]
     with pytest.raises(InvalidInputError, match="lies in the future"):
         cleanup(as_of="2100-01-01T00:00:00Z")
-    with pytest.raises(NotFoundError, match="no block object-store/nowhere"):
+    with pytest.raises(NotFoundError, match="no location 'nowhere' in the catalog; there are: main"):
         cleanup(stores=["nowhere"])
 
 

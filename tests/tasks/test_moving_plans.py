@@ -149,6 +149,14 @@ def test_texts_are_compressed_where_they_lie() -> None:
     assert planned.left_alone == "4 GiB of video and sound left alone, which would gain 30.7 MiB"
 
 
+def test_a_look_at_some_locations_only_marks_no_job() -> None:
+    texts = group("transcript_txt", size=5000, wanted_objects=1, wanted_bytes=5000)
+    facts = CompressionFacts((job(texts), job(group("original"), number=2)), NOW, {1: "main"}, whole=False)
+    planned = plan_compression(facts, CompressionPolicy())
+    assert planned.settled == ()
+    assert [move.mark for move in planned.moves] == [None]
+
+
 def test_jobs_without_texts_are_through_and_held_ones_wait() -> None:
     planned = compression(job(group("original")), job(group("metadata", wanted_objects=1), number=2, hold="case 7"))
     assert planned.settled == (UUID(int=1),)

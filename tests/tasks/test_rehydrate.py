@@ -11,7 +11,7 @@ from blocks.policies import CompressionPolicy, RelocationPolicy
 from tasks.access import issue_download_url
 from tasks.compression import find_compressible, plan_compression
 from tasks.deletion import hold
-from tasks.moving import Recipe, mark_through, move_batch, split, sum_up
+from tasks.moving import Mark, Move, Recipe, mark_through, move_batch, split, sum_up
 from tasks.rehydrate import rehydrate_job
 from tasks.relocate import relocate
 from tasks.rewriting import Target
@@ -100,6 +100,21 @@ def test_a_place_that_restores_first(catalog, location, declare, job, access) ->
     assert rehydrate_job(catalog, locations, POLICY, job_id=job, kinds=["audio"], restored=True).moved
     assert issue_download_url(catalog, locations, access, api_key="acme", job_id=job, kind="audio").url
     assert_sound(catalog, location, glacier)
+
+
+def test_a_job_that_was_asked_for_since_the_plan_is_left_alone(catalog, location, cold, locations, job) -> None:  # type: ignore[no-untyped-def]
+    execute(catalog, "UPDATE jobs SET completed_at = now() - interval '100 days', last_accessed_at = NULL")
+    idle_before = one(catalog, "SELECT now() - interval '30 days'")
+    recipe = Recipe(Wanted((location.place.id,)), "cold", "tier-jobs", "cold_after_days", idle_before=idle_before)
+    mark = Mark("cold", idle_before)
+    for asked, moved in (("now()", False), ("NULL", True)):
+        execute(catalog, f"UPDATE jobs SET last_accessed_at = {asked}")
+        moves = [Move(job, 1, recipe, mark)]
+        results = [move_batch(catalog, locations, POLICY, batch) for batch in split(moves, POLICY, run="a run")]
+        mark_through(catalog, moves, sum_up(results))
+        assert bool(sum_up(results)[job].moved) is moved
+        assert one(catalog, "SELECT tier FROM jobs") == ("cold" if moved else "hot")
+    assert_sound(catalog, location, cold)
 
 
 def test_what_is_refused(catalog, locations, job) -> None:  # type: ignore[no-untyped-def]

@@ -229,10 +229,10 @@ def test_a_row_that_changed_since_is_left_alone(move, catalog, cold, job) -> Non
     found = everything(catalog)
     stale = [replace(row, generation=row.generation - 1) for row in found[:2]]
     hold(catalog, job_ids=[str(job)], reason="case 7")
-    assert results(move(rows=stale + found[2:])) == {"skipped": len(found)}
+    assert results(move(rows=stale + found[2:])) == {"changed": len(found)}
     assert stored_keys(cold) == []
     hold(catalog, job_ids=[str(job)], reason="", release=True)
-    assert results(move(rows=stale + found[2:])) == {"moved": len(found) - 2, "skipped": 2}
+    assert results(move(rows=stale + found[2:])) == {"changed": 2, "moved": len(found) - 2}
 
 
 @pytest.mark.parametrize("what", ["trash", "hold", "move"])
@@ -255,7 +255,7 @@ def test_what_happens_between_writing_and_swapping_wins(  # type: ignore[no-unty
         return real(*arguments)
 
     monkeypatch.setattr(relocate, "_swap", meanwhile)
-    assert results(move()) == {"skipped": len(found)}
+    assert results(move()) == {"changed": len(found)}
     assert len(stored_keys(cold)) == (len(found) if what == "move" else 0), "what was written in vain is removed"
     assert not rows(catalog, "SELECT 1 FROM relocations WHERE state IN ('open', 'failed')")
 
@@ -273,7 +273,7 @@ def test_a_job_that_is_erased_while_it_is_moved_leaves_nothing(  # type: ignore[
         return real(*arguments)
 
     monkeypatch.setattr(relocate, "_swap", meanwhile)
-    assert results(move()) == {"skipped": len(found)}
+    assert results(move()) == {"changed": len(found)}
     assert (stored_keys(location), stored_keys(cold)) == ([], [])
     assert rows(catalog, "SELECT 1 FROM jobs") == []
 
@@ -296,7 +296,7 @@ def test_the_trash_moves_and_comes_back(move, catalog, location, cold, job) -> N
     apply_deletion(sweep_of(catalog, location), RetentionPolicy(), plan)
     found = everything(catalog, states=("trashed",))
     assert found
-    assert results(move(rows=found)) == {"skipped": len(found)}, "only where it is asked for"
+    assert results(move(rows=found)) == {"changed": len(found)}, "only where it is asked for"
     assert results(move(rows=found, movable=LIVE_OR_TRASHED)) == {"moved": len(found)}
     assert {row.state for row in rows(catalog, "SELECT state FROM stored_objects")} == {"trashed"}
     end_urls(catalog)
