@@ -58,6 +58,18 @@ class ForeignCatalogError(TerminalError):
     """A bucket and a catalog do not carry the same id and epoch; nothing is written or removed."""
 
 
+class FrozenCatalogError(TerminalError):
+    """The catalog was restored and nobody has confirmed it yet: nothing is removed from any store."""
+
+
+class DamagedBackupError(TerminalError):
+    """A backup's files are not what its manifest says; nothing was restored from it."""
+
+
+class ProgramError(TerminalError):
+    """One of PostgreSQL's programs is missing, too old, or failed."""
+
+
 class UnfitStoreError(TerminalError):
     """The store lacks something without which the platform would lose or leak bytes."""
 

@@ -17,7 +17,6 @@ def load_block(kind: type[B], name: str) -> B:
     Raises:
         NotFoundError: no such block; the message lists those that exist.
     """
-    from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -25,16 +24,24 @@ def load_block(kind: type[B], name: str) -> B:
     except (ValueError, ObjectNotFound) as error:
         if isinstance(error, ValueError) and "Unable to find block document" not in str(error):
             raise
-        slug = kind.get_block_type_slug()
-        with get_client(sync_client=True) as client:
-            try:
-                names = sorted(str(document.name) for document in client.read_block_documents_by_type(slug))
-            except ObjectNotFound:
-                names = []  # not even the type is registered yet
-        known = ", ".join(names) if names else "none is saved yet"
+        known = ", ".join(block_names(kind)) or "none is saved yet"
         raise NotFoundError(
-            f"no block {slug}/{name}; there are: {known}. Save one under Blocks in the Prefect UI."
+            f"no block {kind.get_block_type_slug()}/{name}; there are: {known}. "
+            "Save one under Blocks in the Prefect UI."
         ) from error
     if not isinstance(loaded, kind):
         raise NotFoundError(f"the block {name} is not a {kind.__name__}")
     return loaded
+
+
+def block_names(kind: type[Block]) -> list[str]:
+    """The names that blocks of this type are saved under."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            documents = client.read_block_documents_by_type(kind.get_block_type_slug())
+        except ObjectNotFound:
+            return []  # not even the type is registered yet
+    return sorted(str(document.name) for document in documents)

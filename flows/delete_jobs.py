@@ -80,6 +80,7 @@ def delete_jobs(
             scope=f"{wanted.scope} purge_now" if purge_now else wanted.scope,
             locked=False,
             always_ask=purge_now,
+            while_frozen=not purge_now,
         ),
         dry_run=dry_run,
     )

@@ -25,6 +25,7 @@ from prefect.states import Cancelled, Completed
 from pydantic import Field
 
 from blocks.catalog import CatalogDatabase, approvals, due
+from blocks.catalog.restored import read_freeze
 from blocks.catalog.sweeps import sweep_lock
 from blocks.errors import RefusedError, SweepBusyError
 from blocks.policies import SafetyPolicy
@@ -68,6 +69,8 @@ class Work(Generic[F]):
     scope: str = ""
     locked: bool = True
     always_ask: bool = False
+    while_frozen: bool = False
+    """Whether it may run while a restored catalog waits for its confirmation: it removes and moves nothing then."""
 
 
 def run_planned(work: Work[F], *, dry_run: bool) -> State[Report]:
@@ -75,8 +78,10 @@ def run_planned(work: Work[F], *, dry_run: bool) -> State[Report]:
     granted = _answer(work)
     if isinstance(granted, State):
         return granted
+    if not work.while_frozen and not dry_run and (frozen := work.catalog.transaction(read_freeze)) is not None:
+        return Completed(name="Skipped", message=str(frozen.refusal()), data=None)
     try:
-        with _held(work, patient=granted is not None or _is_scheduled()) as sweep:
+        with _held(work, patient=granted is not None or is_scheduled()) as sweep:
             if not dry_run:
                 work.prepare(sweep)
             plan, facts = work.plan(sweep)
@@ -88,7 +93,7 @@ def run_planned(work: Work[F], *, dry_run: bool) -> State[Report]:
             if not reasons:
                 return _finish(plan, _apply(work, sweep, facts, plan))
     except SweepBusyError as error:
-        if granted is not None or _is_scheduled():
+        if granted is not None or is_scheduled():
             raise
         return Completed(name="Skipped", message=str(error), data=None)
     _ask(work, plan, reasons)
@@ -263,7 +268,8 @@ def _scope(work: Work[F]) -> str:
     return " ".join([*sorted(location.place.name for location in work.locations), work.scope]).strip()
 
 
-def _is_scheduled() -> bool:
+def is_scheduled() -> bool:
+    """Whether a schedule started this run, and not a person."""
     context = FlowRunContext.get()
     return bool(context and context.flow_run and context.flow_run.auto_scheduled)
 

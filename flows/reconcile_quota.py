@@ -73,6 +73,7 @@ def reconcile_quota(
             plan=plan,
             apply=lambda sweep, found, planned: apply_repairs(sweep, rules, found, planned, grace=grace),
             locked=repair,
+            while_frozen=True,
         ),
         dry_run=not repair,
     )

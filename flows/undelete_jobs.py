@@ -51,6 +51,7 @@ def undelete_jobs(
             apply=lambda sweep, _, planned: apply_undelete(sweep, planned),
             scope=wanted.scope,
             locked=False,
+            while_frozen=True,
         ),
         dry_run=dry_run,
     )

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.moving import start_over
 from blocks.catalog.objects import NewObject
-from blocks.catalog.relocations import UNSOUND, Intent, Proved, give_up_intents, open_intents, swap
+from blocks.catalog.relocations import UNSOUND, Intent, Movable, Proved, give_up_intents, open_intents, swap
 from blocks.errors import OvertakenError, StorageError
 from tasks.intents import remove_given_up
 from tasks.layout import PLAYLISTS, rewritten_key
@@ -32,6 +32,7 @@ def heal(
     *,
     run: str,
     rule: str = "original_missing",
+    movable: Movable = UNSOUND,
 ) -> None:
     """Write the content under a fresh key and point the row at it; nobody's quota moves.
 
@@ -44,7 +45,7 @@ def heal(
     healed = replace(missing, key=key, location_id=location.place.id)
     intent = Intent(intent_id, healed.id, generation, location.place.id, key)
     opened = catalog.transaction(
-        lambda connection: open_intents(connection, [intent], movable=UNSOUND, operation="heal", rule=rule, run=run)
+        lambda connection: open_intents(connection, [intent], movable=movable, operation="heal", rule=rule, run=run)
     )
     if not opened:
         raise OvertakenError(f"job {missing.job_id} changed while its original was healed; try again")
@@ -53,7 +54,7 @@ def heal(
         proved = [Proved(intent_id, written.etag, written.size_bytes)]
         playlist = PLAYLISTS.get(missing.kind)
         streams = [(missing.job_id, missing.kind, playlist)] if playlist else []
-        swapped = swap(connection, customer_id, proved, movable=UNSOUND, keep=OLD_BYTES_STAY, playlists=streams)
+        swapped = swap(connection, customer_id, proved, movable=movable, keep=OLD_BYTES_STAY, playlists=streams)
         if swapped:
             start_over(connection, [missing.job_id], asked=False)
         return bool(swapped)

@@ -18,6 +18,7 @@ from blocks.catalog.content import content_of
 from blocks.catalog.counters import CounterDrift
 from blocks.catalog.drift import ExpectedObject
 from blocks.catalog.locations import list_places
+from blocks.catalog.restored import Freeze, read_freeze
 from blocks.errors import InvalidInputError, NotFoundError, RefusedError, StoreUnavailableError
 from blocks.object_store.clock import store_now
 from blocks.object_store.listing import Listed, list_range
@@ -164,14 +165,23 @@ def put_together(catalog: CatalogDatabase, location: OpenLocation, parts: Sequen
             f"the catalog knows no object in store {place}, which holds {listed}: nothing is changed; "
             "is this the right catalog? Restore it first if it was lost"
         )
+    frozen = catalog.transaction(read_freeze)
     return Drift(
         place=place,
         listed=listed,
         expected=expected,
-        findings=tuple(finding for part in parts for finding in part.findings),
+        findings=tuple(_as_newer(finding, frozen) for part in parts for finding in part.findings),
         counters=tuple(catalog.transaction(counters.counter_drift)),
         uncounted=sum(part.uncounted for part in parts),
     )
+
+
+def _as_newer(finding: Finding, frozen: Freeze | None) -> Finding:
+    """After a restore bytes without a row may be newer than the catalog: told apart, and nobody's to remove."""
+    if frozen is None or finding.what not in ("orphan", "young orphan"):
+        return finding
+    because = f"{finding.because}; it may be newer than backup {frozen.restored_from}, which the catalog comes from"
+    return replace(finding, what="newer", rule="restored", because=because)
 
 
 def plan_repairs(found: Sequence[Drift], labels: dict[int, str]) -> Plan:

@@ -38,9 +38,10 @@ def scratch_root() -> Path:
 
 
 @contextmanager
-def scratch_folder(name: str) -> Iterator[Path]:
-    """A fresh folder, removed at the end."""
-    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=scratch_root(), ignore_cleanup_errors=True) as folder:
+def scratch_folder(name: str, *, below: Path | None = None) -> Iterator[Path]:
+    """A fresh folder, private and removed at the end: with the others, or where somebody knows that there is room."""
+    root = below or scratch_root()
+    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=root, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 

@@ -21,6 +21,7 @@ from blocks.catalog.locations import (
     retire,
 )
 from blocks.catalog.migrating import require_current_schema
+from blocks.catalog.restored import require_thawed
 from blocks.errors import ForeignCatalogError, InvalidInputError, NotFoundError, RefusedError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
@@ -37,6 +38,8 @@ class OpenLocation:
     place: Place
     store: ObjectStore
     capabilities: Capabilities
+    epoch: int | None = None
+    """The catalog's epoch when it was opened: a restore raises it, and who slept through one removes nothing."""
 
 
 @dataclass
@@ -191,14 +194,23 @@ def require_own(catalog: CatalogDatabase, location: OpenLocation) -> None:
 
     Raises:
         ForeignCatalogError: it belongs to another catalog, or a restore raised the epoch meanwhile.
+        FrozenCatalogError: the catalog was restored, and nobody has confirmed it yet.
     """
+    catalog.transaction(require_thawed)
     _check_marker(catalog, location.store, claim=False)
+    now = catalog.transaction(read_identity).epoch
+    if location.epoch not in (None, now):
+        raise ForeignCatalogError(
+            f"the catalog was restored since this run opened {location.place.name} (epoch {location.epoch}, now "
+            f"{now}): nothing is removed; run it again"
+        )
 
 
 def _opened(catalog: CatalogDatabase, place: Place, store: ObjectStore) -> OpenLocation:
     _check_same_place(place, store)
     _check_marker(catalog, store, claim=False)
-    return OpenLocation(place, store, Capabilities.from_json(place.capabilities))
+    epoch = catalog.transaction(read_identity).epoch
+    return OpenLocation(place, store, Capabilities.from_json(place.capabilities), epoch)
 
 
 def _check_same_place(place: Place, store: ObjectStore) -> None:
@@ -232,6 +244,12 @@ def _check_no_second_name(places: Iterable[Place], store: ObjectStore, name: str
             )
 
 
+def is_older(marker: str, identity: Identity) -> bool:
+    """Whether a bucket's marker names this very catalog, as it was before a restore."""
+    name, _, epoch = marker.strip().partition(" ")
+    return name == str(identity.catalog_id) and epoch.isdigit() and int(epoch) < identity.epoch
+
+
 def _check_marker(catalog: CatalogDatabase, store: ObjectStore, *, claim: bool) -> bool:
     """Whether the bucket was this catalog's before it was asked."""
     identity: Identity = catalog.transaction(read_identity)
@@ -245,6 +263,11 @@ def _check_marker(catalog: CatalogDatabase, store: ObjectStore, *, claim: bool) 
         put_bytes(store, IDENTITY_KEY, identity.as_text().encode(), {"Content-Type": "text/plain"})
         return False
     if found != identity.as_text():
+        if is_older(found, identity):
+            raise ForeignCatalogError(
+                f"bucket {store.bucket} still carries the epoch before this catalog was restored: run confirm-restore "
+                "with take_over_buckets, unless another catalog is in use"
+            )
         raise ForeignCatalogError(
             f"bucket {store.bucket} belongs to catalog {found.strip()!r}, this is {identity.as_text().strip()!r} "
             "(id and epoch): nothing is written or removed; point the block at this catalog's bucket"

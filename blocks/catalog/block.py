@@ -143,6 +143,10 @@ class CatalogDatabase(Block):
     # SQLSTATE classes of a server that goes away or comes up: connection exception, operator intervention, no slots.
     _GONE: ClassVar[frozenset[str]] = frozenset({"08", "57", "53"})
 
+    def named(self, database: str) -> CatalogDatabase:
+        """The same server and role with another database, such as one that is restored beside."""
+        return self.model_copy(update={"database": database})
+
 
 @lru_cache(maxsize=128)
 def _engine(url: URL, pool_size: int, *, autocommit: bool = False) -> Engine:

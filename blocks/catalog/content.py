@@ -48,3 +48,16 @@ def content_of(connection: Connection, object_ids: Sequence[UUID]) -> dict[UUID,
         {"ids": [str(one) for one in object_ids]},
     )
     return {row.id: Content(*row) for row in rows}
+
+
+def metadata_after(connection: Connection, after: UUID, location_ids: Sequence[int], *, limit: int) -> list[Content]:
+    """Metadata objects in these places that have bytes or should have, in id order from `after` on."""
+    rows = connection.execute(
+        text(
+            f"SELECT {CONTENT} FROM stored_objects s WHERE s.kind = 'metadata' AND s.id > CAST(:after AS uuid) "
+            "   AND s.state IN ('live', 'missing', 'corrupt') AND s.location_id = ANY (:places) "
+            " ORDER BY s.id LIMIT :limit"
+        ),
+        {"after": str(after), "places": list(location_ids), "limit": limit},
+    )
+    return [Content(*row) for row in rows]

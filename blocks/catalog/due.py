@@ -192,3 +192,11 @@ def now(connection: Connection) -> datetime:
     """PostgreSQL's clock: the one that all ages of rows are measured with."""
     at: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
     return at
+
+
+def database_bytes(connection: Connection) -> int:
+    """About what a dump will hold: tables without their indexes."""
+    size: int = connection.execute(
+        text("SELECT coalesce(sum(pg_table_size(oid)), 0)::bigint FROM pg_class WHERE relkind = 'r'")
+    ).scalar_one()
+    return size

@@ -109,6 +109,12 @@ def place_name(connection: Connection, location_id: int) -> str:
     return name
 
 
+def store_name(connection: Connection, location_id: int) -> str:
+    """The store block that reaches a location."""
+    name: str = connection.execute(text("SELECT store FROM locations WHERE id = :id"), {"id": location_id}).scalar_one()
+    return name
+
+
 def list_places(connection: Connection) -> list[Place]:
     """All locations in use, in the order of their ids."""
     return [_place(row) for row in connection.execute(text(f"{_SELECT} WHERE l.retired_at IS NULL ORDER BY l.id"))]

@@ -85,6 +85,25 @@ def require_current_schema(catalog: CatalogDatabase) -> None:
     _checked.add(str(catalog.url()))
 
 
+def require_known_schema(catalog: CatalogDatabase) -> str:
+    """The revision of a catalog that need not be this code's own, as long as this code knows it.
+
+    Raises:
+        SchemaError: the database holds no catalog, or one that a newer version migrated.
+    """
+    found = current_revision(catalog)
+    if found is None:
+        raise SchemaError(f"the database {catalog.database} holds no catalog; run `python -m flows upgrade`")
+    if found not in _known_revisions():
+        raise SchemaError(_unknown(catalog, found))
+    return found
+
+
+def is_known_revision(revision: str) -> bool:
+    """Whether this code can bring a catalog of this revision forward."""
+    return revision in _known_revisions()
+
+
 def _known_revisions() -> set[str]:
     return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
 

@@ -54,6 +54,8 @@ class Movable:
 LIVE = Movable()
 LIVE_OR_TRASHED = Movable(("live", "trashed"))
 UNSOUND = Movable(("missing", "corrupt"), even_on_hold=True)
+LIVE_OR_LOST = Movable(("live", "missing", "corrupt"), even_on_hold=True)
+"""What a backup brings back: a row may still say that bytes are there which are not."""
 
 
 _MAY_MOVE = """
@@ -240,6 +242,9 @@ def find_unfinished(
             "SELECT id, object_id, state, old_location_id AS place, old_key AS at, coalesce(old_stored_bytes, 0), "
             "       release_after FROM relocations "
             " WHERE state = 'swapped' AND release_after <= :now AND (:anywhere OR old_location_id = ANY (:places)) "
+            # The bytes that a backup's snapshot points at stay until it has copied them.
+            "   AND NOT ((SELECT backup_is_running()) AND EXISTS (SELECT 1 FROM stored_objects o "
+            "            WHERE o.id = relocations.object_id AND o.kind = 'metadata')) "
             "UNION ALL "
             "SELECT id, object_id, state, location_id, key, 0, created_at FROM relocations "
             " WHERE state IN ('open', 'failed') AND (:anywhere OR location_id = ANY (:places)) "

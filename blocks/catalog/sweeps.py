@@ -9,7 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
+from uuid import UUID
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -57,15 +59,86 @@ def sweep_lock(
     Raises:
         SweepBusyError: another sweep held one of them for all of `wait`.
     """
-    identity = catalog.transaction(read_identity)
-    # A restore takes the catalog's own lock alone, sweeps share it; then places in id order, so that nobody deadlocks.
-    names = [f"transcode-flow {identity.catalog_id} {number}" for number in sorted(set(location_ids))]
-    shared = f"transcode-flow {identity.catalog_id}"
+    catalog_id = catalog.transaction(read_identity).catalog_id
+    # Sweeps share the catalog's own lock; then places in id order, so that nobody deadlocks.
+    locks = [_Lock(_name(catalog_id), shared=True)]
+    locks += [_Lock(_name(catalog_id, number)) for number in sorted(set(location_ids))]
+    with _held(catalog, locks, holder, wait, waiting) as lock:
+        yield lock
+
+
+@contextmanager
+def backup_lock(
+    catalog: CatalogDatabase,
+    catalog_id: UUID,
+    *,
+    holder: str,
+    wait: timedelta,
+    waiting: Callable[[str], None] = lambda by: None,
+) -> Iterator[SweepLock]:
+    """Hold a catalog's backups: one is made, or some are removed, at a time; a restore waits for it.
+
+    Raises:
+        SweepBusyError: as `sweep_lock`.
+    """
+    locks = [_Lock(_name(catalog_id), shared=True), _Lock(_name(catalog_id, "backups"))]
+    with _held(catalog, locks, holder, wait, waiting) as lock:
+        yield lock
+
+
+@contextmanager
+def catalog_lock(
+    catalog: CatalogDatabase,
+    catalog_id: UUID,
+    *,
+    holder: str,
+    wait: timedelta,
+    waiting: Callable[[str], None] = lambda by: None,
+) -> Iterator[SweepLock]:
+    """Hold a whole catalog alone: no sweep and no backup runs meanwhile.
+
+    Raises:
+        SweepBusyError: as `sweep_lock`.
+    """
+    with _held(catalog, [_Lock(_name(catalog_id))], holder, wait, waiting) as lock:
+        yield lock
+
+
+@contextmanager
+def database_lock(catalog: CatalogDatabase, name: str, *, holder: str) -> Iterator[SweepLock]:
+    """Hold databases beside the catalog's, such as those that are restored: who finds the lock free finds leftovers.
+
+    Raises:
+        SweepBusyError: somebody works on them.
+    """
+    lock = [_Lock(f"transcode-flow database {catalog.database} {name}")]
+    with _held(catalog, lock, holder, timedelta(0), lambda by: None) as held:
+        yield held
+
+
+@dataclass(frozen=True)
+class _Lock:
+    name: str
+    shared: bool = False
+
+
+def _name(catalog_id: UUID, part: int | str = "") -> str:
+    return f"transcode-flow {catalog_id} {part}".rstrip()
+
+
+@contextmanager
+def _held(
+    catalog: CatalogDatabase,
+    locks: Sequence[_Lock],
+    holder: str,
+    wait: timedelta,
+    waiting: Callable[[str], None],
+) -> Iterator[SweepLock]:
     engine = catalog.direct_engine(maintenance=True)
     try:
         with _connected(engine.connect) as connection:
             deadline, told = time.monotonic() + wait.total_seconds(), ""
-            while (by := _take(connection, holder, shared, names)) is not None:
+            while (by := _take(connection, holder, locks)) is not None:
                 if time.monotonic() >= deadline:
                     raise SweepBusyError(f"{by} works on the same store; run this again when it has ended")
                 if by != told:
@@ -92,16 +165,15 @@ def _connected(connect: Callable[[], Connection]) -> Iterator[Connection]:
         connection.close()
 
 
-def _take(connection: Connection, holder: str, shared: str, names: Sequence[str]) -> str | None:
+def _take(connection: Connection, holder: str, locks: Sequence[_Lock]) -> str | None:
     """Take all, or none: returns who holds the first that cannot be had."""
     try:
         connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": holder[:63]})
-        if not _try(connection, "pg_try_advisory_lock_shared", shared):
-            return _holder(connection, shared)
-        for name in names:
-            if not _try(connection, "pg_try_advisory_lock", name):
+        for lock in locks:
+            function = "pg_try_advisory_lock_shared" if lock.shared else "pg_try_advisory_lock"
+            if not _try(connection, function, lock.name):
                 connection.execute(text("SELECT pg_advisory_unlock_all()"))
-                return _holder(connection, name)
+                return _holder(connection, lock.name)
     except SQLAlchemyError as error:
         reason = (str(error).splitlines() or [""])[0]
         raise CatalogUnavailableError(f"the connection for the sweep's lock was lost: {reason}") from error

@@ -99,6 +99,9 @@ class CatalogIdentity(SQLModel, table=True):
     only_row: bool = Field(default=True, primary_key=True)
     catalog_id: UUID = Field(default_factory=uuid4)
     epoch: int = 1
+    frozen_since: datetime | None = _time(optional=True)
+    restored_from: str | None = _text(optional=True)
+    claims_pending: bool = _flag()
 
 
 class ApiKey(SQLModel, table=True):
@@ -250,6 +253,22 @@ class ApprovalRequest(SQLModel, table=True):
     ends_at: datetime = _time()
 
 
+class BackupCheck(SQLModel, table=True):
+    """What was done with a backup (made, verified, drilled, restored) and how it went."""
+
+    __tablename__ = "backup_checks"
+    id: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    at: datetime | None = _time(now=True)
+    run: str = _text("")
+    backup: str = _text()
+    what: str = _text()
+    ok: bool
+    seconds: float
+    bytes: int = _bytes()
+    because: str = _text("")
+    details: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
+
+
 class OperationLog(SQLModel, table=True):
     """One row for each object a run changed; partitioned by month, without foreign keys, so that it outlives all."""
 
@@ -286,6 +305,7 @@ catalog_identity = _table(CatalogIdentity)
 __all__ = [
     "ApiKey",
     "ApprovalRequest",
+    "BackupCheck",
     "CatalogIdentity",
     "Job",
     "JobStatus",

@@ -40,6 +40,19 @@ def list_prefix(store: ObjectStore, prefix: str) -> Iterator[Listed]:
                 )
 
 
+def list_folders(store: ObjectStore, prefix: str = "") -> list[str]:
+    """The folders right below `prefix` (empty, or ending in a slash), without their last slash."""
+    root = len(store.path(""))
+    folders = []
+    with store_errors(store, f"listing {prefix or 'folders'}"):
+        pages = store.s3.get_paginator("list_objects_v2").paginate(
+            Bucket=store.bucket, Prefix=store.path(prefix), Delimiter="/"
+        )
+        for page in pages:
+            folders += [one["Prefix"][root:].rstrip("/") for one in page.get("CommonPrefixes", [])]
+    return folders
+
+
 def list_range(
     store: ObjectStore, prefix: str, *, after: str, until: str | None, classes: bool = False
 ) -> Iterator[Listed]:

@@ -1,0 +1,63 @@
+"""What was done with backups, and how it went: evidence that outlives the run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of evidence; `what` is `backup`, `verification`, `drill` or `restore`."""
+
+    at: datetime
+    what: str
+    backup: str
+    ok: bool
+    seconds: float
+    bytes: int
+    because: str
+    run: str
+
+
+def record_check(
+    connection: Connection,
+    *,
+    what: str,
+    backup: str,
+    ok: bool,
+    seconds: float,
+    bytes: int = 0,
+    because: str = "",
+    run: str = "",
+    details: dict[str, Any] | None = None,
+) -> None:
+    """Write one down; a catalog of an older schema, which has no such table, is left as it is."""
+    if connection.execute(text("SELECT to_regclass('backup_checks')")).scalar() is None:
+        return
+    connection.execute(
+        text(
+            "INSERT INTO backup_checks (what, backup, ok, seconds, bytes, because, run, details) "
+            "VALUES (:what, :backup, :ok, :seconds, :bytes, :because, :run, CAST(:details AS jsonb))"
+        ),
+        {
+            "what": what, "backup": backup, "ok": ok, "seconds": seconds, "bytes": bytes, "because": because,
+            "run": run, "details": json.dumps(details) if details is not None else None,
+        },
+    )  # fmt: skip
+
+
+def newest_checks(connection: Connection, what: str, limit: int = 30) -> list[Check]:
+    """The newest of a kind, newest first."""
+    rows = connection.execute(
+        text(
+            "SELECT at, what, backup, ok, seconds, bytes, because, run FROM backup_checks "
+            " WHERE what = :what ORDER BY at DESC LIMIT :limit"
+        ),
+        {"what": what, "limit": limit},
+    )
+    return [Check(*row) for row in rows]

@@ -1,0 +1,173 @@
+"""Whole databases of a server: made beside, compared, dropped, and put in each other's place.
+
+Everything runs on a connection to the maintenance database, since nobody can rename or drop the one they are in.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from blocks.catalog.block import CatalogDatabase
+from blocks.errors import CatalogUnavailableError, RefusedError, StorageError
+
+LONGEST_NAME = 63
+"""PostgreSQL cuts longer names, silently."""
+SESSIONS_END_SECONDS = 20.0
+
+
+@contextmanager
+def maintenance(catalog: CatalogDatabase) -> Iterator[Connection]:
+    """A session in the server's maintenance database, where each statement commits itself.
+
+    Raises:
+        CatalogUnavailableError: the server does not answer.
+        RefusedError: it does not let this role in, or do that.
+    """
+    engine = catalog.direct_engine(maintenance=True)
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            yield connection
+    except DBAPIError as error:
+        raise _told(catalog, error) from error
+    finally:
+        engine.dispose()
+
+
+def _told(catalog: CatalogDatabase, error: DBAPIError) -> StorageError:
+    reason = (str(error.orig).strip().splitlines() or [type(error.orig).__name__])[0]
+    code = getattr(error.orig, "pgcode", None)
+    if code is None or code[:2] in ("08", "57", "53"):
+        return CatalogUnavailableError(f"PostgreSQL at {catalog.host} did not answer: {reason}")
+    way_out = "; let it with ALTER ROLE … CREATEDB" if code == "42501" else ""
+    return RefusedError(f"PostgreSQL at {catalog.host} refuses the role {catalog.username}: {reason}{way_out}")
+
+
+def server_version(connection: Connection) -> int:
+    """The server's version as a number: 180006 is 18.6."""
+    version: int = connection.execute(text("SELECT current_setting('server_version_num')::int")).scalar_one()
+    return version
+
+
+def database_names(connection: Connection, prefix: str = "") -> list[str]:
+    """Databases whose name begins so, in the order of their names."""
+    rows = connection.execute(
+        text("SELECT datname FROM pg_database WHERE NOT datistemplate AND starts_with(datname, :prefix) ORDER BY 1"),
+        {"prefix": prefix},
+    )
+    return list(rows.scalars())
+
+
+def missing_roles(connection: Connection, names: list[str]) -> list[str]:
+    """Which of these roles the server does not have."""
+    have = set(
+        connection.execute(
+            text("SELECT rolname FROM pg_roles WHERE rolname = ANY (:names)"), {"names": names}
+        ).scalars()
+    )
+    return [name for name in names if name not in have]
+
+
+def create_database(connection: Connection, name: str, *, note: dict[str, Any]) -> None:
+    """An empty database with a note on what it is for; UTF-8, as every catalog is."""
+    connection.exec_driver_sql(f"CREATE DATABASE {_quoted(connection, name)} TEMPLATE template0 ENCODING 'UTF8'")
+    write_note(connection, name, note)
+
+
+def write_note(connection: Connection, name: str, note: dict[str, Any]) -> None:
+    """Say on a database what it is, as its comment: whoever finds it later can tell."""
+    # COMMENT takes no parameters.
+    literal = connection.execute(text("SELECT quote_literal(:note)"), {"note": json.dumps(note)}).scalar_one()
+    connection.exec_driver_sql(f"COMMENT ON DATABASE {_quoted(connection, name)} IS {literal}".replace("%", "%%"))
+
+
+def read_note(connection: Connection, name: str) -> dict[str, Any]:
+    """What `write_note` said of a database; empty where it said nothing."""
+    said = connection.execute(
+        text("SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = :name"), {"name": name}
+    ).scalar()
+    try:
+        note = json.loads(said or "{}")
+    except ValueError:
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def drop_database(connection: Connection, name: str) -> None:
+    """Remove a database with all sessions in it, if it is there."""
+    connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {_quoted(connection, name)} WITH (FORCE)")
+
+
+def is_open(connection: Connection, name: str) -> bool | None:
+    """Whether a database lets anybody in; None where there is none of this name."""
+    found: bool | None = connection.execute(
+        text("SELECT datallowconn FROM pg_database WHERE datname = :name"), {"name": name}
+    ).scalar()
+    return found
+
+
+def set_open(connection: Connection, name: str, *, is_open: bool) -> None:
+    """Let sessions into a database, or no new ones."""
+    connection.exec_driver_sql(
+        f"ALTER DATABASE {_quoted(connection, name)} ALLOW_CONNECTIONS {'true' if is_open else 'false'}"
+    )
+
+
+def end_sessions(connection: Connection, name: str) -> None:
+    """End every session in a database, and wait until they are gone.
+
+    Raises:
+        RefusedError: some stay, or belong to roles that this one must not end; the message names them.
+    """
+    deadline = time.monotonic() + SESSIONS_END_SECONDS
+    refused = ""
+    while True:
+        try:
+            connection.execute(
+                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"), {"name": name}
+            )
+        except DBAPIError as error:
+            refused = (str(error.orig).strip().splitlines() or [""])[0]
+        left = connection.execute(
+            text("SELECT pid, usename, application_name FROM pg_stat_activity WHERE datname = :name LIMIT 5"),
+            {"name": name},
+        ).all()
+        if not left:
+            return
+        if time.monotonic() >= deadline:
+            who = ", ".join(f"{row.usename} {row.application_name} (pid {row.pid})".strip() for row in left)
+            raise RefusedError(f"sessions in {name} do not end: {who}{f'; {refused}' if refused else ''}")
+        time.sleep(0.05)
+
+
+def swap_names(catalog: CatalogDatabase, *, beside: str, kept_as: str) -> None:
+    """Both renames in one transaction: the catalog's database becomes `kept_as`, the one beside takes its name."""
+    engine = catalog.direct_engine(maintenance=True)
+    try:
+        with engine.begin() as connection:
+            if is_open(connection, catalog.database) is not None:
+                connection.exec_driver_sql(
+                    f"ALTER DATABASE {_quoted(connection, catalog.database)} RENAME TO {_quoted(connection, kept_as)}"
+                )
+            connection.exec_driver_sql(
+                f"ALTER DATABASE {_quoted(connection, beside)} RENAME TO {_quoted(connection, catalog.database)}"
+            )
+    except DBAPIError as error:
+        raise _told(catalog, error) from error
+    finally:
+        engine.dispose()
+
+
+def make_read_only(connection: Connection, name: str) -> None:
+    """New sessions in this database only read, unless they ask otherwise: nobody goes on writing to it by accident."""
+    connection.exec_driver_sql(f"ALTER DATABASE {_quoted(connection, name)} SET default_transaction_read_only = on")
+
+
+def _quoted(connection: Connection, name: str) -> str:
+    return connection.dialect.identifier_preparer.quote_identifier(name).replace("%", "%%")

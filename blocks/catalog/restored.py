@@ -1,0 +1,141 @@
+"""A catalog that comes from a backup: fenced from what ran before, and frozen until somebody confirms it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from blocks.errors import FrozenCatalogError
+
+GENERATIONS_A_RESTORE = 2**32
+"""More than any row ever uses: who read a row before the restore does not change it after."""
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """Since when, and from which backup; `claims_pending` where buckets still carry an older epoch."""
+
+    since: datetime
+    restored_from: str
+    claims_pending: bool
+
+    def refusal(self) -> FrozenCatalogError:
+        """Why nothing is removed, and the way out."""
+        return FrozenCatalogError(
+            f"the catalog was restored from backup {self.restored_from} at {self.since:%Y-%m-%d %H:%M} UTC, and nobody "
+            "has confirmed it yet: nothing is removed or moved in any store; look at the restore's report, then run "
+            "confirm-restore"
+        )
+
+
+def read_freeze(connection: Connection) -> Freeze | None:
+    """None for a catalog that was never restored, or that somebody confirmed."""
+    row = connection.execute(
+        text("SELECT frozen_since, restored_from, claims_pending FROM catalog_identity WHERE frozen_since IS NOT NULL")
+    ).one_or_none()
+    return Freeze(*row) if row else None
+
+
+def require_thawed(connection: Connection) -> None:
+    """Refuse to remove anything while the catalog is frozen.
+
+    Raises:
+        FrozenCatalogError: it is.
+    """
+    if (freeze := read_freeze(connection)) is not None:
+        raise freeze.refusal()
+
+
+def raise_generations(connection: Connection) -> None:
+    """Fence every row off from whoever read it before the restore."""
+    connection.execute(
+        text("UPDATE stored_objects SET generation = generation + :more"), {"more": GENERATIONS_A_RESTORE}
+    )
+
+
+def freeze(connection: Connection, *, backup: str, epoch: int, run: str) -> None:
+    """Make a restored catalog one that nothing is removed by: another epoch, no work under way, no question open.
+
+    What intents named is nobody's from now on: the bytes carry their row's id and hash, and a reconciliation finds out
+    by reading them whose they are.
+    """
+    connection.execute(
+        text(
+            "UPDATE catalog_identity SET epoch = :epoch, frozen_since = clock_timestamp(), restored_from = :backup, "
+            "       claims_pending = true"
+        ),
+        {"epoch": epoch, "backup": backup},
+    )
+    connection.execute(text("UPDATE approvals SET state = 'overtaken' WHERE state = 'asked'"))
+    ended = connection.execute(text("UPDATE relocations SET state = 'done' WHERE state <> 'done'")).rowcount
+    connection.execute(
+        text(
+            "INSERT INTO operation_log (run, operation, rule, after) VALUES (:run, 'restore', :backup, "
+            "       jsonb_build_object('epoch', CAST(:epoch AS int), 'intents_ended', CAST(:ended AS int)))"
+        ),
+        {"run": run, "backup": backup, "epoch": epoch, "ended": ended},
+    )
+
+
+def thaw(connection: Connection, *, run: str) -> None:
+    """Somebody confirmed: from now on what is due is removed again."""
+    connection.execute(text("UPDATE catalog_identity SET frozen_since = NULL"))
+    written = text("INSERT INTO operation_log (run, operation) VALUES (:run, 'confirm-restore')")
+    connection.execute(written, {"run": run})
+
+
+def set_epoch(connection: Connection, epoch: int) -> None:
+    """A bucket turned out to carry a later epoch than the one that was chosen."""
+    connection.execute(text("UPDATE catalog_identity SET epoch = :epoch WHERE epoch < :epoch"), {"epoch": epoch})
+
+
+def claims_done(connection: Connection) -> None:
+    """Every bucket carries this epoch now."""
+    connection.execute(text("UPDATE catalog_identity SET claims_pending = false"))
+
+
+@dataclass(frozen=True)
+class NewerJob:
+    """A job that the catalog has and the backup does not, or one that was erased since."""
+
+    id: UUID
+    customer: str
+    created_at: datetime
+    objects: int
+    size_bytes: int
+
+
+def newer_jobs(connection: Connection, since: datetime, limit: int) -> tuple[list[NewerJob], int, int, int]:
+    """Jobs made after a moment, newest first, up to `limit`; and how many jobs, objects and bytes there are in all."""
+    rows = connection.execute(
+        text(
+            "SELECT j.id, k.label, j.created_at, count(o.id), coalesce(sum(o.size_bytes), 0)::bigint "
+            "  FROM jobs j JOIN api_keys k ON k.id = j.api_key_id LEFT JOIN stored_objects o ON o.job_id = j.id "
+            " WHERE j.created_at > :since GROUP BY j.id, k.label ORDER BY j.created_at DESC LIMIT :limit"
+        ),
+        {"since": since, "limit": limit},
+    )
+    found = [NewerJob(*row) for row in rows]
+    total = connection.execute(
+        text(
+            "SELECT (SELECT count(*) FROM jobs WHERE created_at > :since), count(*), "
+            "       coalesce(sum(stored_bytes), 0)::bigint FROM stored_objects WHERE created_at > :since"
+        ),
+        {"since": since},
+    ).one()
+    return found, total[0], total[1], total[2]
+
+
+def erased_since(connection: Connection, since: datetime, limit: int = 1000) -> list[UUID]:
+    """Jobs that were erased for good after a moment: a restore brings their rows back, so they must be erased anew."""
+    rows = connection.execute(
+        text(
+            "SELECT DISTINCT job_id FROM operation_log WHERE at > :since AND operation = 'erase' "
+            "   AND job_id IS NOT NULL LIMIT :limit"
+        ),
+        {"since": since, "limit": limit},
+    )
+    return list(rows.scalars())

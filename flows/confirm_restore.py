@@ -1,0 +1,72 @@
+"""The flow `confirm-restore`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from blocks.catalog.locations import read_identity
+from blocks.catalog.restored import read_freeze, thaw
+from blocks.errors import RefusedError
+from blocks.loading import load_block
+from blocks.object_store import ObjectStore
+from blocks.policies import BackupPolicy, IntegrityPolicy
+from flows.opening import open_catalog, reported, run_label
+from flows.restored import settle, show_aftermath
+from tasks.backups.listing import list_backups
+
+
+@flow(name="confirm-restore", flow_run_name="confirm the restore, dry run: {dry_run}", persist_result=True)
+@reported
+def confirm_restore(
+    dry_run: bool = True,
+    take_over_buckets: bool = False,
+    metadata_objects: Literal["none", "missing", "all"] = "none",
+    backups: str = "backups",
+    catalog: str = "main",
+    policy: str = "default",
+    integrity: str = "default",
+) -> State[None]:
+    """Look at a restored catalog once more, and, with dry_run off, let things be removed again.
+
+    It finishes what a restore that was killed left undone, and reports which rows lost their bytes and which objects
+    are newer than the catalog. Confirmed, those become orphans as any other: reconcile-quota removes them after its
+    grace, and cleanup, tiers and compression go on. It never removes anything itself.
+
+    Args:
+        dry_run: Report only; turn it off to confirm.
+        take_over_buckets: Write this catalog's id and epoch into its buckets; whatever catalog they served before is
+            refused from then on.
+        metadata_objects: Which metadata objects come back from the backups.
+        backups: Name of the Object Store block that holds the backups.
+        catalog: Name of the Catalog Database block.
+        policy: Name of the Backup Policy block.
+        integrity: Name of the Integrity Policy block.
+    """
+    database = open_catalog(catalog)
+    frozen = database.transaction(read_freeze)
+    if frozen is None:
+        return Completed(message="nothing to confirm: this catalog was not restored, or is confirmed", data=None)
+    source = load_block(ObjectStore, backups)
+    catalog_id = database.transaction(read_identity).catalog_id
+    manifest = next(
+        (one.manifest for one in list_backups(source, catalog_id).all if one.id == frozen.restored_from), None
+    )
+    result = settle(
+        database, source, manifest, metadata=metadata_objects, rules=load_block(BackupPolicy, policy),
+        integrity=load_block(IntegrityPolicy, integrity), run=run_label(), take_over=take_over_buckets,
+    )  # fmt: skip
+    show_aftermath(result)
+    if dry_run:
+        return Completed(name="DryRun", message=f"not confirmed yet: {result.summary()}", data=None)
+    now = database.transaction(read_freeze)
+    if now is not None and now.claims_pending:
+        raise RefusedError(
+            "not confirmed: some buckets still carry the epoch before the restore; run it with take_over_buckets, if "
+            f"no other catalog uses them. {result.summary()}"
+        )
+    database.transaction(lambda connection: thaw(connection, run=run_label()))
+    return Completed(message=f"confirmed: {result.summary()}", data=None)

@@ -1,0 +1,188 @@
+"""The flow `restore`."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Literal
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.databases import drop_database, maintenance, read_note
+from blocks.catalog.locations import read_identity
+from blocks.catalog.sweeps import database_lock
+from blocks.errors import RefusedError
+from blocks.loading import load_block
+from blocks.object_store import ObjectStore
+from blocks.policies import BackupPolicy, IntegrityPolicy, SafetyPolicy
+from flows.backing_up import open_key, tell
+from flows.opening import reported, run_label
+from flows.planned import Work, run_planned, show_plan
+from flows.restored import settle, show_aftermath
+from tasks.backups.cutover import cut_over, drop_leftovers, holds_catalog, reopen
+from tasks.backups.listing import Backup, catalogs_in, choose, list_backups
+from tasks.backups.manifest import Manifest
+from tasks.backups.replacing import plan_replacement
+from tasks.backups.restoring import Restored, Restoring, name_beside, restore_beside
+from tasks.plans import Outcome, Plan, Report
+from tasks.sweeping import Sweep
+
+RESTORED = "restore.finished"
+
+
+@flow(
+    name="restore", flow_run_name="restore {backup}, cutover: {cutover}", persist_result=True, result_serializer="json"
+)
+@reported
+def restore(
+    backup: str = "latest",
+    before: datetime | None = None,
+    cutover: bool = False,
+    target: str = "main",
+    metadata_objects: Literal["none", "missing", "all"] = "missing",
+    even_if_damaged: bool = False,
+    take_over_buckets: bool = False,
+    backups: str = "backups",
+    policy: str = "default",
+    integrity: str = "default",
+    safety: str = "default",
+) -> State[Report]:
+    """Restore the catalog from a backup, beside the one that is in use; take its place only where cutover is on.
+
+    Every file is verified before the server is touched. The backup is restored into a database of its own, compared
+    with its manifest and brought to this version's schema. With cutover it asks first, and shows the jobs that are
+    newer than the backup; approved, sessions of the old database are ended and both names are swapped in one
+    transaction, or nothing has happened. The old database is kept. Then metadata objects come back, what is provable is
+    healed, and the report says which rows lost their bytes and which objects are newer than the catalog. From then on
+    nothing is removed from any store until somebody runs confirm-restore. It never drops the old database, and never
+    removes or overwrites an object.
+
+    Args:
+        backup: A backup's id, or latest.
+        before: With latest, the newest that is from before this time.
+        cutover: Off, the restored database stays beside, to look at; the next restore drops it after some days.
+        target: Name of the Catalog Database block to restore to, such as one of another server.
+        metadata_objects: Which metadata objects come back from the backups, those that are missing or wrong, or all.
+        even_if_damaged: Go on although copies of metadata objects are damaged; those are left out, and named.
+        take_over_buckets: On a server without a catalog, let the restored one take the buckets over at once.
+        backups: Name of the Object Store block that holds the backups.
+        policy: Name of the Backup Policy block.
+        integrity: Name of the Integrity Policy block, for the reconciliation afterwards.
+        safety: Name of the Safety Policy block.
+    """
+    database, source = load_block(CatalogDatabase, target), load_block(ObjectStore, backups)
+    rules, caps = load_block(BackupPolicy, policy), load_block(SafetyPolicy, safety)
+    log = get_run_logger()
+    with database_lock(database, "restore", holder=f"restore {run_label()}"):
+        if reopen(database):
+            log.warning("%s had been left closed by a cut-over that was killed; it is open again", database.database)
+        in_use = database if holds_catalog(database) else None
+        name = name_beside(database.database, "restore", run_label()[:8])
+        _drop_old(database, rules)
+        beside: list[Restored] = []
+
+        def plan(_: Sweep) -> tuple[Plan, Restored]:
+            chosen = _manifest(database, in_use, source, name, backup, before)
+            work = Restoring(
+                source, chosen, database, rules, open_key(rules), metadata_objects, even_if_damaged, say=log.info
+            )
+            beside.append(_beside(work, name))
+            return plan_replacement(in_use, chosen, name), beside[0]
+
+        def apply(_: Sweep, restored: Restored, planned: Plan) -> Report:
+            cut = cut_over(
+                database, restored.database, restored.manifest, run=run_label(),
+                wait=timedelta(minutes=caps.lock_wait_minutes), waiting=lambda by: log.info("waiting for %s", by),
+            )  # fmt: skip
+            log.warning("%s is backup %s now; before it: %s", cut.database, restored.manifest.id, cut.kept_as or "none")
+            result = settle(
+                database, source, restored.manifest, metadata=metadata_objects, rules=rules,
+                integrity=load_block(IntegrityPolicy, integrity), run=run_label(),
+                take_over=in_use is not None or take_over_buckets,
+            )  # fmt: skip
+            show_aftermath(result, kept_as=cut.kept_as)
+            tell(RESTORED, target, backup=restored.manifest.id, kept_as=cut.kept_as)
+            kept = f"the old database is {cut.kept_as}" if cut.kept_as else "there was none before"
+            again = sum(item.action == "erase again" for item in planned.items)
+            notes = [f"restored from {restored.manifest.id}", kept, result.summary(), *restored.notes]
+            notes += [f"{again} jobs were erased since and must be erased again"] if again else []
+            return Report("restore", tuple(Outcome(item, "done") for item in planned.items[:1]), tuple(notes))
+
+        if in_use is None:
+            sweep = Sweep(database, (), run_label())
+            planned, restored = plan(sweep)
+            show_plan(planned, dry_run=not cutover)
+            if not cutover:
+                return _stays_beside(restored)
+            report = apply(sweep, restored, planned)
+            return Completed(message=report.summary(), data=report)
+        ended = run_planned(
+            Work(
+                operation="restore", catalog=database, locations=(), caps=caps, plan=plan, apply=apply, scope=target,
+                locked=False, always_ask=True, while_frozen=True,
+            ),
+            dry_run=not cutover,
+        )  # fmt: skip
+        if not cutover and beside:
+            return _stays_beside(beside[0])
+        if ended.name in ("Denied", "Overtaken"):
+            with maintenance(database) as connection:
+                drop_database(connection, name)
+        return ended
+
+
+def _beside(work: Restoring, name: str) -> Restored:
+    """Restored now, or before this run asked for its approval."""
+    with maintenance(work.target) as connection:
+        note = read_note(connection, name)
+        if note.get("ready") is True and note.get("backup") == work.manifest.id:
+            return Restored(work.target.named(name), work.manifest, {})
+        drop_database(connection, name)
+    return restore_beside(work, name, note={"run": run_label(), "at": datetime.now().astimezone().isoformat()})
+
+
+def _manifest(
+    database: CatalogDatabase,
+    in_use: CatalogDatabase | None,
+    source: ObjectStore,
+    name: str,
+    backup: str,
+    before: datetime | None,
+) -> Manifest:
+    """The backup that is meant; after an approval the one that was looked at, whatever is newer by now."""
+    with maintenance(database) as connection:
+        restored = str(read_note(connection, name).get("backup", ""))
+    ours = in_use.transaction(read_identity).catalog_id if in_use is not None else None
+    catalogs = [ours] if ours is not None else catalogs_in(source)
+    found: Backup
+    _, found = choose(
+        [list_backups(source, one) for one in catalogs], restored or backup, before=None if restored else before
+    )
+    if found.manifest is None:
+        raise RefusedError(f"backup {found.id} cannot be restored: {found.why_not}")
+    return found.manifest
+
+
+def _drop_old(database: CatalogDatabase, rules: BackupPolicy) -> None:
+    """Databases of restores that were killed, or that nobody cut over to for days."""
+    oldest = datetime.now().astimezone() - timedelta(days=rules.untouched_days)
+
+    def keep(note: dict[str, object]) -> bool:
+        try:
+            return note.get("ready") is True and datetime.fromisoformat(str(note.get("at"))) > oldest
+        except ValueError:
+            return False
+
+    drop_leftovers(database, "restore", keep=keep)
+
+
+def _stays_beside(restored: Restored) -> State[Report]:
+    steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in restored.seconds.items())
+    message = (
+        f"backup {restored.manifest.id} is restored beside, as database {restored.database.database} ({steps}), and "
+        "compared; the catalog in use is untouched. To take its place run this again with cutover"
+    )
+    get_run_logger().info(message)
+    return Completed(name="DryRun", message=message, data=None)

@@ -1,0 +1,201 @@
+"""After a cut-over: buckets are told, metadata objects come back, what is provable is healed. Nothing is removed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.content import Content, metadata_after
+from blocks.catalog.locations import Identity, list_places, read_identity
+from blocks.catalog.objects import NewObject
+from blocks.catalog.relocations import LIVE_OR_LOST
+from blocks.catalog.restored import claims_done, set_epoch
+from blocks.encryption import BackupKey
+from blocks.errors import NotFoundError, StorageError
+from blocks.object_store import ObjectStore
+from blocks.object_store.transfer import put_bytes, read_bytes
+from blocks.policies import IntegrityPolicy
+from tasks import reconcile
+from tasks.backups.manifest import Manifest
+from tasks.backups.metadata import read_content
+from tasks.backups.restoring import MetadataChoice
+from tasks.content import hash_content
+from tasks.healing import heal
+from tasks.layout import IDENTITY_KEY
+from tasks.parallel import in_parallel
+from tasks.plans import Outcome
+from tasks.reconcile import Drift
+from tasks.repairs import apply_repairs
+from tasks.stores import OpenLocation, is_older
+from tasks.sweeping import Sweep
+from tasks.writing import LocalFile
+
+BATCH = 500
+
+
+@dataclass
+class Aftermath:
+    """What a restore came to, for a person who has to decide. Lists are cut, counts are of all."""
+
+    claimed: list[str] = field(default_factory=list)
+    unclaimed: dict[str, str] = field(default_factory=dict)
+    metadata_restored: int = 0
+    metadata_failed: dict[str, str] = field(default_factory=dict)
+    healed: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    newer: list[tuple[str, str, int]] = field(default_factory=list)
+    """Place, key and bytes of objects that no row names."""
+    failed: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """One line for a person."""
+        parts = [
+            f"{len(self.lost)} rows lost their bytes",
+            f"{len(self.newer)} objects are newer than the catalog, or nobody's",
+            f"{len(self.healed)} rows were healed",
+            f"{self.metadata_restored} metadata objects came back",
+        ]
+        wrong = len(self.failed) + len(self.metadata_failed)
+        if wrong:
+            parts.append(f"{wrong} repairs failed: {(self.failed + list(self.metadata_failed.values()))[0]}")
+        if self.unclaimed:
+            first = next(iter(self.unclaimed.values()))
+            parts.append(f"{len(self.unclaimed)} buckets could not be taken over: {first}")
+        return "; ".join(parts)
+
+
+def claim_buckets(catalog: CatalogDatabase, stores: Callable[[str], ObjectStore], result: Aftermath) -> None:
+    """Write the restored catalog's epoch into every bucket it knows; one that is another catalog's is left as it is.
+
+    Killed in between, it is called again: a bucket that carries the epoch already is done.
+    """
+    places = {(place.bucket, place.prefix): place for place in catalog.transaction(list_places)}
+    markers: dict[str, tuple[ObjectStore, str]] = {}
+    for place in places.values():
+        try:
+            store = stores(place.store)
+            markers[place.name] = (store, read_bytes(store, IDENTITY_KEY, at_most=4096).decode(errors="replace"))
+        except StorageError as error:
+            result.unclaimed[place.name] = f"{place.name}: {error}"
+    identity = catalog.transaction(read_identity)
+    # The catalog may have been restored before, from a backup of the same age: every epoch is used once.
+    latest = max((_epoch(marker, identity) for _, marker in markers.values()), default=0)
+    if latest > identity.epoch:
+        catalog.transaction(lambda connection: set_epoch(connection, latest + 1))
+        identity = catalog.transaction(read_identity)
+    for name, (store, marker) in markers.items():
+        if marker == identity.as_text():
+            result.claimed.append(name)
+        elif is_older(marker, identity):
+            put_bytes(store, IDENTITY_KEY, identity.as_text().encode(), {"Content-Type": "text/plain"})
+            result.claimed.append(name)
+        else:
+            result.unclaimed[name] = f"{name}: its bucket belongs to catalog {marker.strip()!r}"
+    if not result.unclaimed:
+        catalog.transaction(claims_done)
+
+
+def _epoch(marker: str, identity: Identity) -> int:
+    name, _, epoch = marker.strip().partition(" ")
+    return int(epoch) if name == str(identity.catalog_id) and epoch.isdigit() else 0
+
+
+def restore_metadata(
+    sweep: Sweep,
+    source: ObjectStore,
+    manifest: Manifest,
+    choice: MetadataChoice,
+    result: Aftermath,
+    *,
+    key: BackupKey | None,
+    scratch: Path,
+    threads: int,
+) -> None:
+    """Bring metadata objects back from the backups: those that are gone or wrong, or all of them.
+
+    Each is written under a fresh key and proved, and its row points at it then; the old bytes stay while the catalog is
+    frozen. `missing` reads what is there, so that a wrong one counts as missing too.
+    """
+    if choice == "none" or manifest.metadata is None:
+        return
+    places = {place: location for location in sweep.locations for place in location.place.shelf}
+
+    def bring(row: Content) -> None:
+        location = places[row.location_id]
+        try:
+            sound = choice == "missing" and not row.unsound and _is_sound(location, row)
+            if sound:
+                return
+            content = read_content(source, manifest, row.sha256, key=key)
+            file = scratch / f"{row.id}"
+            file.write_bytes(content)
+            wanted = NewObject(
+                row.id, row.job_id, row.kind, row.name, location.place.id, row.key, row.size_bytes, row.sha256
+            )
+            heal(
+                sweep.catalog, location, row.customer_id, wanted, row.generation, LocalFile(file, content),
+                run=sweep.run, rule="restored", movable=LIVE_OR_LOST,
+            )  # fmt: skip
+            file.unlink()
+            result.metadata_restored += 1
+        except StorageError as error:
+            result.metadata_failed[str(row.id)] = f"{row.key}: {error}"
+
+    for batch in _metadata_rows(sweep.catalog, list(places)):
+        in_parallel(bring, batch, threads=threads)
+        sweep.progress(len(batch))
+
+
+def _is_sound(location: OpenLocation, row: Content) -> bool:
+    try:
+        found = hash_content(location.store, row.key, row.codec, at_most=row.size_bytes)
+    except NotFoundError:
+        return False
+    return found == (row.sha256, row.size_bytes)
+
+
+def _metadata_rows(catalog: CatalogDatabase, places: Sequence[int]) -> Iterator[list[Content]]:
+    after = UUID(int=0)
+    while batch := catalog.transaction(
+        lambda connection, last=after: metadata_after(connection, last, places, limit=BATCH)  # type: ignore[misc]  # bound here
+    ):
+        yield batch
+        after = batch[-1].id
+
+
+def reconcile_restored(sweep: Sweep, policy: IntegrityPolicy, result: Aftermath) -> list[Drift]:
+    """Hold the restored catalog against what is stored: heal what is provable, mark what is lost, list what is newer.
+
+    Orphans are looked at one by one, so that what carries a row's id and hash becomes that row's again.
+    """
+    found = []
+    grace = timedelta(hours=policy.orphan_grace_hours)
+    for location in sweep.locations:
+        parts = reconcile.plan_ranges(sweep.catalog, location, policy)
+        try:
+            ranges = [reconcile.look_through(sweep.catalog, location, policy, part, grace=grace) for part in parts]
+            drift = reconcile.put_together(sweep.catalog, location, ranges)
+        except StorageError as error:
+            result.failed.append(f"{location.place.name}: {error}")
+            continue
+        found.append(drift)
+        result.newer += [(drift.place, one.key, one.size_bytes) for one in drift.findings if one.what == "newer"]
+    plan = reconcile.plan_repairs(found, {})
+    report = apply_repairs(sweep, policy, found, plan, grace=grace)
+    for outcome in report.outcomes:
+        _tell(outcome, result)
+    return found
+
+
+def _tell(outcome: Outcome, result: Aftermath) -> None:
+    subject, action = outcome.item.subject, outcome.item.action
+    if outcome.failed:
+        result.failed.append(f"{subject}: {outcome.error}")
+    elif outcome.result == "done" and action == "heal row":
+        result.healed.append(subject)
+    elif outcome.result == "done" and (action == "mark missing" or outcome.error in ("now missing", "now corrupt")):
+        result.lost.append(subject)

@@ -1,0 +1,158 @@
+"""A database that was restored beside takes the catalog's place, while nobody is in either; or nothing has happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.databases import (
+    database_names,
+    drop_database,
+    end_sessions,
+    is_open,
+    maintenance,
+    make_read_only,
+    read_note,
+    set_open,
+    swap_names,
+    write_note,
+)
+from blocks.catalog.locations import read_identity
+from blocks.catalog.migrating import current_revision
+from blocks.catalog.restored import freeze
+from blocks.catalog.sweeps import catalog_lock
+from blocks.errors import RefusedError
+from tasks.backups.manifest import Manifest
+from tasks.backups.restoring import name_beside, prefix_beside
+
+
+@dataclass(frozen=True)
+class CutOver:
+    """What took whose place; `kept_as` is the old database, read-only, empty where there was none."""
+
+    database: str
+    kept_as: str
+    epoch: int
+
+
+def cut_over(
+    target: CatalogDatabase,
+    beside: CatalogDatabase,
+    manifest: Manifest,
+    *,
+    run: str,
+    wait: timedelta,
+    waiting: Callable[[str], None] = lambda by: None,
+) -> CutOver:
+    """Freeze the restored catalog, end every session of both, and swap their names in one transaction.
+
+    It waits for sweeps and backups of the catalog, which hold its lock. Where a step fails the old database is let open
+    again, and nothing has changed. Killed in the middle, the old database may be left closed: `reopen` lets it open,
+    and every restore begins with that.
+
+    Raises:
+        SweepBusyError: a sweep still ran after `wait`.
+        RefusedError: sessions did not end, or the role must not do that.
+        CatalogUnavailableError: the server went away.
+    """
+    with catalog_lock(target, manifest.catalog_id, holder=f"restore {run}", wait=wait, waiting=waiting):
+        with maintenance(target) as connection:
+            exists = is_open(connection, target.database) is not None
+        epoch = 1 + max(manifest.epoch, _epoch_of(target, manifest.catalog_id) if exists else _unused_epoch())
+        beside.transaction(lambda connection: freeze(connection, backup=manifest.id, epoch=epoch, run=run))
+        beside.engine.dispose()
+        target.engine.dispose()
+        kept_as = name_beside(target.database, "before", f"{datetime.now(UTC):%Y%m%d%H%M%S}") if exists else ""
+        with maintenance(target) as connection:
+            try:
+                if exists:
+                    write_note(connection, target.database, {"cutover": run})
+                    set_open(connection, target.database, is_open=False)
+                    end_sessions(connection, target.database)
+                end_sessions(connection, beside.database)
+                swap_names(target, beside=beside.database, kept_as=kept_as)
+            except BaseException:
+                # Only where it was not swapped: an answer that was lost may have been a yes.
+                if exists and is_open(connection, kept_as) is None:
+                    set_open(connection, target.database, is_open=True)
+                    write_note(connection, target.database, {})
+                raise
+            write_note(connection, target.database, {"restored": manifest.id, "run": run})
+            if exists:
+                _keep(connection, kept_as, manifest.id)
+    return CutOver(target.database, kept_as, epoch)
+
+
+def reopen(target: CatalogDatabase) -> bool:
+    """Let a database open that a killed cut-over left closed; the caller knows that none is under way.
+
+    Also gives the one that was replaced its read-only setting, where the kill came right after the swap.
+    """
+    with maintenance(target) as connection:
+        for name in database_names(connection, prefix_beside(target.database, "before")):
+            if is_open(connection, name) is False:
+                _keep(connection, name, "")
+        if is_open(connection, target.database) is not False or "cutover" not in read_note(connection, target.database):
+            return False
+        set_open(connection, target.database, is_open=True)
+        write_note(connection, target.database, {})
+        return True
+
+
+def holds_catalog(target: CatalogDatabase) -> bool:
+    """Whether there is a catalog in the target's database that a cut-over would replace.
+
+    Raises:
+        RefusedError: the database holds something else.
+    """
+    with maintenance(target) as connection:
+        if is_open(connection, target.database) is None:
+            return False
+    if current_revision(target) is not None:
+        return True
+    with target.engine.connect() as connection:
+        foreign = connection.exec_driver_sql(
+            "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            " WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+        ).scalar_one()
+    if foreign:
+        raise RefusedError(
+            f"the database {target.database} holds {foreign} tables that are no catalog: a restore would take their "
+            "place; name another database"
+        )
+    return False
+
+
+def drop_leftovers(target: CatalogDatabase, purpose: str, *, keep: Callable[[dict[str, object]], bool]) -> list[str]:
+    """Drop databases that killed restores or drills left beside; `keep` is asked with what each says of itself."""
+    dropped = []
+    with maintenance(target) as connection:
+        for name in database_names(connection, prefix_beside(target.database, purpose)):
+            if not keep(read_note(connection, name)):
+                drop_database(connection, name)
+                dropped.append(name)
+    return dropped
+
+
+def _keep(connection: Connection, name: str, replaced_by: str) -> None:
+    set_open(connection, name, is_open=True)
+    make_read_only(connection, name)
+    write_note(connection, name, {"replaced": datetime.now(UTC).isoformat(), "by": replaced_by})
+
+
+def _unused_epoch() -> int:
+    # Where the catalog is lost nobody knows how often it was restored: minutes since 2020 were surely not used before.
+    return int((datetime.now(UTC) - datetime(2020, 1, 1, tzinfo=UTC)).total_seconds() // 60)
+
+
+def _epoch_of(target: CatalogDatabase, catalog_id: UUID) -> int:
+    if current_revision(target) is None:
+        return 0
+    identity = target.transaction(read_identity)
+    # Another catalog's epochs say nothing about this one's buckets.
+    return identity.epoch if identity.catalog_id == catalog_id else 0

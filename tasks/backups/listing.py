@@ -1,0 +1,219 @@
+"""Which backups there are, told by their manifests; and which one somebody means."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from blocks.errors import DamagedBackupError, InvalidInputError, NotFoundError, SchemaError, StorageError
+from blocks.object_store import ObjectStore
+from blocks.object_store.listing import Listed, list_folders, list_prefix
+from blocks.object_store.transfer import put_bytes, read_bytes
+from tasks.backups.manifest import (
+    DRILL,
+    HOLD,
+    LARGEST_MANIFEST_BYTES,
+    MANIFEST,
+    VERIFICATION,
+    Manifest,
+    folder_of,
+    is_backup_id,
+    parse,
+)
+from tasks.parallel import in_parallel
+
+CLOCKS_DIFFER = timedelta(hours=1)
+"""By how much the clocks of PostgreSQL and of the store may differ before a date is not believed."""
+
+
+@dataclass(frozen=True)
+class Backup:
+    """One backup as its files tell it. `why_not` says why it cannot be used, empty where it can.
+
+    `verified` is whether it was read back whole, the last time somebody looked: None if nobody did.
+    """
+
+    id: str
+    manifest: Manifest | None
+    size_bytes: int
+    verified: bool | None = None
+    verified_at: datetime | None = None
+    drilled_at: datetime | None = None
+    drill_seconds: float | None = None
+    hold: str = ""
+    why_not: str = ""
+
+    @property
+    def at(self) -> datetime:
+        """The moment it is of. Of a broken one the time in its name."""
+        if self.manifest is not None:
+            return self.manifest.snapshot_at
+        return datetime.strptime(self.id[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+
+    @property
+    def good(self) -> bool:
+        """Whether it counts: its date is believed, and it was read back whole."""
+        return self.manifest is not None and not self.why_not and self.verified is True
+
+    @property
+    def usable(self) -> bool:
+        """Whether a restore may try: what nobody has read back yet is verified by the restore itself."""
+        return self.manifest is not None and not self.why_not and self.verified is not False
+
+
+@dataclass(frozen=True)
+class Backups:
+    """All backups of one catalog, newest first, and folders that never got a manifest."""
+
+    catalog_id: UUID
+    all: tuple[Backup, ...] = ()
+    unfinished: dict[str, int] = field(default_factory=dict)
+    """Bytes by id: interrupted, or still under way."""
+
+    @property
+    def newest_good(self) -> Backup | None:
+        """The newest that was verified."""
+        return next((one for one in self.all if one.good), None)
+
+    def drilled(self) -> Backup | None:
+        """The one that was restored in a drill last."""
+        drilled = [one for one in self.all if one.drilled_at is not None]
+        return max(drilled, key=lambda one: one.drilled_at or one.at, default=None)
+
+
+def catalogs_in(store: ObjectStore) -> list[UUID]:
+    """The catalogs that a store holds backups of."""
+    found = []
+    for name in list_folders(store):
+        with suppress(ValueError):
+            found.append(UUID(name))
+    return found
+
+
+def list_backups(store: ObjectStore, catalog_id: UUID) -> Backups:
+    """Every backup of a catalog, from its manifest; broken ones are told as such, never left out."""
+    root = f"{catalog_id}/backups"
+    folders: dict[str, list[Listed]] = {}
+    for one in list_prefix(store, root):
+        folders.setdefault(one.key[len(root) + 1 :].partition("/")[0], []).append(one)
+    names = {name: {one.key.rpartition("/")[2]: one for one in files} for name, files in folders.items()}
+    whole = [name for name, files in names.items() if is_backup_id(name) and MANIFEST in files]
+    read = in_parallel(lambda name: _read(store, catalog_id, name, names[name]), whole, threads=16)
+    unfinished = {
+        name: sum(one.size_bytes for one in files) for name, files in folders.items() if name not in set(whole)
+    }
+    return Backups(catalog_id, tuple(sorted(read, key=lambda one: (one.at, one.id), reverse=True)), unfinished)
+
+
+def choose(backups: Sequence[Backups], wanted: str, *, before: datetime | None = None) -> tuple[UUID, Backup]:
+    """The backup somebody means: an id, or `latest`, the newest that can be used (before a time, if one is given).
+
+    Raises:
+        InvalidInputError: neither an id nor `latest`, an id and a time, or a time without a zone.
+        NotFoundError: there is none such; the message names those there are.
+        DamagedBackupError: it is there, and cannot be used.
+    """
+    if before is not None and before.tzinfo is None:
+        raise InvalidInputError(f"the time {before} has no time zone; write for example {before.isoformat()}+00:00")
+    if wanted != "latest":
+        if not is_backup_id(wanted):
+            raise InvalidInputError(
+                f"{wanted[:60]!r} is no backup: write latest, or an id such as 20261124T030000Z-5f0c2e1a"
+            )
+        if before is not None:
+            raise InvalidInputError("a backup's id and a time are two ways to choose one: give one of them")
+        for group in backups:
+            for one in group.all:
+                if one.id == wanted:
+                    if not one.usable:
+                        why = one.why_not or "it was read back, and its files are not what was written"
+                        raise DamagedBackupError(f"backup {wanted} cannot be restored: {why}")
+                    return group.catalog_id, one
+        raise NotFoundError(f"no backup {wanted}; {_known(backups)}")
+    candidates = [
+        (group.catalog_id, one)
+        for group in backups
+        for one in group.all
+        if one.usable and (before is None or one.at <= before)
+    ]
+    if len({catalog_id for catalog_id, _ in candidates}) > 1:
+        ids = ", ".join(sorted({str(catalog_id) for catalog_id, _ in candidates}))
+        raise InvalidInputError(f"this store holds backups of several catalogs: say which ({ids})")
+    if not candidates:
+        early = f" before {before:%Y-%m-%d %H:%M:%S} UTC" if before else ""
+        raise NotFoundError(f"no backup{early} that can be used; {_known(backups)}")
+    return max(candidates, key=lambda one: (one[1].at, one[1].id))
+
+
+def _known(backups: Iterable[Backups]) -> str:
+    shown = [f"{one.id}{f' ({one.why_not})' if one.why_not else ''}" for group in backups for one in group.all]
+    return (
+        f"there are: {', '.join(shown[:10])}{' and older ones' if len(shown) > 10 else ''}"
+        if shown
+        else "there is none"
+    )
+
+
+def write_note(store: ObjectStore, catalog_id: UUID, backup: str, name: str, note: dict[str, object]) -> None:
+    """Say something of a backup, in a file beside its manifest."""
+    body = json.dumps(note, indent=1).encode()
+    put_bytes(store, f"{folder_of(catalog_id, backup)}/{name}", body, {"Content-Type": "application/json"})
+
+
+def _read(store: ObjectStore, catalog_id: UUID, name: str, files: dict[str, Listed]) -> Backup:
+    folder = folder_of(catalog_id, name)
+    notes = {one: _note(store, f"{folder}/{one}") if one in files else {} for one in (VERIFICATION, DRILL, HOLD)}
+    checked, drill = notes[VERIFICATION], notes[DRILL]
+    size = sum(one.size_bytes for one in files.values())
+    manifest, why_not = None, ""
+    try:
+        manifest = parse(read_bytes(store, f"{folder}/{MANIFEST}", at_most=LARGEST_MANIFEST_BYTES))
+        why_not = _why_not(manifest, catalog_id, name, files[MANIFEST].last_modified)
+    except (DamagedBackupError, SchemaError) as error:
+        why_not = str(error)
+    verified = checked.get("ok")
+    return Backup(
+        id=name,
+        manifest=manifest,
+        size_bytes=size,
+        verified=verified if isinstance(verified, bool) else None,
+        verified_at=_time(checked.get("at")),
+        drilled_at=_time(drill.get("at")) if drill.get("ok") is True else None,
+        drill_seconds=float(str(drill["seconds"])) if drill.get("ok") is True and "seconds" in drill else None,
+        hold=str(notes[HOLD].get("reason", "")),
+        why_not=why_not,
+    )
+
+
+def _why_not(manifest: Manifest, catalog_id: UUID, name: str, written_at: datetime) -> str:
+    if (manifest.id, manifest.catalog_id) != (name, catalog_id):
+        return (
+            f"its manifest is that of backup {manifest.id} of catalog {manifest.catalog_id}: it lies in a wrong folder"
+        )
+    stamp = f"{manifest.snapshot_at:%Y%m%dT%H%M%SZ}"
+    if not manifest.id.startswith(stamp) or manifest.finished_at < manifest.snapshot_at:
+        return "its dates contradict each other"
+    # A copy of a backup is written later than it was made; none is written before it was.
+    if manifest.finished_at > written_at + CLOCKS_DIFFER:
+        return f"it says that it is from {manifest.finished_at:%Y-%m-%d %H:%M} UTC, and was written before that"
+    return ""
+
+
+def _note(store: ObjectStore, key: str) -> dict[str, object]:
+    try:
+        said = json.loads(read_bytes(store, key, at_most=1024**2))
+    except (ValueError, StorageError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _time(said: object) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(str(said))
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else None

@@ -1,0 +1,110 @@
+"""Reading backups back, and what is said of them: verified, damaged, on hold."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from uuid import UUID
+
+from blocks.catalog import CatalogDatabase, due
+from blocks.catalog.checks import record_check
+from blocks.catalog.programs import find_program
+from blocks.encryption import BackupKey
+from blocks.errors import DamagedBackupError, InvalidInputError
+from blocks.object_store import ObjectStore
+from blocks.object_store.deletion import delete_keys
+from blocks.policies import BackupPolicy
+from tasks.backups.contents import listed
+from tasks.backups.listing import Backup, write_note
+from tasks.backups.manifest import DUMP, HOLD, VERIFICATION, Manifest, folder_of
+from tasks.backups.metadata import damaged_contents, missing_contents
+from tasks.backups.streams import check_stored, read_file
+
+LONGEST_REASON = 500
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Whether a backup is what its manifest says; `because` where it is not."""
+
+    backup: str
+    ok: bool
+    because: str
+    seconds: float
+
+
+def verify_backup(
+    catalog: CatalogDatabase,
+    store: ObjectStore,
+    backup: Backup,
+    policy: BackupPolicy,
+    *,
+    key: BackupKey | None = None,
+    contents: bool = False,
+    run: str = "",
+) -> Verified:
+    """Read a backup back whole and write down what came of it; with `contents` each metadata object too.
+
+    Without the secret key an encrypted dump is held against its hash only; its content was looked at when it was made.
+
+    Raises:
+        DamagedBackupError: it has no manifest that could be verified.
+    """
+    if backup.manifest is None:
+        raise DamagedBackupError(f"backup {backup.id} cannot be verified: {backup.why_not}")
+    started, because = time.monotonic(), ""
+    try:
+        check_files(store, backup.manifest, policy, key=key, contents=contents)
+    except DamagedBackupError as error:
+        because = str(error)
+    seconds = time.monotonic() - started
+    at = catalog.transaction(due.now)
+    note = {"ok": not because, "at": at.isoformat(), "because": because, "run": run}
+    write_note(store, backup.manifest.catalog_id, backup.id, VERIFICATION, note)
+    catalog.transaction(
+        lambda connection: record_check(
+            connection, what="verification", backup=backup.id, ok=not because, seconds=seconds,
+            bytes=backup.size_bytes, because=because, run=run,
+        )
+    )  # fmt: skip
+    return Verified(backup.id, not because, because, seconds)
+
+
+def check_files(
+    store: ObjectStore, manifest: Manifest, policy: BackupPolicy, *, key: BackupKey | None, contents: bool
+) -> None:
+    """Hold every file against its hash, and the dump against pg_restore.
+
+    Raises:
+        DamagedBackupError: something is not what was written.
+    """
+    opens = not manifest.encrypted_to or (key is not None and key.opens)
+    for one in manifest.files:
+        if one.holds == DUMP and opens:
+            program = find_program("pg_restore", at_least=manifest.dump_version, folder=policy.postgresql_folder)
+            for _ in listed(read_file(store, manifest.catalog_id, manifest.id, one, key=key), program):
+                pass
+        else:
+            check_stored(store, manifest.catalog_id, manifest.id, one)
+    if gone := missing_contents(store, manifest):
+        raise DamagedBackupError(f"{len(gone)} metadata objects are gone from the backups, such as {gone[0]}")
+    if contents and opens:
+        wrong = damaged_contents(store, manifest, key=key, threads=policy.parallel_transfers)
+        if wrong:
+            raise DamagedBackupError(f"{len(wrong)} metadata objects are damaged, such as {wrong[0]}")
+
+
+def hold_backup(store: ObjectStore, backup: Backup, catalog_id: UUID, reason: str) -> None:
+    """Keep a backup however old it gets, until it is released.
+
+    Raises:
+        InvalidInputError: no reason, or one that nobody reads to its end.
+    """
+    if not reason.strip() or len(reason) > LONGEST_REASON or not reason.isprintable():
+        raise InvalidInputError(f"say why the backup is held, in one line of at most {LONGEST_REASON} characters")
+    write_note(store, catalog_id, backup.id, HOLD, {"reason": reason.strip()})
+
+
+def release_backup(store: ObjectStore, backup: Backup, catalog_id: UUID) -> None:
+    """Let a backup go when its time has come."""
+    delete_keys(store, [f"{folder_of(catalog_id, backup.id)}/{HOLD}"])
