@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
@@ -25,13 +26,15 @@ def progress_of(key: str, description: str, total: int) -> Iterator[Callable[[in
     started = create_progress_artifact(0.0, key=f"{key}-progress", description=description)
     artifact = cast(UUID, started)  # outside an event loop it is no coroutine
     done, shown_at = 0, 0.0
+    # Work is done in threads that know nothing of Prefect's settings: they borrow those of the flow.
+    here = copy_context()
 
     def more(number: int) -> None:
         nonlocal done, shown_at
         done += number
         if time.monotonic() - shown_at >= SECONDS_BETWEEN_UPDATES:
             shown_at = time.monotonic()
-            update_progress_artifact(artifact, min(100.0, 100.0 * done / max(1, total)))
+            here.copy().run(update_progress_artifact, artifact, min(100.0, 100.0 * done / max(1, total)))
 
     yield more
     update_progress_artifact(artifact, 100.0)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import httpx
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from blocks.errors import InvalidInputError, StorageError
+from blocks.errors import InvalidInputError
+from flows.cli_backup import alarms, backup_app, show_alarms, show_health
+from flows.cli_restore import restore
+from flows.console import clear_errors, err, out, plain
 from flows.local_stack import local_stack, use_local_prefect
+from flows.reaching import open_backups
 
 if TYPE_CHECKING:
     from blocks.catalog import CatalogDatabase
@@ -31,31 +31,13 @@ key_app = typer.Typer(help="Customers: API keys and their quotas.", no_args_is_h
 app.add_typer(key_app, name="key")
 location_app = typer.Typer(help="Locations: where objects live.", no_args_is_help=True)
 app.add_typer(location_app, name="location")
-
-out = Console()
-err = Console(stderr=True, soft_wrap=True)
+app.add_typer(backup_app, name="backup")
+app.command()(restore)
+app.command()(alarms)
 
 CatalogName = Annotated[str, typer.Option("--catalog", help="Name of the Catalog Database block.")]
 StoreName = Annotated[str, typer.Option("--store", help="Name of the Object Store block.")]
 KeyName = Annotated[str, typer.Argument(help="Label or id of the customer's key.", metavar="KEY")]
-
-
-@contextmanager
-def clear_errors() -> Iterator[None]:
-    """The project's own errors are one line and exit code 1, not a traceback."""
-    try:
-        yield
-    except StorageError as error:
-        err.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
-        raise typer.Exit(1) from error
-    except httpx.HTTPError as error:
-        where = os.environ.get("PREFECT_API_URL", "the Prefect server")
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        err.print(f"[bold red]error:[/] {where} did not answer as it should: {_plain(reason)}", highlight=False)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        err.print("[yellow]interrupted[/]")
-        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -97,6 +79,10 @@ def status() -> None:
         if running["prefect"] is not None and running["postgres"] is not None:
             use_local_prefect()
             _show_customers(_catalog("main"))
+            show_health(open_backups())
+            from flows.alarms import list_alarms
+
+            show_alarms(list_alarms)
     if None in running.values():
         raise typer.Exit(3)
 
@@ -153,7 +139,7 @@ def url(
             accept_encoding=accept_encoding, name=name,
         )  # fmt: skip
         sys.stdout.write(issued.url + "\n")
-        err.print(f"{_plain(issued.filename)}, until {issued.expires_at:%Y-%m-%d %H:%M:%S} UTC", highlight=False)
+        err.print(f"{plain(issued.filename)}, until {issued.expires_at:%Y-%m-%d %H:%M:%S} UTC", highlight=False)
 
 
 @app.command()
@@ -170,15 +156,15 @@ def explain(
         from tasks.history import explain as explain_object
 
         found = explain_object(_catalog(catalog), load_block(RetentionPolicy, policy), reference)
-        table = Table(title=f"newest first: {_plain(found.reference)}", title_justify="left")
+        table = Table(title=f"newest first: {plain(found.reference)}", title_justify="left")
         for column in ("at (UTC)", "customer", "what", "rule", "run"):
             table.add_column(column, overflow="fold")
         for event in found.events:
-            what = _plain(event.sentence())
+            what = plain(event.sentence())
             table.add_row(f"{event.at:%Y-%m-%d %H:%M:%S}", event.customer, what, event.rule, event.run[:8])
         out.print(table)
         for step in found.next_steps or ("nothing is left of it",):
-            out.print(f"next: {_plain(step)}", highlight=False)
+            out.print(f"next: {plain(step)}", highlight=False)
 
 
 @key_app.command("create")
@@ -268,7 +254,7 @@ def location_retire(
         from tasks.stores import retire_location
 
         retire_location(_catalog(catalog), name)
-        out.print(f"location {_plain(name)} is retired; probe-store takes it into use again", highlight=False)
+        out.print(f"location {plain(name)} is retired; probe-store takes it into use again", highlight=False)
 
 
 def _block_catalog(name: str) -> CatalogDatabase:
@@ -329,8 +315,3 @@ def _folder(given: str) -> Path | None:
     if folder is not None and not folder.is_dir():
         raise InvalidInputError(f"{given} is no folder")
     return folder
-
-
-def _plain(message: str) -> str:
-    # Square brackets in a message are not rich's markup.
-    return message.replace("[", "\\[")

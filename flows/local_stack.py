@@ -61,6 +61,10 @@ def bring_up(
     had_worker = stack.status()["worker"] is not None
     endpoints = stack.start(say=say)
     os.environ.update(stack.environment())
+    from blocks.loading import load_block
+    from blocks.policies import BackupPolicy
+    from flows.alarms import set_alarms
+
     say("catalog and blocks")
     prepare_catalog(stack, endpoints, CATALOG)
     save_blocks(endpoints, source_roots=source_roots)
@@ -69,6 +73,7 @@ def bring_up(
     if deploy:
         say("deployments")
         deploy_all(stack)
+        set_alarms(load_block(BackupPolicy, "default"))
     if worker:
         say("worker")
         stack.start_worker(cwd=stack.folder)
@@ -94,11 +99,12 @@ def save_blocks(endpoints: Endpoints, *, source_roots: str) -> None:
     from prefect_aws.credentials import MinIOCredentials
 
     from blocks.catalog import CatalogDatabase
+    from blocks.encryption import BackupKey
     from blocks.object_store import ObjectStore
     from blocks.policies import POLICIES, IngestPolicy
     from tasks.stores import probe_store
 
-    kinds: list[type[Block]] = [MinIOCredentials, CatalogDatabase, ObjectStore, *POLICIES]
+    kinds: list[type[Block]] = [MinIOCredentials, CatalogDatabase, ObjectStore, BackupKey, *POLICIES]
     for kind in kinds:
         kind.register_type_and_schema()
     credentials = MinIOCredentials(minio_root_user=endpoints.access_key, minio_root_password=endpoints.secret_key)
@@ -109,6 +115,7 @@ def save_blocks(endpoints: Endpoints, *, source_roots: str) -> None:
     saved = MinIOCredentials.load("main")
     store = ObjectStore(credentials=saved, endpoint_url=endpoints.s3_url, bucket=BUCKETS[0])
     store.save("main", overwrite=True)
+    ObjectStore(credentials=saved, endpoint_url=endpoints.s3_url, bucket=BUCKETS[1]).save("backups", overwrite=True)
     for bucket in BUCKETS:
         try:
             store.s3.create_bucket(Bucket=bucket)

@@ -67,6 +67,13 @@ def count_rows(connection: Connection, location_ids: Sequence[int]) -> int:
     return count
 
 
+def unsound_keys(connection: Connection, limit: int) -> tuple[list[str], int]:
+    """Keys of rows whose bytes are missing or corrupt, up to `limit`, and how many there are in all."""
+    unsound = "FROM stored_objects WHERE state IN ('missing', 'corrupt')"
+    keys = connection.execute(text(f"SELECT key {unsound} ORDER BY location_id, id LIMIT :limit"), {"limit": limit})
+    return list(keys.scalars()), connection.execute(text(f"SELECT count(*) {unsound}")).scalar_one()
+
+
 def named_keys(connection: Connection, keys: Sequence[str]) -> set[str]:
     """Which of these keys some row or unfinished intent names at this moment, in whatever place.
 

@@ -134,7 +134,7 @@ def named_roles(connection: Connection) -> list[str]:
             "  UNION SELECT (aclexplode(proacl)).grantee FROM pg_proc WHERE proacl IS NOT NULL "
             "  UNION SELECT (aclexplode(attacl)).grantee FROM pg_attribute WHERE attacl IS NOT NULL "
             "  UNION SELECT (aclexplode(defaclacl)).grantee FROM pg_default_acl) AS g "
-            "  JOIN pg_roles r ON r.oid = g.grantee WHERE r.rolname !~ '^pg_' ORDER BY 1"
+            "  JOIN pg_roles r ON r.oid = g.grantee WHERE r.rolname !~ '^pg_' AND r.rolname <> current_user ORDER BY 1"
         )
     )
     return list(rows.scalars())

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
-from blocks.catalog import CatalogDatabase
+from blocks.catalog import CatalogDatabase, drift
 from blocks.catalog.content import Content, metadata_after
 from blocks.catalog.locations import Identity, list_places, read_identity
 from blocks.catalog.objects import NewObject
@@ -27,7 +27,6 @@ from tasks.content import hash_content
 from tasks.healing import heal
 from tasks.layout import IDENTITY_KEY
 from tasks.parallel import in_parallel
-from tasks.plans import Outcome
 from tasks.reconcile import Drift
 from tasks.repairs import apply_repairs
 from tasks.stores import OpenLocation, is_older
@@ -35,6 +34,7 @@ from tasks.sweeping import Sweep
 from tasks.writing import LocalFile
 
 BATCH = 500
+MOST_TOLD = 10_000
 
 
 @dataclass
@@ -47,6 +47,7 @@ class Aftermath:
     metadata_failed: dict[str, str] = field(default_factory=dict)
     healed: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    lost_rows: int = 0
     newer: list[tuple[str, str, int]] = field(default_factory=list)
     """Place, key and bytes of objects that no row names."""
     failed: list[str] = field(default_factory=list)
@@ -54,7 +55,7 @@ class Aftermath:
     def summary(self) -> str:
         """One line for a person."""
         parts = [
-            f"{len(self.lost)} rows lost their bytes",
+            f"{self.lost_rows} rows have lost their bytes",
             f"{len(self.newer)} objects are newer than the catalog, or nobody's",
             f"{len(self.healed)} rows were healed",
             f"{self.metadata_restored} metadata objects came back",
@@ -167,35 +168,30 @@ def _metadata_rows(catalog: CatalogDatabase, places: Sequence[int]) -> Iterator[
         after = batch[-1].id
 
 
-def reconcile_restored(sweep: Sweep, policy: IntegrityPolicy, result: Aftermath) -> list[Drift]:
+def reconcile_restored(sweep: Sweep, policy: IntegrityPolicy, result: Aftermath) -> None:
     """Hold the restored catalog against what is stored: heal what is provable, mark what is lost, list what is newer.
 
     Orphans are looked at one by one, so that what carries a row's id and hash becomes that row's again.
     """
-    found = []
+    found: list[Drift] = []
     grace = timedelta(hours=policy.orphan_grace_hours)
     for location in sweep.locations:
         parts = reconcile.plan_ranges(sweep.catalog, location, policy)
         try:
             ranges = [reconcile.look_through(sweep.catalog, location, policy, part, grace=grace) for part in parts]
-            drift = reconcile.put_together(sweep.catalog, location, ranges)
+            drifted = reconcile.put_together(sweep.catalog, location, ranges)
         except StorageError as error:
             result.failed.append(f"{location.place.name}: {error}")
             continue
-        found.append(drift)
-        result.newer += [(drift.place, one.key, one.size_bytes) for one in drift.findings if one.what == "newer"]
+        found.append(drifted)
+        result.newer += [(drifted.place, one.key, one.size_bytes) for one in drifted.findings if one.what == "newer"]
     plan = reconcile.plan_repairs(found, {})
     report = apply_repairs(sweep, policy, found, plan, grace=grace)
     for outcome in report.outcomes:
-        _tell(outcome, result)
-    return found
-
-
-def _tell(outcome: Outcome, result: Aftermath) -> None:
-    subject, action = outcome.item.subject, outcome.item.action
-    if outcome.failed:
-        result.failed.append(f"{subject}: {outcome.error}")
-    elif outcome.result == "done" and action == "heal row":
-        result.healed.append(subject)
-    elif outcome.result == "done" and (action == "mark missing" or outcome.error in ("now missing", "now corrupt")):
-        result.lost.append(subject)
+        if outcome.failed:
+            result.failed.append(f"{outcome.item.subject}: {outcome.error}")
+        elif outcome.result == "done" and outcome.item.action == "heal row":
+            result.healed.append(outcome.item.subject)
+    result.lost, result.lost_rows = sweep.catalog.transaction(
+        lambda connection: drift.unsound_keys(connection, MOST_TOLD)
+    )

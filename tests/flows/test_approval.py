@@ -24,6 +24,7 @@ from blocks.errors import RefusedError
 from blocks.policies import SafetyPolicy
 from tasks.stores import OpenLocation
 from tests.conftest import RunningStack
+from tests.flows.conftest import save_policy
 from tests.flows.test_flows import latest_artifact
 from tests.helpers import execute, one, rows, stored_keys
 
@@ -51,7 +52,7 @@ def worker(running_stack: RunningStack, prefect_api: str) -> RunningStack:
 
 @pytest.fixture
 def client(saved: str, worker: RunningStack) -> Iterator[SyncPrefectClient]:
-    SafetyPolicy(most_objects=2).save("default", overwrite=True)
+    save_policy(SafetyPolicy(most_objects=2))
     with get_client(sync_client=True) as client:
         yield client
 

@@ -29,6 +29,7 @@ from tasks.intents import recover
 from tasks.outputs import register_outputs
 from tasks.stores import Locations, OpenLocation, open_for_new_files, open_named, probe_store, retire_location
 from tasks.sweeping import Sweep
+from tests.flows.conftest import save_policy
 from tests.flows.test_flows import latest_artifact
 from tests.flows.test_sweeps import artifact
 from tests.helpers import assert_sound, execute, one, rows, stored_keys, write_outputs
@@ -103,7 +104,7 @@ def end_urls(catalog: CatalogDatabase, *locations: OpenLocation) -> None:
 def test_compress(saved: str, catalog, location, outputs) -> None:  # type: ignore[no-untyped-def]
     from flows.compress_jobs import compress_jobs
 
-    CompressionPolicy(sample_objects=3).save("default", overwrite=True)
+    save_policy(CompressionPolicy(sample_objects=3))
     jobs = outputs(3)
     used = one(catalog, "SELECT storage_used_bytes FROM api_keys")
     dry = compress_jobs(dry_run=True, return_state=True)
@@ -153,7 +154,7 @@ def test_tiers_and_back(saved: str, catalog, location, outputs, another) -> None
     assert str(tier_jobs(return_state=True).message).startswith("tier-jobs: nothing to do"), "it is not idle any more"
     with pytest.raises(NotFoundError, match="no location of the tier warm"):
         rehydrate_job(job_id=str(jobs[0]), tier="warm")
-    TierPolicy(cold_location="main").save("default", overwrite=True)
+    save_policy(TierPolicy(cold_location="main"))
     with pytest.raises(InvalidInputError, match="declared as hot, the Tier Policy wants it cold"):
         tier_jobs()
     end_urls(catalog, location, cold)
@@ -292,7 +293,7 @@ def test_migration_killed_in_the_middle_goes_on_from_the_rows(  # type: ignore[n
     )  # fmt: skip
     store.s3.create_bucket(Bucket=bucket)
     far = another("far", "hot", store=store)
-    RelocationPolicy(batch_objects=20, parallel_batches=1).save("default", overwrite=True)
+    save_policy(RelocationPolicy(batch_objects=20, parallel_batches=1))
     whole = places(catalog)["main"]
     environment = {**os.environ, "PREFECT_API_URL": saved, "PREFECT_LOGGING_LEVEL": "ERROR"}
     process = subprocess.Popen([sys.executable, "-c", KILLED], env=environment, stdout=subprocess.PIPE, text=True)

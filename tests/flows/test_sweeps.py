@@ -22,6 +22,7 @@ from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy
 from flows import planned
 from tasks.stores import OpenLocation
+from tests.flows.conftest import save_policy
 from tests.flows.test_flows import latest_artifact
 from tests.helpers import execute, one, rows, stored_keys
 
@@ -259,6 +260,6 @@ def test_bulk_download(
     assert httpx.get(url).content[:2] == b"PK"
     with pytest.raises(RefusedError, match="download_roots"):
         bulk_download(job_ids=jobs, target=str(tmp_path / "there"))
-    AccessPolicy(download_roots=str(tmp_path)).save("default", overwrite=True, _sync=True)
+    save_policy(AccessPolicy(download_roots=str(tmp_path)))
     bulk_download(job_ids=jobs, target=str(tmp_path / "there"))
     assert len(list((tmp_path / "there").rglob("*.mp4"))) == 2

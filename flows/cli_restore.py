@@ -1,0 +1,136 @@
+"""`python -m flows restore`: by hand, at three in the morning, also where nothing is left but the backups."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Literal
+from uuid import uuid4
+
+import typer
+
+from blocks.errors import InvalidInputError, RefusedError
+from flows.console import clear_errors, err, out, plain
+from flows.reaching import (
+    BackupId,
+    CatalogName,
+    DatabaseUrl,
+    Endpoint,
+    IdentityFile,
+    Opened,
+    PolicyName,
+    Store,
+    StoreUrl,
+    open_backups,
+)
+
+if TYPE_CHECKING:
+    from tasks.backups.listing import Backup
+
+
+def restore(
+    backup: BackupId = "latest",
+    before: Annotated[str, typer.Option(help="With latest: before this time, such as 2026-11-24T03:00Z.")] = "",
+    cutover: Annotated[bool, typer.Option("--cutover", help="Take the catalog's place.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before the cut-over.")] = False,
+    store_url: StoreUrl = "", endpoint: Endpoint = "", database_url: DatabaseUrl = "", identity_file: IdentityFile = "",
+    scratch: Annotated[str, typer.Option(help="Folder with room for the whole dump.")] = "",
+    metadata_objects: Annotated[str, typer.Option(help="After the cut-over: missing, all or none.")] = "missing",
+    even_if_damaged: Annotated[bool, typer.Option(help="Leave out damaged copies of metadata objects.")] = False,
+    reopen: Annotated[bool, typer.Option("--reopen", help="Only let a database open that a kill left closed.")] = False,
+    backups: Store = "backups", catalog: CatalogName = "main", policy: PolicyName = "default",
+) -> None:  # fmt: skip
+    """Restore the catalog from a backup: verified, beside, compared; with --cutover in its place.
+
+    With blocks of a Prefect server, or, where nothing is left but the backups and a PostgreSQL, with --store-url and
+    --database-url. The old database is kept, and nothing is removed from any store until confirm-restore.
+    """
+    with clear_errors():
+        from blocks.catalog.sweeps import database_lock
+        from tasks.backups import cutover as cutting
+        from tasks.backups.replacing import plan_replacement
+        from tasks.backups.restoring import Restoring, name_beside, restore_beside
+
+        if store_url and not database_url:
+            raise InvalidInputError(
+                "name the database to restore to with --database-url postgresql://user@host/database"
+            )
+        opened = open_backups(
+            store_url=store_url, endpoint=endpoint, database_url=database_url, identity_file=identity_file,
+            backups=backups, catalog=catalog, policy=policy,
+        )  # fmt: skip
+        database, rules = opened.database, opened.policy
+        assert database is not None  # noqa: S101 -- both ways open one
+        rules = rules.model_copy(update={"scratch_folder": scratch}) if scratch else rules
+        run = uuid4().hex[:8]
+        with database_lock(database, "restore", holder=f"restore {run}"):
+            if cutting.reopen(database):
+                err.print(f"[yellow]{database.database} had been left closed by a cut-over; it is open again[/]")
+            if reopen:
+                return
+            in_use = database if cutting.holds_catalog(database) else None
+            _, chosen = opened.choose(backup, before=_time(before))
+            if chosen.manifest is None:
+                raise RefusedError(f"backup {chosen.id} cannot be restored: {chosen.why_not}")
+            work = Restoring(
+                opened.store, chosen.manifest, database, rules, opened.key, _metadata(metadata_objects, store_url),
+                even_if_damaged, say=lambda step: err.print(f"· {plain(step)}", highlight=False),
+            )  # fmt: skip
+            cutting.drop_leftovers(database, "restore", keep=lambda note: note.get("ready") is True)
+            name = name_beside(database.database, "restore", run)
+            restored = restore_beside(work, name, note={"run": run, "at": datetime.now(UTC).isoformat()})
+            steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in restored.seconds.items())
+            out.print(f"backup {chosen.id} is restored as database {name} ({steps})", highlight=False)
+            for note in restored.notes:
+                err.print(f"[yellow]{plain(note)}[/]", highlight=False)
+            plan = plan_replacement(in_use, chosen.manifest, name)
+            for item in plan.items[1:20]:
+                out.print(plain(f"  {item.action}: {item.subject} {item.customer} ({item.because})"), highlight=False)
+            if not cutover:
+                out.print("The catalog in use is untouched. With --cutover it takes that place.")
+                return
+            if in_use is not None and not yes:
+                typer.confirm(f"{plan.summary()}. Replace {database.database}, and keep it aside?", abort=True)
+            cut = cutting.cut_over(
+                database, restored.database, chosen.manifest, run=run, wait=timedelta(minutes=10),
+                waiting=lambda by: err.print(f"waiting for {plain(by)}", highlight=False),
+            )  # fmt: skip
+            kept = f"; the old one is {cut.kept_as}, read-only" if cut.kept_as else ""
+            out.print(f"{database.database} is backup {chosen.id} now{kept}", highlight=False)
+            if not store_url:
+                _settle(opened, chosen, metadata_objects, take_over=in_use is not None)
+            out.print(
+                "Nothing is removed from any store until somebody runs the flow confirm-restore (with "
+                "take_over_buckets, where the buckets do not carry this restore's epoch yet)."
+            )
+
+
+def _settle(opened: Opened, chosen: Backup, metadata: str, *, take_over: bool) -> None:
+    from blocks.loading import load_block
+    from blocks.policies import IntegrityPolicy
+    from flows.restored import settle
+
+    assert opened.database is not None  # noqa: S101 -- opened by its block
+    result = settle(
+        opened.database, opened.store, chosen.manifest, metadata=_metadata(metadata, ""), rules=opened.policy,
+        integrity=load_block(IntegrityPolicy, "default"), run="by hand", take_over=take_over,
+    )  # fmt: skip
+    out.print(plain(result.summary()), highlight=False)
+    for line in [*(f"lost its bytes: {key}" for key in result.lost[:20]), *result.failed[:20]]:
+        out.print(f"  {plain(line)}", highlight=False)
+
+
+def _metadata(said: str, store_url: str) -> Literal["none", "missing", "all"]:
+    if said not in ("none", "missing", "all"):
+        raise InvalidInputError(f"--metadata-objects {said[:40]!r}: it is none, missing or all")
+    # Without blocks nothing is known of the stores that they would be brought back to.
+    return "none" if store_url else said  # type: ignore[return-value]  # looked at above
+
+
+def _time(said: str) -> datetime | None:
+    if not said:
+        return None
+    try:
+        at = datetime.fromisoformat(said)
+    except ValueError as error:
+        raise InvalidInputError(f"{said[:60]!r} is no time: write for example 2026-11-24T03:00Z") from error
+    return at

@@ -1,0 +1,171 @@
+"""Backups reached by the blocks of a Prefect server, or by addresses where none is left."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import typer
+from pydantic import SecretStr
+
+from blocks.errors import InvalidInputError, RefusedError
+from flows.local_stack import use_local_prefect
+
+if TYPE_CHECKING:
+    from blocks.catalog import CatalogDatabase
+    from blocks.encryption import BackupKey
+    from blocks.object_store import ObjectStore
+    from blocks.policies import BackupPolicy
+    from tasks.backups.listing import Backup, Backups
+
+NO_DATABASE = "that is no address of a database: write postgresql://user@host:5432/database"
+
+StoreUrl = Annotated[
+    str, typer.Option(help="s3://bucket/prefix of the backups, where no Prefect is left; its keys in AWS_… variables.")
+]
+Endpoint = Annotated[str, typer.Option(help="With --store-url: address of the S3 server; empty for AWS.")]
+DatabaseUrl = Annotated[
+    str, typer.Option(help="postgresql://user@host:port/database to restore to; its password in PGPASSWORD.")
+]
+IdentityFile = Annotated[
+    str, typer.Option(help="File with the secret key (AGE-SECRET-KEY-1…), or AGE_IDENTITY; for encrypted backups.")
+]
+Store = Annotated[str, typer.Option("--backups", help="Name of the Object Store block that holds the backups.")]
+CatalogName = Annotated[str, typer.Option("--catalog", help="Name of the Catalog Database block.")]
+PolicyName = Annotated[str, typer.Option("--policy", help="Name of the Backup Policy block.")]
+BackupId = Annotated[str, typer.Argument(help="A backup's id, or latest.", metavar="BACKUP")]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Where the backups are, and of which catalog; `database` is None where only a store was named."""
+
+    store: ObjectStore
+    database: CatalogDatabase | None
+    policy: BackupPolicy
+    key: BackupKey | None
+
+    def groups(self) -> list[Backups]:
+        """The backups of the catalog in use, or, without one, of every catalog in the store."""
+        from blocks.catalog.locations import read_identity
+        from tasks.backups.cutover import holds_catalog
+        from tasks.backups.listing import catalogs_in, list_backups
+
+        if self.database is not None and holds_catalog(self.database):
+            ids = [self.database.transaction(read_identity).catalog_id]
+        else:
+            ids = catalogs_in(self.store)
+        return [list_backups(self.store, one) for one in ids]
+
+    def choose(self, wanted: str, *, before: datetime | None = None) -> tuple[UUID, Backup]:
+        """As `tasks.backups.listing.choose`."""
+        from tasks.backups.listing import choose
+
+        return choose(self.groups(), wanted, before=before)
+
+
+def open_backups(
+    *,
+    store_url: str = "",
+    endpoint: str = "",
+    database_url: str = "",
+    identity_file: str = "",
+    backups: str = "backups",
+    catalog: str = "main",
+    policy: str = "default",
+) -> Opened:
+    """By blocks, or by addresses where no Prefect server is left."""
+    from blocks.policies import BackupPolicy
+
+    key = _key(identity_file)
+    if store_url:
+        database = _database_at(database_url) if database_url else None
+        return Opened(_store_at(store_url, endpoint), database, BackupPolicy(), key)
+    use_local_prefect()
+    from blocks.catalog import CatalogDatabase
+    from blocks.encryption import BackupKey
+    from blocks.loading import load_block
+    from blocks.object_store import ObjectStore
+
+    rules = load_block(BackupPolicy, policy)
+    if key is None and rules.encryption_key:
+        key = load_block(BackupKey, rules.encryption_key)
+    return Opened(
+        load_block(ObjectStore, backups),
+        _database_at(database_url) if database_url else load_block(CatalogDatabase, catalog), rules, key,
+    )  # fmt: skip
+
+
+def _store_at(url: str, endpoint: str) -> ObjectStore:
+    from prefect_aws.credentials import AwsCredentials, MinIOCredentials
+
+    from blocks.object_store import ObjectStore
+
+    parts = urlsplit(url)
+    if parts.scheme != "s3" or not parts.netloc:
+        raise InvalidInputError(f"{url[:100]!r} is no address of backups: write s3://bucket or s3://bucket/prefix")
+    user, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
+    credentials: MinIOCredentials | AwsCredentials = AwsCredentials()
+    if endpoint:
+        if not user or not secret:
+            raise RefusedError(f"no keys for {endpoint}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        credentials = MinIOCredentials(minio_root_user=user, minio_root_password=secret)
+    region = os.environ.get("AWS_REGION", "us-east-1")
+    try:
+        return ObjectStore(
+            credentials=credentials, bucket=parts.netloc, prefix=parts.path, endpoint_url=endpoint, region=region
+        )
+    except ValueError as error:
+        raise InvalidInputError(f"{url} at {endpoint or 'AWS'}: {error}") from error
+
+
+def _database_at(url: str) -> CatalogDatabase:
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    from blocks.catalog import CatalogDatabase
+
+    try:
+        parts = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise InvalidInputError(NO_DATABASE) from error
+    host = parts.host or str(parts.query.get("host", ""))
+    if not parts.drivername.startswith("postgres") or not host or not parts.database:
+        raise InvalidInputError(NO_DATABASE)
+    if parts.password:
+        raise RefusedError("a password on a command line is seen by everybody: set PGPASSWORD, and leave it out here")
+    password = os.environ.get("PGPASSWORD")
+    try:
+        return CatalogDatabase(
+            host=host,
+            port=parts.port or 5432,
+            database=parts.database,
+            username=parts.username or "postgres",
+            password=SecretStr(password) if password else None,
+            sslmode=os.environ.get("PGSSLMODE", "prefer"),
+        )
+    except ValueError as error:
+        raise InvalidInputError(f"PGSSLMODE {os.environ.get('PGSSLMODE')!r} is none of libpq's") from error
+
+
+def _key(identity_file: str) -> BackupKey | None:
+    from blocks.encryption import BackupKey
+
+    said = os.environ.get("AGE_IDENTITY", "")
+    if identity_file:
+        try:
+            said = Path(identity_file).expanduser().read_text()
+        except (OSError, ValueError) as error:
+            raise InvalidInputError(f"the key file {identity_file} cannot be read: {error}") from error
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("#")]
+    if not lines:
+        return None
+    try:
+        return BackupKey(identity=SecretStr(lines[0]))
+    except ValueError as error:
+        raise InvalidInputError("the key file holds no age key: it begins with AGE-SECRET-KEY-1") from error

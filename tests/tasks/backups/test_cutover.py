@@ -1,0 +1,280 @@
+"""The cut-over ends the sessions of the old database and swaps names, or changes nothing; then all is frozen."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+import psycopg2
+import pytest
+
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.databases import is_open, maintenance, set_open, write_note
+from blocks.catalog.locations import read_identity
+from blocks.catalog.restored import read_freeze, thaw
+from blocks.catalog.sweeps import sweep_lock
+from blocks.errors import CatalogUnavailableError, ForeignCatalogError, FrozenCatalogError, RefusedError, SweepBusyError
+from blocks.object_store import ObjectStore
+from blocks.object_store.deletion import delete_keys
+from blocks.object_store.transfer import head, put_bytes
+from blocks.policies import IngestPolicy, IntegrityPolicy
+from tasks.backups import cutover
+from tasks.backups.aftermath import Aftermath, claim_buckets, reconcile_restored, restore_metadata
+from tasks.backups.cutover import cut_over, drop_leftovers, holds_catalog, reopen
+from tasks.backups.replacing import plan_replacement
+from tasks.ingest import ingest_videos
+from tasks.purging import purge_released
+from tasks.stores import OpenLocation, open_location, require_own
+from tasks.sweeping import Sweep
+from tests.helpers import assert_sound, execute, one, rows, write_video
+
+NO_WAIT = timedelta(0)
+
+
+@pytest.fixture
+def swap(catalog: CatalogDatabase, beside, sql: Callable[[str], None]):  # type: ignore[no-untyped-def]
+    """Restores a backup and cuts over to it; the databases that were kept are dropped at the end."""
+
+    def run(manifest, **options):  # type: ignore[no-untyped-def]
+        restored = beside(manifest)
+        given = {"run": "a restore", "wait": NO_WAIT} | options
+        return cut_over(catalog, restored.database, manifest, **given)
+
+    yield run
+    catalog.engine.dispose()
+    drop_leftovers(catalog, "before", keep=lambda note: False)
+
+
+def is_gone(catalog: CatalogDatabase, name: str) -> bool:
+    with maintenance(catalog) as connection:
+        return is_open(connection, name) is None
+
+
+def test_with_open_sessions_and_the_old_one_kept(catalog: CatalogDatabase, job: UUID, take, swap) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    made = take().manifest
+    execute(catalog, "UPDATE api_keys SET label = 'renamed since'")
+    session = psycopg2.connect(host=catalog.host, user="postgres", dbname=catalog.database)
+    with session.cursor() as cursor:
+        cursor.execute("BEGIN; SELECT 1 FROM jobs FOR UPDATE")
+    cut = swap(made)
+    with pytest.raises(psycopg2.OperationalError), session.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    session.close()
+    assert one(catalog, "SELECT label FROM api_keys") == "acme", "the pool of a process that goes on finds the new one"
+    old = catalog.named(cut.kept_as)
+    assert one(old, "SELECT label FROM api_keys") == "renamed since"
+    with pytest.raises(Exception, match="read-only transaction"):
+        execute(old, "UPDATE api_keys SET label = 'again'")
+    old.engine.dispose()
+    frozen = catalog.transaction(read_freeze)
+    assert frozen is not None
+    assert frozen.restored_from == made.id
+    assert catalog.transaction(read_identity).epoch == cut.epoch == made.epoch + 1
+
+
+def test_readers_and_writers_ride_over_it(catalog: CatalogDatabase, job: UUID, take, swap) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    made = take().manifest
+    stop, errors, counts = threading.Event(), list[BaseException](), list[int]()
+
+    def work() -> None:
+        while not stop.is_set():
+            try:
+                counts.append(
+                    catalog.transaction(
+                        lambda connection: connection.exec_driver_sql("SELECT count(*) FROM jobs").scalar_one()
+                    )
+                )
+            except BaseException as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    swap(made)
+    time.sleep(0.3)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    # A COMMIT whose answer was lost is told to the caller, who alone can say whether to do it again; nothing else is.
+    assert all(isinstance(error, CatalogUnavailableError) for error in errors)
+    assert len(errors) <= len(threads)
+    assert set(counts) == {1}
+
+
+@pytest.mark.parametrize("step", ["end_sessions", "swap_names"])
+def test_a_step_that_fails_changes_nothing(
+    catalog: CatalogDatabase, job: UUID, take, swap, monkeypatch, step: str
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    made = take().manifest
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RefusedError("sessions do not end")
+
+    monkeypatch.setattr(cutover, step, refuse)
+    with pytest.raises(RefusedError):
+        swap(made)
+    assert one(catalog, "SELECT label FROM api_keys") == "acme"
+    assert catalog.transaction(read_freeze) is None
+    assert not reopen(catalog)
+
+
+def test_it_waits_for_sweeps_and_keeps_them_out(
+    catalog: CatalogDatabase, location: OpenLocation, job: UUID, take, swap
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    made = take().manifest
+    with (
+        sweep_lock(catalog, [location.place.id], holder="cleanup night", wait=NO_WAIT),
+        pytest.raises(SweepBusyError, match="cleanup night"),
+    ):
+        swap(made)
+    assert catalog.transaction(read_freeze) is None
+
+
+def test_left_closed_by_a_kill_it_is_let_open(catalog: CatalogDatabase, job: UUID) -> None:
+    with maintenance(catalog) as connection:
+        write_note(connection, catalog.database, {"cutover": "killed"})
+        set_open(connection, catalog.database, is_open=False)
+    catalog.engine.dispose()
+    assert reopen(catalog)
+    assert one(catalog, "SELECT count(*) FROM jobs") == 1
+    assert not reopen(catalog)
+
+
+def test_what_an_operator_closed_stays_closed(catalog: CatalogDatabase) -> None:
+    with maintenance(catalog) as connection:
+        set_open(connection, catalog.database, is_open=False)
+        assert not reopen(catalog)
+        set_open(connection, catalog.database, is_open=True)
+
+
+def test_a_database_that_holds_something_else_is_not_replaced(catalog: CatalogDatabase, sql) -> None:  # type: ignore[no-untyped-def]  # a fixture
+    assert holds_catalog(catalog)
+    other = catalog.named(f"{catalog.database}_other")
+    assert not holds_catalog(other)
+    sql(f"CREATE DATABASE {other.database}")
+    assert not holds_catalog(other)
+    execute(other, "CREATE TABLE somebodys (id int)")
+    with pytest.raises(RefusedError, match="1 tables that are no catalog"):
+        holds_catalog(other)
+    other.engine.dispose()
+    sql(f"DROP DATABASE {other.database} WITH (FORCE)")
+
+
+def test_frozen_nothing_is_removed_until_somebody_confirms(
+    catalog: CatalogDatabase, location: OpenLocation, store: ObjectStore, job: UUID, take, swap
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    execute(catalog, "UPDATE stored_objects SET state = 'purging' WHERE kind = 'audio'")
+    key = one(catalog, "SELECT key FROM stored_objects WHERE kind = 'audio'")
+    swap(take().manifest)
+    with pytest.raises(ForeignCatalogError, match="before this catalog was restored: run confirm-restore"):
+        open_location(catalog, store, "main")
+    result = Aftermath()
+    claim_buckets(catalog, lambda _: store, result)
+    claim_buckets(catalog, lambda _: store, result)
+    assert (set(result.claimed), result.unclaimed) == ({"main"}, {})
+    opened = open_location(catalog, store, "main")
+    assert purge_released(catalog, opened, None).objects == 0
+    with pytest.raises(FrozenCatalogError, match="nobody has confirmed it yet"):
+        require_own(catalog, opened)
+    assert head(store, key)
+    catalog.transaction(lambda connection: thaw(connection, run="somebody"))
+    require_own(catalog, opened)
+    assert purge_released(catalog, opened, None).objects == 1
+    # Who opened the place before the restore, and slept through it, removes nothing.
+    with pytest.raises(ForeignCatalogError, match="restored since"):
+        require_own(catalog, OpenLocation(location.place, store, location.capabilities, epoch=1))
+
+
+def test_another_catalogs_bucket_is_not_taken_over(
+    catalog: CatalogDatabase, location: OpenLocation, store: ObjectStore, job: UUID, take, swap
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    swap(take().manifest)
+    put_bytes(store, "transcode-flow.catalog", b"5f0c2e1a-0000-0000-0000-000000000000 1\n", {})
+    result = Aftermath()
+    claim_buckets(catalog, lambda _: store, result)
+    assert "belongs to catalog '5f0c2e1a" in result.unclaimed["main"]
+    frozen = catalog.transaction(read_freeze)
+    assert frozen is not None
+    assert frozen.claims_pending
+
+
+def test_an_epoch_is_never_used_twice(
+    catalog: CatalogDatabase, location: OpenLocation, store: ObjectStore, job: UUID, take, swap
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    swap(take().manifest)
+    identity = catalog.transaction(read_identity)
+    put_bytes(store, "transcode-flow.catalog", f"{identity.catalog_id} {identity.epoch + 5}\n".encode(), {})
+    claim_buckets(catalog, lambda _: store, Aftermath())
+    assert catalog.transaction(read_identity).epoch == identity.epoch + 6
+    open_location(catalog, store, "main")
+
+
+def test_what_a_restore_would_forget_is_told_before(
+    catalog: CatalogDatabase, location: OpenLocation, policy: IngestPolicy, job: UUID, take, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    made = take().manifest
+    assert plan_replacement(catalog, made, "beside").objects == 0
+    video = write_video(tmp_path / "new.mp4", b"a newer video")
+    ingest_videos(catalog, location, policy, api_key="acme", sources=[str(video)])
+    execute(catalog, "INSERT INTO operation_log (run, operation, job_id) VALUES ('x', 'erase', gen_random_uuid())")
+    plan = plan_replacement(catalog, made, "beside")
+    assert (plan.objects, plan.size_bytes) == (1, 13)
+    assert [item.rule for item in plan.items] == ["restore", "erased since", "newer than the backup"]
+    assert plan_replacement(None, made, "beside").objects == 0
+
+
+def test_afterwards_what_is_provable_is_healed_and_the_rest_is_told(
+    catalog: CatalogDatabase,
+    location: OpenLocation,
+    store: ObjectStore,
+    policy: IngestPolicy,
+    job: UUID,
+    take,
+    swap,
+    vault: ObjectStore,
+    tmp_path: Path,
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    made = take().manifest
+    keys = dict(map(tuple, rows(catalog, "SELECT kind, key FROM stored_objects WHERE kind NOT LIKE 'hls%'")))
+    # Since the backup: one object was moved to another key, two went, metadata went, and a job came.
+    moved = one(catalog, "SELECT id FROM stored_objects WHERE kind = 'audio'")
+    sha256 = one(catalog, "SELECT sha256 FROM stored_objects WHERE kind = 'audio'")
+    put_bytes(store, f"processed/{job}/audio/audio.moved.mp3", b"sound", {"object-id": str(moved), "sha256": sha256})
+    delete_keys(store, [keys["audio"], keys["video_360p"], keys["metadata"]])
+    video = write_video(tmp_path / "new.mp4", b"a newer video")
+    (newer,) = ingest_videos(catalog, location, policy, api_key="acme", sources=[str(video)]).outcomes
+    swap(made)
+    result = Aftermath()
+    claim_buckets(catalog, lambda _: store, result)
+    opened = open_location(catalog, store, "main")
+    sweep = Sweep(catalog, (opened,), "a restore")
+    restore_metadata(sweep, vault, made, "missing", result, key=None, scratch=tmp_path, threads=4)
+    reconcile_restored(sweep, IntegrityPolicy(), result)
+    assert result.metadata_restored == 1
+    assert (result.lost, result.lost_rows) == ([keys["video_360p"]], 1)
+    assert len(result.healed) == 1
+    newer_keys = [key for _, key, _ in result.newer]
+    assert any(str(newer.job_id) in key for key in newer_keys)
+    assert all(head(store, key) for key in newer_keys), "nothing of it is removed"
+    assert result.failed == []
+    states = dict(
+        tuple(row) for row in rows(catalog, "SELECT kind, state FROM stored_objects WHERE kind NOT LIKE 'hls%'")
+    )
+    assert states["audio"] == states["metadata"] == "live"
+    assert states["video_360p"] == "missing"
+    assert_sound_but_for(catalog, opened, newer_keys + result.healed)
+    # Again, all of it: nothing changes.
+    again = Aftermath()
+    restore_metadata(sweep, vault, made, "all", again, key=None, scratch=tmp_path, threads=4)
+    reconcile_restored(sweep, IntegrityPolicy(), again)
+    assert (again.metadata_restored, again.lost_rows, again.healed) == (1, 1, [])
+
+
+def assert_sound_but_for(catalog: CatalogDatabase, location: OpenLocation, keys: list[str]) -> None:
+    delete_keys(location.store, keys)
+    assert_sound(catalog, location)

@@ -1,0 +1,86 @@
+"""A drill leaves evidence and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from blocks.catalog.databases import database_names, maintenance
+from blocks.catalog.sweeps import database_lock
+from blocks.errors import DamagedBackupError, SweepBusyError
+from blocks.object_store.transfer import put_bytes
+from blocks.policies import BackupPolicy
+from tasks.backups import drill
+from tasks.backups.drill import newest_for_drill, run_drill
+from tasks.backups.health import judge
+from tasks.backups.manifest import folder_of
+from tasks.backups.restoring import Restoring
+from tests.helpers import execute, one, rows
+from tests.tasks.backups.conftest import FAST
+
+
+def scratches(catalog) -> list[str]:  # type: ignore[no-untyped-def]  # a fixture
+    with maintenance(catalog) as connection:
+        return database_names(connection, f"{catalog.database}_drill")
+
+
+def test_passed(catalog, job, take, vault, listed) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    made = take().manifest
+    drilled = run_drill(catalog, Restoring(vault, made, catalog, FAST), run="sunday")
+    assert drilled.ok
+    assert drilled.rows == sum(made.rows.values())
+    assert set(drilled.steps) == {"verify", "restore", "compare", "migrate"}
+    assert made.id in drilled.summary()
+    assert scratches(catalog) == []
+    (evidence,) = rows(catalog, "SELECT ok, seconds, details FROM backup_checks WHERE what = 'drill'")
+    assert evidence.ok
+    assert evidence.details["steps"]["restore"] > 0
+    (backup,) = listed().all
+    assert backup.drilled_at is not None
+    assert backup.drill_seconds == pytest.approx(drilled.recovery_seconds)
+    from blocks.catalog import due
+    from blocks.catalog.checks import newest_checks
+
+    now = catalog.transaction(due.now)
+    health = judge(listed(), catalog.transaction(lambda c: newest_checks(c, "drill")), BackupPolicy(), now)
+    assert health.alarms == ()
+    assert health.recovery_seconds == pytest.approx(drilled.recovery_seconds)
+
+
+def test_failed(catalog, job, take, vault, catalog_id, listed, monkeypatch) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    made = take().manifest
+    execute(catalog, "UPDATE api_keys SET storage_used_bytes = storage_used_bytes + 1")
+    wrong = take().manifest
+    drilled = run_drill(catalog, Restoring(vault, wrong, catalog, FAST))
+    assert "the counters of 1 customers are not the sums" in drilled.because
+    put_bytes(vault, f"{folder_of(catalog_id, made.id)}/{made.files[0].name}", b"rotten", {})
+    drilled = run_drill(catalog, Restoring(vault, made, catalog, FAST))
+    assert not drilled.ok
+    assert "FAILED" in drilled.summary()
+    assert "is damaged" in drilled.because
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(drill, "_check_sums", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_drill(catalog, Restoring(vault, wrong, catalog, FAST))
+    assert scratches(catalog) == [], "dropped however it ends"
+    assert one(catalog, "SELECT count(*) FROM backup_checks WHERE what = 'drill' AND NOT ok") == 2
+    assert all(backup.drilled_at is None for backup in listed().all)
+
+
+def test_what_a_killed_one_left_is_dropped_by_the_next(catalog, job, take, vault, sql) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    made = take().manifest
+    sql(f"CREATE DATABASE {catalog.database}_drill_0badcafe")
+    with (
+        database_lock(catalog, "drill", holder="restore-drill one"),
+        pytest.raises(SweepBusyError, match="restore-drill one"),
+    ):
+        run_drill(catalog, Restoring(vault, made, catalog, FAST))
+    assert run_drill(catalog, Restoring(vault, made, catalog, FAST)).ok
+    assert scratches(catalog) == []
+
+
+def test_without_a_good_backup(listed) -> None:  # type: ignore[no-untyped-def]  # a fixture
+    with pytest.raises(DamagedBackupError, match="there is no verified backup"):
+        newest_for_drill(listed().newest_good)

@@ -1,0 +1,269 @@
+"""A backup is of one moment, whole, read back, and stores each metadata object once; or there is none."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pyrage
+import pytest
+from zstandard import ZstdDecompressor
+
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.snapshots import exported_snapshot
+from blocks.catalog.sweeps import backup_lock
+from blocks.encryption import BackupKey
+from blocks.errors import CatalogUnavailableError, InvalidInputError, ProgramError, SweepBusyError
+from blocks.object_store import ObjectStore
+from blocks.object_store.deletion import delete_keys
+from blocks.object_store.listing import list_prefix
+from blocks.object_store.multipart import list_multipart_uploads
+from blocks.object_store.transfer import head, put_bytes, read_bytes
+from blocks.policies import BackupPolicy
+from tasks.backups import taking
+from tasks.backups.listing import Backups
+from tasks.backups.manifest import DUMP, METADATA_LIST, folder_of
+from tasks.backups.metadata import list_of
+from tasks.backups.retention import apply_retention, plan_retention, remove_backup
+from tasks.backups.taking import Taken
+from tasks.backups.verifying import hold_backup, release_backup, verify_backup
+from tasks.purging import purge_released
+from tasks.stores import OpenLocation
+from tests.helpers import execute, one, rows, sha256
+from tests.tasks.backups.conftest import FAST
+
+
+def contents(vault: ObjectStore, catalog_id: UUID, folder: str = "metadata") -> list[str]:
+    return [listed.key.rpartition("/")[2] for listed in list_prefix(vault, f"{catalog_id}/{folder}")]
+
+
+def test_what_is_in_it(
+    catalog: CatalogDatabase, job: UUID, take: Callable[..., Taken], vault: ObjectStore, listed, catalog_id
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    made = take(settings={"retention-policy": {"default": {"trash_days": 7}}}, run="a night").manifest
+    (found,) = listed().all
+    assert found.manifest == made
+    assert found.good
+    assert made.rows["public.jobs"] == 1
+    assert made.rows["public.stored_objects"] == one(catalog, "SELECT count(*) FROM stored_objects")
+    assert made.schema_revision == one(catalog, "SELECT version_num FROM alembic_version")
+    assert made.metadata is not None
+    assert (made.metadata.objects, made.metadata.unsaved) == (1, 0)
+    saved = one(catalog, "SELECT sha256 FROM stored_objects WHERE kind = 'metadata'")
+    assert contents(vault, catalog_id) == [saved]
+    assert read_bytes(vault, f"{catalog_id}/metadata/{saved}", at_most=100) == b"{}"
+    assert [entry.sha256 for entry in list_of(vault, made)] == [saved]
+    assert rows(catalog, "SELECT what, ok, run FROM backup_checks") == [("backup", True, "a night")]
+    stored = read_bytes(vault, f"{folder_of(catalog_id, made.id)}/catalog.dump.zst", at_most=10**8)
+    assert ZstdDecompressor().decompressobj().decompress(stored).startswith(b"PGDMP"), "zstd and pg_restore read it"
+
+
+def test_thirty_nights_store_each_metadata_object_once(catalog, job, take, vault, catalog_id, listed) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    first = take()
+    assert (first.copied, take().copied, take().copied) == (1, 0, 0)
+    assert len(contents(vault, catalog_id)) == 1
+    assert len(listed().all) == 3
+
+
+def test_everything_is_of_one_moment(
+    catalog: CatalogDatabase, job: UUID, take, monkeypatch: pytest.MonkeyPatch, beside
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """Rows that are written while it runs are in none of its parts."""
+    real = taking._dumped
+
+    def later(*arguments: object) -> Iterator[bytes]:
+        execute(catalog, "UPDATE stored_objects SET kind = 'upload' WHERE kind = 'metadata'")
+        execute(catalog, "INSERT INTO reservations SELECT gen_random_uuid(), id, NULL, 0, now(), now() FROM api_keys")
+        yield from real(*arguments)  # type: ignore[arg-type]  # passed on
+
+    monkeypatch.setattr(taking, "_dumped", later)
+    made = take().manifest
+    assert made.rows["public.reservations"] == 0
+    assert made.metadata.objects == 1
+    restored = beside(made).database
+    assert one(restored, "SELECT count(*) FROM reservations") == 0
+    assert one(restored, "SELECT count(*) FROM stored_objects WHERE kind = 'metadata'") == 1
+    restored.engine.dispose()
+
+
+def test_metadata_stays_while_a_backup_runs(catalog: CatalogDatabase, location: OpenLocation, job: UUID) -> None:
+    execute(catalog, "UPDATE stored_objects SET state = 'purging' WHERE kind IN ('metadata', 'audio')")
+    key = one(catalog, "SELECT key FROM stored_objects WHERE kind = 'metadata'")
+    with exported_snapshot(catalog):
+        assert purge_released(catalog, location, None).objects == 1, "the sound goes, the metadata stays"
+        assert head(location.store, key)
+    assert purge_released(catalog, location, None).objects == 1
+
+
+def test_metadata_that_cannot_be_read_is_named_and_the_rest_is_saved(catalog, location, job, take, vault) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    key = one(catalog, "SELECT key FROM stored_objects WHERE kind = 'metadata'")
+    delete_keys(location.store, [key])
+    taken = take()
+    assert (taken.manifest.metadata.objects, taken.manifest.metadata.unsaved) == (0, 1)
+    assert key in taken.manifest.metadata.reasons[0]
+    assert "could NOT be saved" in taken.summary()
+    put_bytes(location.store, key, b"others", {})
+    assert "not those that its row names" in take().manifest.metadata.reasons[0]
+    put_bytes(location.store, key, b"{}", {})
+    assert take().manifest.metadata.objects == 1
+
+
+def test_encrypted_to_a_public_key_alone(
+    catalog, job, take, vault, catalog_id, secret: BackupKey, listed, beside
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    public = BackupKey(recipient=secret.recipient)
+    made = take(key=public).manifest
+    dump = made.file(DUMP)
+    stored = read_bytes(vault, f"{folder_of(catalog_id, made.id)}/{dump.name}", at_most=10**8)
+    assert dump.name.endswith(".zst.age")
+    identity = pyrage.x25519.Identity.from_str(secret.identity.get_secret_value())
+    opened = ZstdDecompressor().decompressobj().decompress(pyrage.decrypt(stored, [identity]))
+    assert opened.startswith(b"PGDMP"), "any age program opens it"
+    assert contents(vault, catalog_id) == []
+    (name,) = contents(vault, catalog_id, f"metadata-{secret.recipient}")
+    body = read_bytes(vault, f"{catalog_id}/metadata-{secret.recipient}/{name}", at_most=1000)
+    assert b"{}" not in body
+    assert verify_backup(catalog, vault, listed().all[0], FAST, key=public).ok, "by its hashes"
+    assert verify_backup(catalog, vault, listed().all[0], FAST, key=secret, contents=True).ok
+    restored = beside(made, key=secret).database
+    assert one(restored, "SELECT count(*) FROM jobs") == 1
+    restored.engine.dispose()
+
+
+def test_interrupted_it_is_none_and_nothing_is_left(catalog, job, take, vault, listed, monkeypatch) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    def broken(*arguments: object) -> None:
+        raise CatalogUnavailableError("gone")
+
+    for step in ("_read_back", "_commit"):
+        with monkeypatch.context() as patch:
+            patch.setattr(taking, step, broken)
+            with pytest.raises(CatalogUnavailableError):
+                take()
+        assert listed() == Backups(listed().catalog_id)
+    assert list(list_multipart_uploads(vault)) == []
+    take()
+    assert len(listed().all) == 1
+
+
+def test_the_dumps_connection_is_cut(catalog, job, take, vault, listed, monkeypatch) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    real = taking._dumped
+
+    def cut(*arguments: object) -> Iterator[bytes]:
+        chunks = real(*arguments)  # type: ignore[arg-type]  # passed on
+        yield next(chunks)
+        execute(
+            catalog,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            " WHERE application_name = 'transcode-flow backup' AND datname = current_database()",
+        )
+        yield from chunks
+
+    # Enough rows that the dump is not through before it is cut.
+    execute(
+        catalog,
+        "INSERT INTO operation_log (run, operation) SELECT repeat('x', 900), 'test' FROM generate_series(1, 40000)",
+    )
+    monkeypatch.setattr(taking, "_dumped", cut)
+    with pytest.raises((ProgramError, CatalogUnavailableError), match="pg_dump"):
+        take()
+    assert listed() == Backups(listed().catalog_id)
+    assert list(list_multipart_uploads(vault)) == []
+
+
+def test_what_a_killed_one_left_is_removed_by_the_next(catalog, job, take, vault, catalog_id, listed) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    folder = folder_of(catalog_id, "20260101T030000Z-0badcafe")
+    put_bytes(vault, f"{folder}/catalog.dump.zst", b"half", {})
+    upload = vault.s3.create_multipart_upload(Bucket=vault.bucket, Key=vault.path(f"{folder}/settings.json.zst"))
+    assert upload["UploadId"]
+    assert listed().all == ()
+    assert listed().unfinished == {"20260101T030000Z-0badcafe": 4}
+    take()
+    assert listed().unfinished == {}
+    assert list(list_multipart_uploads(vault)) == []
+    assert list(list_prefix(vault, folder)) == []
+
+
+def test_one_at_a_time(catalog: CatalogDatabase, catalog_id: UUID) -> None:
+    with (
+        backup_lock(catalog, catalog_id, holder="backup one", wait=timedelta(0)),
+        pytest.raises(SweepBusyError, match="backup one"),
+        backup_lock(catalog, catalog_id, holder="backup two", wait=timedelta(0)),
+    ):
+        pass
+
+
+def test_no_program_fits(catalog: CatalogDatabase, job: UUID, take, tmp_path: Path, listed) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    old = tmp_path / "pg_dump"
+    old.write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.1'\n")
+    old.chmod(0o755)
+    with pytest.raises(ProgramError, match=r"no pg_dump of version 18 or newer.*version 9.*postgresql-client-18"):
+        take(policy=BackupPolicy(postgresql_folder=str(tmp_path)))
+    with pytest.raises(ProgramError, match="none at all"):
+        take(policy=BackupPolicy(postgresql_folder=str(tmp_path / "nowhere")))
+    assert listed().all == ()
+
+
+def test_retention_removes_backups_and_what_only_they_needed(
+    catalog, location, job, take, vault, catalog_id, listed
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    old = take().manifest
+    key = one(catalog, "SELECT key FROM stored_objects WHERE kind = 'metadata'")
+    put_bytes(location.store, key, b'{"newer": 1}', {})
+    execute(
+        catalog,
+        "UPDATE stored_objects SET sha256 = :sha256, size_bytes = 12, stored_bytes = 12, etag = NULL "
+        " WHERE kind = 'metadata'",
+        sha256=sha256(b'{"newer": 1}'),
+    )
+    new = [take().manifest for _ in range(2)]
+    assert len(contents(vault, catalog_id)) == 2
+    later = old.snapshot_at + timedelta(days=40)
+    policy = BackupPolicy(keep_verified=2)
+    hold_backup(vault, listed().all[-1], catalog_id, "an audit")
+    assert plan_retention(listed(), policy, later).items == ()
+    release_backup(vault, listed().all[-1], catalog_id)
+    plan = plan_retention(listed(), policy, later)
+    assert [item.subject for item in plan.items] == [old.id]
+    report = apply_retention(vault, listed(), plan)
+    assert report.notes == ("1 metadata objects that no backup needs any more were removed",)
+    assert {backup.id for backup in listed().all} == {made.id for made in new}
+    assert contents(vault, catalog_id) == [entry.sha256 for entry in list_of(vault, new[0])]
+    with pytest.raises(InvalidInputError):
+        hold_backup(vault, listed().all[0], catalog_id, " ")
+
+
+def test_a_list_that_cannot_be_read_keeps_every_metadata_object(catalog, job, take, vault, catalog_id, listed) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    kept = [take().manifest for _ in range(3)]
+    name = kept[1].file(METADATA_LIST).name
+    put_bytes(vault, f"{folder_of(catalog_id, kept[1].id)}/{name}", b"rotten", {})
+    plan = plan_retention(listed(), BackupPolicy(keep_verified=2), kept[0].snapshot_at + timedelta(days=40))
+    report = apply_retention(vault, listed(), plan)
+    assert "were left" in report.notes[0]
+    assert len(contents(vault, catalog_id)) == 1
+
+
+def test_verification_tells_and_remembers(catalog, job, take, vault, catalog_id, listed) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    made = take().manifest
+    assert verify_backup(catalog, vault, listed().all[0], FAST, contents=True).ok
+    (name,) = contents(vault, catalog_id)
+    put_bytes(vault, f"{catalog_id}/metadata/{name}", b"[]", {})
+    assert verify_backup(catalog, vault, listed().all[0], FAST).ok, "it is there"
+    found = verify_backup(catalog, vault, listed().all[0], FAST, contents=True)
+    assert not found.ok
+    assert "metadata" in found.because
+    (backup,) = listed().all
+    assert (backup.verified, backup.good, backup.usable) == (False, False, False)
+    assert remove_backup(vault, listed(), made.id) == ""
+    assert listed().all == ()
+
+
+def test_the_right_program_is_taken_though_an_older_one_is_first_on_the_path() -> None:
+    from blocks.catalog.programs import find_program
+
+    found = find_program("pg_dump", at_least=18)
+    assert found.major >= 18
+    said = subprocess.run([found.path, "--version"], capture_output=True, text=True, check=True).stdout
+    assert f") {found.major}" in said
