@@ -33,7 +33,7 @@ class BackupPolicy(Block):
     keep_days: int = field(0, "Days a backup is kept.", 30, ge=1, le=3650)
     keep_verified: int = field(1, "Verified backups that are kept however old they are.", 7, ge=LEAST_VERIFIED, le=1000)
     encryption_key: str = field(2, "Name of the Backup Key block to encrypt with; empty for no encryption.", "")
-    compression_level: int = field(3, "zstd level of the dump: 1 is fastest, 19 smallest.", 3, ge=1, le=19)
+    compression_level: int = field(3, "zstd level of the dump: 1 is fastest, 19 smallest.", 1, ge=1, le=19)
     parallel_transfers: int = field(4, "Metadata objects that are copied at the same time.", 16, ge=1, le=128)
     restore_jobs: int = field(5, "Tables that are restored at the same time; 0 for one a core.", 0, ge=0, le=64)
     scratch_folder: str = field(
@@ -43,7 +43,5 @@ class BackupPolicy(Block):
         7, "Folder with pg_dump and pg_restore; empty to look for the version that fits the server.", ""
     )
     overdue_hours: int = field(8, "Hours without a good backup from which on it is overdue.", 26, ge=1, le=24 * 30)
-    small_percent: int = field(
-        9, "A backup below this share of the usual size is suspicious: is something missing?", 50, ge=1, le=99
-    )
+    small_percent: int = field(9, "Percent of the usual size below which a backup is suspicious.", 50, ge=1, le=99)
     untouched_days: int = field(10, "Days a restored database that nobody cut over to stays beside.", 7, ge=1, le=365)

@@ -36,14 +36,13 @@ class _Strict(BaseModel):
 
 
 class BackupFile(_Strict):
-    """One file: its bytes as they lie in the store, and what they decode to."""
+    """One file: its bytes as they lie in the store, and how many they decode to (the frame checks its own content)."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9.]{0,60}$")
     holds: Literal["catalog.dump", "metadata.list", "settings.json"]
     size_bytes: int = _SIZE
     sha256: str = _SHA256
     content_bytes: int = _SIZE
-    content_sha256: str = _SHA256
 
 
 class SavedMetadata(_Strict):

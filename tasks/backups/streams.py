@@ -1,4 +1,4 @@
-"""Bytes on their way into a backup and out of it: compressed, encrypted, and hashed on both sides, in one pass."""
+"""Bytes on their way into a backup and out of it: compressed, encrypted and hashed, in one pass."""
 
 from __future__ import annotations
 
@@ -23,8 +23,21 @@ PART_BYTES = 16 * MIB
 JOINED_BYTES = 4 * MIB
 
 
+class Size:
+    """How many bytes streamed past."""
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+
+    def counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """The same chunks."""
+        for chunk in chunks:
+            self.size_bytes += len(chunk)
+            yield chunk
+
+
 class Tally:
-    """Size and SHA-256 of what streams past."""
+    """Size and SHA-256 of what streamed past."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
@@ -73,7 +86,7 @@ def write_file(
 
     An exception of `content` gives the upload up before the object exists, and comes through.
     """
-    inside, outside = Tally(), Tally()
+    inside, outside = Size(), Tally()
     chunks = compressed(inside.counted(content), level=level)
     name = f"{holds}.zst"
     if key is not None:
@@ -89,20 +102,20 @@ def write_file(
     )
     return BackupFile(
         name=name, holds=holds, size_bytes=outside.size_bytes, sha256=outside.sha256,
-        content_bytes=inside.size_bytes, content_sha256=inside.sha256,
+        content_bytes=inside.size_bytes,
     )  # fmt: skip
 
 
 def read_file(
     store: ObjectStore, catalog_id: UUID, backup: str, file: BackupFile, *, key: BackupKey | None
 ) -> Iterator[bytes]:
-    """The content of one of a backup's files; when it ends without an error, both sides were what was written.
+    """The content of one of a backup's files; when it ends without an error, it was what was written.
 
     Raises:
         DamagedBackupError: they were not; whatever was handed out before is not to be used.
         RefusedError: it is encrypted and the secret key is not here.
     """
-    inside, outside = Tally(), Tally()
+    inside, outside = Size(), Tally()
     where = f"{file.name} of backup {backup}"
     stored = outside.counted(ahead(read_stream(store, f"{folder_of(catalog_id, backup)}/{file.name}")))
     if file.name.endswith(".age"):
@@ -117,7 +130,10 @@ def read_file(
         gone = "it is not there" if isinstance(error, NotFoundError) else str(error)
         raise DamagedBackupError(f"{where} is damaged: {gone}") from error
     _check(where, outside, file.size_bytes, file.sha256)
-    _check(where, inside, file.content_bytes, file.content_sha256)
+    if inside.size_bytes != file.content_bytes:
+        raise DamagedBackupError(
+            f"{where} is damaged: it holds {inside.size_bytes} bytes, {file.content_bytes} were written"
+        )
 
 
 def check_stored(store: ObjectStore, catalog_id: UUID, backup: str, file: BackupFile) -> None:

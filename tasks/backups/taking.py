@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -59,6 +60,8 @@ from tasks.backups.streams import check_stored, write_file
 
 READ_BYTES = 1024**2
 PIPE_BYTES = 1024**2
+GULP_BYTES = 256 * 1024
+GULP_SECONDS = 0.001
 
 
 @dataclass(frozen=True)
@@ -223,9 +226,12 @@ def _dumped(making: Making, program: Program, snapshot: Snapshot) -> Iterator[by
     with running(program, arguments, making.catalog) as process:
         assert process.stdout is not None  # noqa: S101 -- it is a pipe
         _widen(process.stdout.fileno())
-        while chunk := process.stdout.read(READ_BYTES):
+        while chunk := os.read(process.stdout.fileno(), READ_BYTES):
             making.progress(len(chunk))
             yield chunk
+            if len(chunk) < GULP_BYTES:
+                # pg_dump writes a few KiB at a time: woken for each, both processes would do little else.
+                time.sleep(GULP_SECONDS)
 
 
 def _widen(pipe: int) -> None:

@@ -16,9 +16,7 @@ HASH = "0" * 64
 
 
 def make(**changes: object) -> Manifest:
-    file = BackupFile(
-        name="catalog.dump.zst", holds="catalog.dump", size_bytes=1, sha256=HASH, content_bytes=2, content_sha256=HASH
-    )
+    file = BackupFile(name="catalog.dump.zst", holds="catalog.dump", size_bytes=1, sha256=HASH, content_bytes=2)
     fields = {
         "format_version": 1, "id": "20261124T030000Z-5f0c2e1a", "kind": "full", "catalog_id": UUID(int=7), "epoch": 1,
         "database": "sh\u00f6p", "schema_revision": "0004", "postgres_version": 180006, "dump_version": 18,
