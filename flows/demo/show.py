@@ -18,6 +18,7 @@ from rich.table import Table
 from blocks.embedded import Stack
 from blocks.errors import InvalidInputError, StorageError
 from flows.demo.night import Night
+from flows.demo.recovery import Recovery
 from flows.demo.steps import Steps, check
 from flows.demo.transcoding import CLIPS, LARGE_CLIP, make_clip, play, transcode
 from flows.local_stack import bring_up, deploy_all, local_stack, wait_for_deployed_run
@@ -72,6 +73,7 @@ class Demo(Steps):
             self.play_hls()
             self.upload_with_a_form()
             Night(self.out, self.catalog, self.folder, self.studio).run()
+            Recovery(self.out, self.catalog).run()
             self.run_a_deployment(deployed)
         self.show_usage()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,8 +12,11 @@ import pytest
 from prefect.blocks.core import Block
 from prefect_aws.credentials import MinIOCredentials
 
+from blocks.catalog import CatalogDatabase
 from blocks.embedded import Endpoints
-from blocks.policies import POLICIES, IngestPolicy
+from blocks.object_store import ObjectStore
+from blocks.policies import POLICIES, BackupPolicy, IngestPolicy
+from tasks.backups.cutover import drop_leftovers
 from tasks.customers import create_key
 from tests.helpers import assert_sound, write_video
 
@@ -51,6 +54,17 @@ def save_policy(policy: Block) -> None:
     """Save a policy as the default of this test; the next one finds the usual one again."""
     _changed.add(type(policy))
     policy.save("default", overwrite=True)
+
+
+@pytest.fixture
+def vault(saved: str, store: ObjectStore, catalog: CatalogDatabase) -> Iterator[ObjectStore]:
+    vault = store.model_copy(update={"prefix": f"{store.prefix}-backups", "credentials": MinIOCredentials.load("main")})
+    vault.save("backups", overwrite=True, _sync=True)
+    save_policy(BackupPolicy(compression_level=1, restore_jobs=1))
+    yield vault
+    catalog.engine.dispose()
+    for purpose in ("before", "restore", "drill"):
+        drop_leftovers(catalog, purpose, keep=lambda note: False)
 
 
 @pytest.fixture

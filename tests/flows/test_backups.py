@@ -33,7 +33,6 @@ from blocks.object_store.transfer import exists, put_bytes
 from blocks.policies import BackupPolicy
 from flows.alarms import PREFIX, list_alarms, set_alarms, wanted
 from flows.backing_up import DRILL_FAILED, VERIFIED, tell
-from tasks.backups.cutover import drop_leftovers
 from tasks.backups.listing import list_backups
 from tasks.backups.manifest import folder_of
 from tests.flows.conftest import save_policy
@@ -42,17 +41,6 @@ from tests.flows.test_flows import latest_artifact
 from tests.helpers import execute, one, rows
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
-
-
-@pytest.fixture
-def vault(saved: str, store: ObjectStore, catalog: CatalogDatabase) -> Iterator[ObjectStore]:
-    vault = store.model_copy(update={"prefix": f"{store.prefix}-backups", "credentials": MinIOCredentials.load("main")})
-    vault.save("backups", overwrite=True, _sync=True)
-    save_policy(BackupPolicy(compression_level=1, restore_jobs=1))
-    yield vault
-    catalog.engine.dispose()
-    for purpose in ("before", "restore", "drill"):
-        drop_leftovers(catalog, purpose, keep=lambda note: False)
 
 
 @pytest.fixture
