@@ -32,7 +32,8 @@ class BackupKey(Block):
         ```
     """
 
-    model_config = ConfigDict(extra="ignore")
+    # A key that is refused must not be told in the refusal.
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
     _block_type_name = "Backup Key"
     _block_type_slug = "backup-key"
     _logo_url = "https://cdn.sanity.io/images/3ugk85nk/production/fb3f4debabcda1c5a3aeea4f5b3f94c28845e23e-250x250.png"  # type: ignore[assignment]  # as below

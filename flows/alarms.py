@@ -39,7 +39,12 @@ def wanted(policy: BackupPolicy, *, window: timedelta | None = None) -> dict[str
     return {
         # The same event in both: counted from each backup on, and not in windows that tumble.
         "no good backup in time": EventTrigger(
-            posture=Posture.Proactive, after=verified, expect=verified, within=overdue, threshold=1
+            posture=Posture.Proactive,
+            after=verified,
+            expect=verified,
+            within=overdue,
+            threshold=1,
+            for_each={"prefect.resource.id"},  # a catalog's backups say nothing of another one's
         ),
         # That one waits for a first backup: here is the one for "never yet".
         "no good backup at all": EventTrigger(posture=Posture.Proactive, expect=verified, within=overdue, threshold=1),
@@ -50,7 +55,8 @@ def wanted(policy: BackupPolicy, *, window: timedelta | None = None) -> dict[str
 
 
 def _on(event: str) -> EventTrigger:
-    return EventTrigger(posture=Posture.Reactive, expect={f"{EVENTS}.{event}"}, threshold=1, within=timedelta(0))
+    return EventTrigger(posture=Posture.Reactive, expect={f"{EVENTS}.{event}"}, threshold=1, within=timedelta(0),
+                        for_each={"prefect.resource.id"})  # fmt: skip
 
 
 def set_alarms(policy: BackupPolicy, *, notify: str = "", window: timedelta | None = None) -> list[Alarm]:

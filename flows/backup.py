@@ -13,7 +13,7 @@ from prefect.states import Completed
 from blocks.catalog import due
 from blocks.catalog.locations import read_identity
 from blocks.catalog.sweeps import backup_lock
-from blocks.errors import StorageError, SweepBusyError
+from blocks.errors import SweepBusyError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
 from blocks.object_store.clock import store_now
@@ -56,12 +56,12 @@ def backup(
         policy: Name of the Backup Policy block.
         safety: Name of the Safety Policy block, which says how long to wait for another backup.
     """
-    database, target = open_catalog(catalog), load_block(ObjectStore, backups)
-    rules, caps = load_block(BackupPolicy, policy), load_block(SafetyPolicy, safety)
-    identity = database.transaction(read_identity)
-    wait = timedelta(minutes=caps.lock_wait_minutes if is_scheduled() else 0)
     log = get_run_logger()
     try:
+        database, target = open_catalog(catalog), load_block(ObjectStore, backups)
+        rules, caps = load_block(BackupPolicy, policy), load_block(SafetyPolicy, safety)
+        identity = database.transaction(read_identity)
+        wait = timedelta(minutes=caps.lock_wait_minutes if is_scheduled() else 0)
         with backup_lock(
             database, identity.catalog_id, holder=f"backup {run_label()}", wait=wait,
             waiting=lambda by: log.info("waiting for %s", by),
@@ -100,7 +100,7 @@ def backup(
             tell(FAILED, catalog, because=str(error))
             raise
         return Completed(name="Skipped", message=str(error), data=None)
-    except StorageError as error:
+    except Exception as error:  # whatever it was, somebody is told
         tell(FAILED, catalog, because=str(error))
         raise
     create_markdown_artifact(health_markdown(health), key="backup-health", description=message or plan.summary())

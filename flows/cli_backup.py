@@ -83,14 +83,10 @@ def backup_verify(
 ) -> None:  # fmt: skip
     """Read a backup back and hold it against its manifest; one that is damaged counts no more."""
     with clear_errors():
-        from tasks.backups.manifest import is_backup_id
         from tasks.backups.verifying import verify_backup
 
         opened = open_backups(identity_file=identity_file, backups=backups, catalog=catalog, policy=policy)
-        group = opened.groups()[0]
-        named = [one for one in group.all if one.id == backup] if is_backup_id(backup) else []
-        # By its id also one that was damaged: it may have been mended.
-        chosen = named[0] if named else opened.choose(backup)[1]
+        _, chosen = opened.named(backup)
         assert opened.database is not None  # noqa: S101 -- it was opened by its block
         found = verify_backup(opened.database, opened.store, chosen, opened.policy, key=opened.key, contents=contents)
         if not found.ok:
@@ -109,7 +105,7 @@ def backup_hold(
         from tasks.backups.verifying import hold_backup, release_backup
 
         opened = open_backups(backups=backups, catalog=catalog, policy=policy)
-        catalog_id, chosen = opened.choose(backup)
+        catalog_id, chosen = opened.named(backup)
         if reason:
             hold_backup(opened.store, chosen, catalog_id, reason)
         else:

@@ -37,6 +37,7 @@ def restore(
     metadata_objects: Annotated[str, typer.Option(help="After the cut-over: missing, all or none.")] = "missing",
     even_if_damaged: Annotated[bool, typer.Option(help="Leave out damaged copies of metadata objects.")] = False,
     reopen: Annotated[bool, typer.Option("--reopen", help="Only let a database open that a kill left closed.")] = False,
+    catalog_id: Annotated[str, typer.Option(help="Which catalog's backups; the target's own unless given.")] = "",
     backups: Store = "backups", catalog: CatalogName = "main", policy: PolicyName = "default",
 ) -> None:  # fmt: skip
     """Restore the catalog from a backup: verified, beside, compared; with --cutover in its place.
@@ -47,6 +48,7 @@ def restore(
     with clear_errors():
         from blocks.catalog.sweeps import database_lock
         from tasks.backups import cutover as cutting
+        from tasks.backups.listing import mark_restoring
         from tasks.backups.replacing import plan_replacement
         from tasks.backups.restoring import Restoring, name_beside, restore_beside
 
@@ -68,13 +70,14 @@ def restore(
             if reopen:
                 return
             in_use = database if cutting.holds_catalog(database) else None
-            _, chosen = opened.choose(backup, before=_time(before))
+            _, chosen = opened.choose(backup, before=_time(before), catalog_id=catalog_id)
             if chosen.manifest is None:
                 raise RefusedError(f"backup {chosen.id} cannot be restored: {chosen.why_not}")
             work = Restoring(
                 opened.store, chosen.manifest, database, rules, opened.key, _metadata(metadata_objects, store_url),
                 even_if_damaged, say=lambda step: err.print(f"· {plain(step)}", highlight=False),
             )  # fmt: skip
+            mark_restoring(opened.store, chosen.manifest, run)
             cutting.drop_leftovers(database, "restore", keep=lambda note: note.get("ready") is True)
             name = name_beside(database.database, "restore", run)
             restored = restore_beside(work, name, note={"run": run, "at": datetime.now(UTC).isoformat()})
@@ -112,7 +115,7 @@ def _settle(opened: Opened, chosen: Backup, metadata: str, *, take_over: bool) -
     assert opened.database is not None  # noqa: S101 -- opened by its block
     result = settle(
         opened.database, opened.store, chosen.manifest, metadata=_metadata(metadata, ""), rules=opened.policy,
-        integrity=load_block(IntegrityPolicy, "default"), run="by hand", take_over=take_over,
+        integrity=load_block(IntegrityPolicy, "default"), run="by hand", take_over=take_over, key=opened.key,
     )  # fmt: skip
     out.print(plain(result.summary()), highlight=False)
     for line in [*(f"lost its bytes: {key}" for key in result.lost[:20]), *result.failed[:20]]:

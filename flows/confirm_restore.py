@@ -10,6 +10,7 @@ from prefect.states import Completed
 
 from blocks.catalog.locations import read_identity
 from blocks.catalog.restored import read_freeze, thaw
+from blocks.encryption import BackupKey
 from blocks.errors import RefusedError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
@@ -25,6 +26,7 @@ def confirm_restore(
     dry_run: bool = True,
     take_over_buckets: bool = False,
     metadata_objects: Literal["none", "missing", "all"] = "none",
+    key: str = "",
     backups: str = "backups",
     catalog: str = "main",
     policy: str = "default",
@@ -32,15 +34,17 @@ def confirm_restore(
 ) -> State[None]:
     """Look at a restored catalog once more, and, with dry_run off, let things be removed again.
 
-    It finishes what a restore that was killed left undone, and reports which rows lost their bytes and which objects
-    are newer than the catalog. Confirmed, those become orphans as any other: reconcile-quota removes them after its
-    grace, and cleanup, tiers and compression go on. It never removes anything itself.
+    It reports which rows lost their bytes and which objects are newer than the catalog; with dry_run off it also
+    finishes what a restore that was killed left undone. Confirmed, newer objects are orphans as any other, from that
+    moment on: reconcile-quota removes them a grace later, and cleanup, tiers and compression go on. It never removes
+    anything itself, and confirms nothing while a store does not answer.
 
     Args:
-        dry_run: Report only; turn it off to confirm.
+        dry_run: Report only, and change nothing; turn it off to confirm.
         take_over_buckets: Write this catalog's id and epoch into its buckets; whatever catalog they served before is
             refused from then on.
         metadata_objects: Which metadata objects come back from the backups.
+        key: Name of a Backup Key block with the secret key; that of the Backup Policy unless given.
         backups: Name of the Object Store block that holds the backups.
         catalog: Name of the Catalog Database block.
         policy: Name of the Backup Policy block.
@@ -50,14 +54,13 @@ def confirm_restore(
     frozen = database.transaction(read_freeze)
     if frozen is None:
         return Completed(message="nothing to confirm: this catalog was not restored, or is confirmed", data=None)
-    source = load_block(ObjectStore, backups)
-    catalog_id = database.transaction(read_identity).catalog_id
-    manifest = next(
-        (one.manifest for one in list_backups(source, catalog_id).all if one.id == frozen.restored_from), None
-    )
+    source, rules = load_block(ObjectStore, backups), load_block(BackupPolicy, policy)
+    known = list_backups(source, database.transaction(read_identity).catalog_id).all
+    manifest = next((one.manifest for one in known if one.id == frozen.restored_from), None)
     result = settle(
-        database, source, manifest, metadata=metadata_objects, rules=load_block(BackupPolicy, policy),
+        database, source, manifest, metadata=metadata_objects, rules=rules,
         integrity=load_block(IntegrityPolicy, integrity), run=run_label(), take_over=take_over_buckets,
+        key=load_block(BackupKey, key) if key else None, look_only=dry_run,
     )  # fmt: skip
     show_aftermath(result)
     if dry_run:
@@ -68,5 +71,8 @@ def confirm_restore(
             "not confirmed: some buckets still carry the epoch before the restore; run it with take_over_buckets, if "
             f"no other catalog uses them. {result.summary()}"
         )
-    database.transaction(lambda connection: thaw(connection, run=run_label()))
+    if result.failed or result.unclaimed:
+        raise RefusedError(f"not confirmed, because not everything could be looked at: {result.summary()}")
+    if not database.transaction(lambda connection: thaw(connection, frozen, run=run_label())):
+        raise RefusedError("not confirmed: the catalog was restored once more meanwhile; look at that restore first")
     return Completed(message=f"confirmed: {result.summary()}", data=None)

@@ -69,6 +69,7 @@ class Work(Generic[F]):
     scope: str = ""
     locked: bool = True
     always_ask: bool = False
+    lead: str = ""
     while_frozen: bool = False
     """Whether it may run while a restored catalog waits for its confirmation: it removes and moves nothing then."""
 
@@ -239,6 +240,11 @@ def _answer(work: Work[F]) -> Approval | State[Report] | None:
     return Approval(form.approved_objects, form.approved_bytes)
 
 
+def was_asked() -> bool:
+    """Whether this run has asked somebody before, and goes on now."""
+    return bool(_asked_before())
+
+
 def _asked_before() -> list[str]:
     context = FlowRunContext.get()
     keys = (context.flow_run.empirical_policy.pause_keys or ()) if context and context.flow_run else ()
@@ -276,7 +282,9 @@ def is_scheduled() -> bool:
 
 def _question(work: Work[F], plan: Plan, reasons: tuple[str, ...], lasts: timedelta) -> str:
     lead = f"**{work.operation}** wants to go past what is allowed without asking:"
-    if work.always_ask:
+    if work.lead:
+        lead = work.lead
+    elif work.always_ask:
         lead = f"**{work.operation} erases for good**, and no undelete-jobs brings anything back:"
     labels = sorted({item.customer for item in plan.items if item.customer})
     customers = (escaped(", ".join(labels[:10])) or "none") + (" and others" if len(labels) > 10 else "")

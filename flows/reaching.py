@@ -50,23 +50,27 @@ class Opened:
     policy: BackupPolicy
     key: BackupKey | None
 
-    def groups(self) -> list[Backups]:
-        """The backups of the catalog in use, or, without one, of every catalog in the store."""
-        from blocks.catalog.locations import read_identity
+    def groups(self, catalog_id: str = "") -> list[Backups]:
+        """As `tasks.backups.listing.groups_of`."""
         from tasks.backups.cutover import holds_catalog
-        from tasks.backups.listing import catalogs_in, list_backups
+        from tasks.backups.listing import groups_of
 
-        if self.database is not None and holds_catalog(self.database):
-            ids = [self.database.transaction(read_identity).catalog_id]
-        else:
-            ids = catalogs_in(self.store)
-        return [list_backups(self.store, one) for one in ids]
+        in_use = self.database if self.database is not None and holds_catalog(self.database) else None
+        return groups_of(self.store, in_use, catalog_id)
 
-    def choose(self, wanted: str, *, before: datetime | None = None) -> tuple[UUID, Backup]:
+    def choose(self, wanted: str, *, before: datetime | None = None, catalog_id: str = "") -> tuple[UUID, Backup]:
         """As `tasks.backups.listing.choose`."""
         from tasks.backups.listing import choose
 
-        return choose(self.groups(), wanted, before=before)
+        return choose(self.groups(catalog_id), wanted, before=before)
+
+    def named(self, wanted: str) -> tuple[UUID, Backup]:
+        """By its id also one that cannot be restored, such as to verify it again; else as `choose`."""
+        for group in self.groups():
+            for one in group.all:
+                if one.id == wanted:
+                    return group.catalog_id, one
+        return self.choose(wanted)
 
 
 def open_backups(

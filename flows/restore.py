@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -11,18 +12,19 @@ from prefect.states import Completed
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.databases import drop_database, maintenance, read_note
-from blocks.catalog.locations import read_identity
+from blocks.catalog.migrating import upgrade
 from blocks.catalog.sweeps import database_lock
+from blocks.encryption import BackupKey
 from blocks.errors import RefusedError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
 from blocks.policies import BackupPolicy, IntegrityPolicy, SafetyPolicy
 from flows.backing_up import open_key, tell
 from flows.opening import reported, run_label
-from flows.planned import Work, run_planned, show_plan
+from flows.planned import Work, run_planned, show_plan, was_asked
 from flows.restored import settle, show_aftermath
 from tasks.backups.cutover import cut_over, drop_leftovers, holds_catalog, reopen
-from tasks.backups.listing import Backup, catalogs_in, choose, list_backups
+from tasks.backups.listing import choose, groups_of, mark_restoring
 from tasks.backups.manifest import Manifest
 from tasks.backups.replacing import plan_replacement
 from tasks.backups.restoring import Restored, Restoring, name_beside, restore_beside
@@ -30,6 +32,10 @@ from tasks.plans import Outcome, Plan, Report
 from tasks.sweeping import Sweep
 
 RESTORED = "restore.finished"
+LEAD = (
+    "**restore** puts a backup in the place of the catalog that is in use, which is kept aside. Jobs that are newer "
+    "than the backup are forgotten; their objects stay. While customers go on uploading, allow for more than is shown:"
+)
 
 
 @flow(
@@ -44,6 +50,8 @@ def restore(
     metadata_objects: Literal["none", "missing", "all"] = "missing",
     even_if_damaged: bool = False,
     take_over_buckets: bool = False,
+    key: str = "",
+    catalog_id: str = "",
     backups: str = "backups",
     policy: str = "default",
     integrity: str = "default",
@@ -67,6 +75,8 @@ def restore(
         metadata_objects: Which metadata objects come back from the backups, those that are missing or wrong, or all.
         even_if_damaged: Go on although copies of metadata objects are damaged; those are left out, and named.
         take_over_buckets: On a server without a catalog, let the restored one take the buckets over at once.
+        key: Name of a Backup Key block with the secret key; that of the Backup Policy unless given.
+        catalog_id: Which catalog's backups are meant; that of the target's own unless given.
         backups: Name of the Object Store block that holds the backups.
         policy: Name of the Backup Policy block.
         integrity: Name of the Integrity Policy block, for the reconciliation afterwards.
@@ -76,18 +86,27 @@ def restore(
     rules, caps = load_block(BackupPolicy, policy), load_block(SafetyPolicy, safety)
     log = get_run_logger()
     with database_lock(database, "restore", holder=f"restore {run_label()}"):
+        keys = load_block(BackupKey, key) if key else open_key(rules)
         if reopen(database):
             log.warning("%s had been left closed by a cut-over that was killed; it is open again", database.database)
         in_use = database if holds_catalog(database) else None
-        name = name_beside(database.database, "restore", run_label()[:8])
+        # The end of a run's id is its random part: its beginning is a clock.
+        name = name_beside(database.database, "restore", run_label().replace("-", "")[-14:])
         _drop_old(database, rules)
+        if (cut := _cut_over_before(database)) and (again := _manifest_of(source, cut)):
+            # This very run was stopped after its cut-over: what is left is to settle.
+            result = settle(
+                database, source, again, metadata=metadata_objects, rules=rules,
+                integrity=load_block(IntegrityPolicy, integrity), run=run_label(), take_over=True, key=keys,
+            )  # fmt: skip
+            show_aftermath(result)
+            return Completed(message=f"restored from {cut}; {result.summary()}", data=None)
         beside: list[Restored] = []
 
         def plan(_: Sweep) -> tuple[Plan, Restored]:
-            chosen = _manifest(database, in_use, source, name, backup, before)
-            work = Restoring(
-                source, chosen, database, rules, open_key(rules), metadata_objects, even_if_damaged, say=log.info
-            )
+            chosen = _manifest(database, in_use, source, name, _Wanted(backup, before, catalog_id))
+            mark_restoring(source, chosen, run_label())
+            work = Restoring(source, chosen, database, rules, keys, metadata_objects, even_if_damaged, say=log.info)
             beside.append(_beside(work, name))
             return plan_replacement(in_use, chosen, name), beside[0]
 
@@ -100,7 +119,7 @@ def restore(
             result = settle(
                 database, source, restored.manifest, metadata=metadata_objects, rules=rules,
                 integrity=load_block(IntegrityPolicy, integrity), run=run_label(),
-                take_over=in_use is not None or take_over_buckets,
+                take_over=in_use is not None or take_over_buckets, key=keys,
             )  # fmt: skip
             show_aftermath(result, kept_as=cut.kept_as)
             tell(RESTORED, target, backup=restored.manifest.id, kept_as=cut.kept_as)
@@ -121,7 +140,7 @@ def restore(
         ended = run_planned(
             Work(
                 operation="restore", catalog=database, locations=(), caps=caps, plan=plan, apply=apply, scope=target,
-                locked=False, always_ask=True, while_frozen=True,
+                locked=False, always_ask=True, while_frozen=True, lead=LEAD,
             ),
             dry_run=not cutover,
         )  # fmt: skip
@@ -137,32 +156,48 @@ def _beside(work: Restoring, name: str) -> Restored:
     """Restored now, or before this run asked for its approval."""
     with maintenance(work.target) as connection:
         note = read_note(connection, name)
-        if note.get("ready") is True and note.get("backup") == work.manifest.id:
-            return Restored(work.target.named(name), work.manifest, {})
+        if note.get("ready") is True and note.get("backup") == work.manifest.id and note.get("run") == run_label():
+            beside = work.target.named(name)
+            upgrade(beside)  # this version may be a newer one
+            return Restored(beside, work.manifest, {})
         drop_database(connection, name)
     return restore_beside(work, name, note={"run": run_label(), "at": datetime.now().astimezone().isoformat()})
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    backup: str
+    before: datetime | None
+    catalog_id: str
+
+
 def _manifest(
-    database: CatalogDatabase,
-    in_use: CatalogDatabase | None,
-    source: ObjectStore,
-    name: str,
-    backup: str,
-    before: datetime | None,
+    database: CatalogDatabase, in_use: CatalogDatabase | None, source: ObjectStore, name: str, wanted: _Wanted
 ) -> Manifest:
     """The backup that is meant; after an approval the one that was looked at, whatever is newer by now."""
     with maintenance(database) as connection:
-        restored = str(read_note(connection, name).get("backup", ""))
-    ours = in_use.transaction(read_identity).catalog_id if in_use is not None else None
-    catalogs = [ours] if ours is not None else catalogs_in(source)
-    found: Backup
-    _, found = choose(
-        [list_backups(source, one) for one in catalogs], restored or backup, before=None if restored else before
-    )
+        note = read_note(connection, name)
+    restored = str(note.get("backup", "")) if note.get("run") == run_label() else ""
+    if was_asked() and not restored:
+        raise RefusedError(f"the database {name}, which this run restored and asked about, is gone: start it anew")
+    found = choose(
+        groups_of(source, in_use, wanted.catalog_id), restored or wanted.backup,
+        before=None if restored else wanted.before,
+    )[1]  # fmt: skip
     if found.manifest is None:
         raise RefusedError(f"backup {found.id} cannot be restored: {found.why_not}")
     return found.manifest
+
+
+def _cut_over_before(database: CatalogDatabase) -> str:
+    """The backup that this run has put in the catalog's place already; empty where it has not."""
+    with maintenance(database) as connection:
+        note = read_note(connection, database.database)
+    return str(note.get("restored", "")) if note.get("run") == run_label() else ""
+
+
+def _manifest_of(source: ObjectStore, backup: str) -> Manifest | None:
+    return next((one.manifest for group in groups_of(source, None, "") for one in group.all if one.id == backup), None)
 
 
 def _drop_old(database: CatalogDatabase, rules: BackupPolicy) -> None:

@@ -9,7 +9,8 @@ from prefect.states import Completed, Failed
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.locations import read_identity
-from blocks.errors import DamagedBackupError, StorageError
+from blocks.encryption import BackupKey
+from blocks.errors import DamagedBackupError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
 from blocks.policies import BackupPolicy
@@ -26,6 +27,7 @@ def restore_drill(
     backup: str = "latest",
     target: str = "",
     metadata_objects: bool = True,
+    key: str = "",
     backups: str = "backups",
     catalog: str = "main",
     policy: str = "default",
@@ -41,23 +43,24 @@ def restore_drill(
         backup: A backup's id, or latest, the newest that was verified.
         target: Name of the Catalog Database block whose server takes the scratch database; the catalog's own if empty.
         metadata_objects: Whether the copies of the metadata objects are read too.
+        key: Name of a Backup Key block with the secret key; that of the Backup Policy unless given.
         backups: Name of the Object Store block that holds the backups.
         catalog: Name of the Catalog Database block.
         policy: Name of the Backup Policy block.
     """
-    database, source = open_catalog(catalog), load_block(ObjectStore, backups)
-    rules = load_block(BackupPolicy, policy)
-    server = load_block(CatalogDatabase, target) if target else database
     log = get_run_logger()
     try:
+        database, source = open_catalog(catalog), load_block(ObjectStore, backups)
+        rules = load_block(BackupPolicy, policy)
+        server = load_block(CatalogDatabase, target) if target else database
         found = list_backups(source, database.transaction(read_identity).catalog_id)
         meant = found.newest_good if backup == "latest" else choose([found], backup)[1]
         work = Restoring(
-            source, newest_for_drill(meant), server, rules, open_key(rules),
+            source, newest_for_drill(meant), server, rules, load_block(BackupKey, key) if key else open_key(rules),
             "missing" if metadata_objects else "none", say=log.info,
         )  # fmt: skip
         drilled = run_drill(database, work, run=run_label())
-    except StorageError as error:
+    except Exception as error:  # whatever it was, somebody is told
         tell(DRILL_FAILED, catalog, because=str(error))
         raise
     tell(DRILL_PASSED if drilled.ok else DRILL_FAILED, catalog, backup=drilled.backup, because=drilled.because,

@@ -7,6 +7,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from blocks.catalog import CatalogDatabase, due
 from blocks.catalog.checks import record_check
+from blocks.encryption import BackupKey
 from blocks.errors import StorageError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
@@ -31,14 +32,17 @@ def settle(
     integrity: IntegrityPolicy,
     run: str,
     take_over: bool,
+    key: BackupKey | None = None,
+    look_only: bool = False,
 ) -> Aftermath:
     """Tell the buckets, bring metadata objects back, and hold the catalog against what is stored.
 
-    It can be called again at any time; what does not answer is told in the result, and is for the next call.
+    It can be called again at any time; what does not answer is told in the result, and is for the next call. With
+    `look_only` nothing is changed at all.
     """
     result = Aftermath()
     started = database.transaction(due.now)
-    if take_over:
+    if take_over and not look_only:
         claim_buckets(database, lambda name: load_block(ObjectStore, name), result)
     try:
         locations = open_stores(database, [])
@@ -46,14 +50,14 @@ def settle(
         result.failed.append(str(error))
         return result
     sweep = Sweep(database, locations, run)
-    if manifest is not None:
+    if manifest is not None and not look_only:
         with scratch_folder("metadata") as scratch:
             restore_metadata(
                 sweep, source, manifest, metadata, result,
-                key=open_key(rules), scratch=scratch, threads=rules.parallel_transfers,
+                key=key or open_key(rules), scratch=scratch, threads=rules.parallel_transfers,
             )  # fmt: skip
-    reconcile_restored(sweep, integrity, result)
-    if manifest is not None:
+    reconcile_restored(sweep, integrity, result, look_only=look_only)
+    if manifest is not None and not look_only:
         seconds = (database.transaction(due.now) - started).total_seconds()
         database.transaction(
             lambda connection: record_check(

@@ -15,6 +15,7 @@ from blocks.catalog.locations import list_places
 from blocks.catalog.log import record_aged
 from blocks.catalog.objects import Extent
 from blocks.catalog.selection import MOST_JOBS, JobFilter, SelectedJob, other_keys, select_jobs
+from blocks.catalog.snapshots import backup_is_running
 from blocks.catalog.tables import JobStatus
 from blocks.catalog.trash import (
     Changed,
@@ -201,6 +202,9 @@ def _erase(sweep: Sweep, items: Sequence[Item]) -> list[Outcome]:
         return claim_trashed(connection, owner, ids, due_at=None, run=sweep.run, rule="purge_now")
 
     claimed = sweep.catalog.transaction(claim)
+    if sweep.catalog.transaction(backup_is_running):
+        # It is asked for by now, so that the next cleanup finishes it.
+        return [Outcome(item, "failed", "a backup is being made, which reads metadata: run it again") for item in items]
     held = {one: why for one, why in claimed.skipped.items() if why.startswith("on hold")}
     going = [one for one in ids if one not in held]
     exports = sweep.catalog.transaction(lambda connection: other_keys(connection, going))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -18,7 +18,7 @@ from blocks.catalog.content import content_of
 from blocks.catalog.counters import CounterDrift
 from blocks.catalog.drift import ExpectedObject
 from blocks.catalog.locations import list_places
-from blocks.catalog.restored import Freeze, read_freeze
+from blocks.catalog.restored import Freeze, orphans_since, read_freeze
 from blocks.errors import InvalidInputError, NotFoundError, RefusedError, StoreUnavailableError
 from blocks.object_store.clock import store_now
 from blocks.object_store.listing import Listed, list_range
@@ -96,7 +96,7 @@ def look_through(
     rows = catalog.transaction(
         lambda connection: drift.expected_in_range(connection, location.place.shelf, part.first, part.last)
     )
-    oldest = store_now(location.store) - grace
+    oldest = orphans_before(catalog, location, grace)
     # Where a bucket is one location only, nobody asked for classes.
     classes = catalog.transaction(lambda connection: _classes(connection, location)) if several(location) else {}
     listing = (
@@ -122,6 +122,17 @@ def look_through(
     most = 4 * MOST_FINDINGS
     more = compared.more_orphans + max(0, len(findings) - most)
     return RangeDrift(compared.listed, compared.expected, tuple(findings[:most]), more, rows=len(rows))
+
+
+def orphans_before(catalog: CatalogDatabase, location: OpenLocation, grace: timedelta) -> datetime:
+    """The time, by the store's clock, that an orphan's bytes must be older than.
+
+    After a confirmed restore everybody has the whole grace to look at what was stored after the backup, and none of it
+    is past the grace, however long ago it was stored.
+    """
+    now, confirmed_at = store_now(location.store), catalog.transaction(orphans_since)
+    waiting = confirmed_at is not None and now < confirmed_at + grace
+    return datetime.min.replace(tzinfo=UTC) if waiting else now - grace
 
 
 def several(location: OpenLocation) -> bool:

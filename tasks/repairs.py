@@ -18,7 +18,6 @@ from blocks.errors import (
     SourceChangedError,
     StorageError,
 )
-from blocks.object_store.clock import store_now
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import fingerprint
 from blocks.policies import IntegrityPolicy
@@ -26,7 +25,7 @@ from tasks.content import hash_content
 from tasks.healing import heal
 from tasks.parallel import in_parallel
 from tasks.plans import Item, Outcome, Plan, Report
-from tasks.reconcile import Drift, Finding, explain_counters, look_at
+from tasks.reconcile import Drift, Finding, explain_counters, look_at, orphans_before
 from tasks.stores import OpenLocation, require_own
 from tasks.sweeping import Sweep
 from tasks.writing import StoredBlob
@@ -174,7 +173,7 @@ def _remove_orphans(
 ) -> list[tuple[str, str]]:
     """The one removal without a row: only past the grace, and only what nobody names or needs at this very moment."""
     require_own(sweep.catalog, location)
-    oldest = store_now(location.store) - grace
+    oldest = orphans_before(sweep.catalog, location, grace)
     seen = in_parallel(lambda one: look_at(location, one.key), batch, threads=policy.parallel_transfers)
     rows = sweep.catalog.transaction(
         lambda connection: content_of(connection, [now.object_id for now in seen if now and now.object_id])

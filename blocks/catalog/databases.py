@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from blocks.catalog.block import CatalogDatabase
 from blocks.errors import CatalogUnavailableError, RefusedError, StorageError
@@ -32,12 +32,25 @@ def maintenance(catalog: CatalogDatabase) -> Iterator[Connection]:
     """
     engine = catalog.direct_engine(maintenance=True)
     try:
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with (
+            catalog_errors(catalog),
+            engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+        ):
             yield connection
-    except DBAPIError as error:
-        raise _told(catalog, error) from error
     finally:
         engine.dispose()
+
+
+@contextmanager
+def catalog_errors(catalog: CatalogDatabase) -> Iterator[None]:
+    """What SQLAlchemy raises, told in the project's own errors."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise _told(catalog, error) from error
+    except SQLAlchemyError as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CatalogUnavailableError(f"the session at {catalog.host} was lost: {reason}") from error
 
 
 def _told(catalog: CatalogDatabase, error: DBAPIError) -> StorageError:
@@ -150,7 +163,7 @@ def swap_names(catalog: CatalogDatabase, *, beside: str, kept_as: str) -> None:
     """Both renames in one transaction: the catalog's database becomes `kept_as`, the one beside takes its name."""
     engine = catalog.direct_engine(maintenance=True)
     try:
-        with engine.begin() as connection:
+        with catalog_errors(catalog), engine.begin() as connection:
             if is_open(connection, catalog.database) is not None:
                 connection.exec_driver_sql(
                     f"ALTER DATABASE {_quoted(connection, catalog.database)} RENAME TO {_quoted(connection, kept_as)}"
@@ -158,8 +171,6 @@ def swap_names(catalog: CatalogDatabase, *, beside: str, kept_as: str) -> None:
             connection.exec_driver_sql(
                 f"ALTER DATABASE {_quoted(connection, beside)} RENAME TO {_quoted(connection, catalog.database)}"
             )
-    except DBAPIError as error:
-        raise _told(catalog, error) from error
     finally:
         engine.dispose()
 

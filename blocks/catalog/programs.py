@@ -18,6 +18,8 @@ from typing import IO
 from blocks.catalog.block import CatalogDatabase
 from blocks.errors import CatalogUnavailableError, ProgramError
 
+KEPT = ("PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL", "PGPASSFILE")
+"""Variables that the catalog's own connections honour too."""
 USUAL_FOLDERS = (
     "/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql*/bin", "/opt/homebrew/opt/postgresql@*/bin",
 )  # fmt: skip
@@ -132,7 +134,7 @@ def run(
 
 def _environment(catalog: CatalogDatabase | None, settings: str) -> dict[str, str]:
     # What a user's shell says about some other server must not reach ours.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG") or name in KEPT}
     environment["LC_ALL"] = "C"
     if catalog is not None:
         environment |= {
@@ -146,7 +148,7 @@ def _environment(catalog: CatalogDatabase | None, settings: str) -> dict[str, st
 
 
 def _failed(program: Program, said: str, code: int) -> ProgramError | CatalogUnavailableError:
-    lines = [line for line in said.splitlines() if line.strip()]
+    lines = [line for line in said.splitlines() if line.strip() and "hint:" not in line]
     telling = next((line for line in lines if "error:" in line or "FATAL" in line), lines[-1] if lines else "")
     message = f"{program.name} (version {program.major}) failed: {telling.strip() or f'exit code {code}'}"
     gone = ("server closed the connection", "could not connect", "terminating connection", "Connection refused",

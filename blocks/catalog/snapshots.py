@@ -84,6 +84,12 @@ def exported_snapshot(catalog: CatalogDatabase) -> Iterator[Snapshot]:
 _LOCK = {"one": RUNNING_LOCK[0], "two": RUNNING_LOCK[1]}
 
 
+def backup_is_running(connection: Connection) -> bool:
+    """Whether a backup of this catalog holds its snapshot at this moment."""
+    runs: bool = connection.execute(text("SELECT backup_is_running()")).scalar_one()
+    return runs
+
+
 def count_rows(connection: Connection) -> dict[str, int]:
     """Rows of every table that holds rows itself, by `schema.table`; it reads them all."""
     preparer = connection.dialect.identifier_preparer

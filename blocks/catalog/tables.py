@@ -100,6 +100,7 @@ class CatalogIdentity(SQLModel, table=True):
     catalog_id: UUID = Field(default_factory=uuid4)
     epoch: int = 1
     frozen_since: datetime | None = _time(optional=True)
+    confirmed_at: datetime | None = _time(optional=True)
     restored_from: str | None = _text(optional=True)
     claims_pending: bool = _flag()
 

@@ -35,6 +35,7 @@ from tasks.writing import LocalFile
 
 BATCH = 500
 MOST_TOLD = 10_000
+MOST_PASSES = 50
 
 
 @dataclass
@@ -50,6 +51,8 @@ class Aftermath:
     lost_rows: int = 0
     newer: list[tuple[str, str, int]] = field(default_factory=list)
     """Place, key and bytes of objects that no row names."""
+    uncounted: int = 0
+    """Disagreements beyond those that one pass looks at."""
     failed: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
@@ -60,6 +63,8 @@ class Aftermath:
             f"{len(self.healed)} rows were healed",
             f"{self.metadata_restored} metadata objects came back",
         ]
+        if self.uncounted:
+            parts.append(f"at least {self.uncounted} more objects that no row names, beyond those listed")
         wrong = len(self.failed) + len(self.metadata_failed)
         if wrong:
             parts.append(f"{wrong} repairs failed: {(self.failed + list(self.metadata_failed.values()))[0]}")
@@ -168,30 +173,48 @@ def _metadata_rows(catalog: CatalogDatabase, places: Sequence[int]) -> Iterator[
         after = batch[-1].id
 
 
-def reconcile_restored(sweep: Sweep, policy: IntegrityPolicy, result: Aftermath) -> None:
+def reconcile_restored(sweep: Sweep, policy: IntegrityPolicy, result: Aftermath, *, look_only: bool = False) -> None:
     """Hold the restored catalog against what is stored: heal what is provable, mark what is lost, list what is newer.
 
-    Orphans are looked at one by one, so that what carries a row's id and hash becomes that row's again.
+    Orphans are looked at one by one, so that what carries a row's id and hash becomes that row's again. One pass acts
+    on so many findings; passes go on as long as they change something and more is left.
     """
+    for _ in range(MOST_PASSES):
+        found = _look(sweep, policy, result)
+        if look_only:
+            lost = [one.key for drifted in found for one in drifted.findings if one.what in ("missing", "mismatch")]
+            result.lost, result.lost_rows = lost[:MOST_TOLD], len(lost)
+            return
+        report = apply_repairs(
+            sweep, policy, found, reconcile.plan_repairs(found, {}), grace=timedelta(hours=policy.orphan_grace_hours)
+        )
+        result.failed += [f"{one.item.subject}: {one.error}" for one in report.outcomes if one.failed]
+        result.healed += [
+            one.item.subject for one in report.outcomes if one.result == "done" and one.item.action == "heal row"
+        ]
+        if not result.uncounted or not any(one.result == "done" for one in report.outcomes):
+            break
+    result.lost, result.lost_rows = sweep.catalog.transaction(
+        lambda connection: drift.unsound_keys(connection, MOST_TOLD)
+    )
+
+
+def _look(sweep: Sweep, policy: IntegrityPolicy, result: Aftermath) -> list[Drift]:
     found: list[Drift] = []
-    grace = timedelta(hours=policy.orphan_grace_hours)
+    result.newer, result.uncounted = [], 0
     for location in sweep.locations:
-        parts = reconcile.plan_ranges(sweep.catalog, location, policy)
         try:
-            ranges = [reconcile.look_through(sweep.catalog, location, policy, part, grace=grace) for part in parts]
+            ranges = [
+                reconcile.look_through(
+                    sweep.catalog, location, policy, part, grace=timedelta(hours=policy.orphan_grace_hours)
+                )
+                for part in reconcile.plan_ranges(sweep.catalog, location, policy)
+            ]
             drifted = reconcile.put_together(sweep.catalog, location, ranges)
         except StorageError as error:
             result.failed.append(f"{location.place.name}: {error}")
             continue
         found.append(drifted)
+        result.uncounted += drifted.uncounted
         result.newer += [(drifted.place, one.key, one.size_bytes) for one in drifted.findings if one.what == "newer"]
-    plan = reconcile.plan_repairs(found, {})
-    report = apply_repairs(sweep, policy, found, plan, grace=grace)
-    for outcome in report.outcomes:
-        if outcome.failed:
-            result.failed.append(f"{outcome.item.subject}: {outcome.error}")
-        elif outcome.result == "done" and outcome.item.action == "heal row":
-            result.healed.append(outcome.item.subject)
-    result.lost, result.lost_rows = sweep.catalog.transaction(
-        lambda connection: drift.unsound_keys(connection, MOST_TOLD)
-    )
+    return found

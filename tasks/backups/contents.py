@@ -19,11 +19,12 @@ def listed(chunks: Iterator[bytes], program: Program) -> Iterator[bytes]:
     """
     # A file, because a pipe nobody reads would stop the program, and with it the stream.
     with tempfile.TemporaryFile() as table:
+        failed: list[BaseException] = []
         try:
             with running(program, ["--list"], stdin=subprocess.PIPE, stdout=table) as process:
                 assert process.stdin is not None  # noqa: S101 -- it is a pipe
                 wanted = True
-                for chunk in chunks:
+                for chunk in _noting(chunks, failed):
                     if wanted:
                         # It stops reading when it has the table.
                         try:
@@ -34,7 +35,17 @@ def listed(chunks: Iterator[bytes], program: Program) -> Iterator[bytes]:
                 with suppress(BrokenPipeError):
                     process.stdin.flush()
         except ProgramError as error:
+            if error in failed:
+                raise  # pg_dump's, not pg_restore's
             raise DamagedBackupError(f"the dump has no table of contents: {error}") from error
         table.seek(0)
         if b"TABLE DATA" not in table.read():
             raise DamagedBackupError("the dump's table of contents names no table")
+
+
+def _noting(chunks: Iterator[bytes], failed: list[BaseException]) -> Iterator[bytes]:
+    try:
+        yield from chunks
+    except Exception as error:
+        failed.append(error)
+        raise

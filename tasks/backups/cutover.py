@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,9 +28,11 @@ from blocks.catalog.locations import read_identity
 from blocks.catalog.migrating import current_revision
 from blocks.catalog.restored import freeze
 from blocks.catalog.sweeps import catalog_lock
-from blocks.errors import RefusedError
+from blocks.errors import CatalogUnavailableError, RefusedError
 from tasks.backups.manifest import Manifest
 from tasks.backups.restoring import name_beside, prefix_beside
+
+UNDO_TRIES, UNDO_PAUSE_SECONDS = 20, 3.0
 
 
 @dataclass(frozen=True)
@@ -77,15 +81,32 @@ def cut_over(
                 end_sessions(connection, beside.database)
                 swap_names(target, beside=beside.database, kept_as=kept_as)
             except BaseException:
-                # Only where it was not swapped: an answer that was lost may have been a yes.
-                if exists and is_open(connection, kept_as) is None:
-                    set_open(connection, target.database, is_open=True)
-                    write_note(connection, target.database, {})
+                if exists:
+                    _undo(target, kept_as)
                 raise
             write_note(connection, target.database, {"restored": manifest.id, "run": run})
             if exists:
                 _keep(connection, kept_as, manifest.id)
     return CutOver(target.database, kept_as, epoch)
+
+
+def _undo(target: CatalogDatabase, kept_as: str) -> None:
+    """Let the old database open again, on a session of its own: the one that failed may be gone."""
+    for attempt in range(UNDO_TRIES):
+        try:
+            with maintenance(target) as connection:
+                # Only where it was not swapped: an answer that was lost may have been a yes.
+                if is_open(connection, kept_as) is None:
+                    set_open(connection, target.database, is_open=True)
+                    write_note(connection, target.database, {})
+            return
+        except CatalogUnavailableError as error:
+            if attempt == UNDO_TRIES - 1:
+                raise CatalogUnavailableError(
+                    f"{target.database} is left closed, because the server went away: when it is back run "
+                    "`python -m flows restore --reopen`"
+                ) from error
+            time.sleep(UNDO_PAUSE_SECONDS)
 
 
 def reopen(target: CatalogDatabase) -> bool:
@@ -132,8 +153,10 @@ def drop_leftovers(target: CatalogDatabase, purpose: str, *, keep: Callable[[dic
     """Drop databases that killed restores or drills left beside; `keep` is asked with what each says of itself."""
     dropped = []
     with maintenance(target) as connection:
-        for name in database_names(connection, prefix_beside(target.database, purpose)):
-            if not keep(read_note(connection, name)):
+        prefix = prefix_beside(target.database, purpose)
+        for name in database_names(connection, prefix):
+            # Somebody's own `…_restore_analysis` is not one of ours.
+            if re.fullmatch(r"[0-9a-f]{8,14}", name[len(prefix) :]) and not keep(read_note(connection, name)):
                 drop_database(connection, name)
                 dropped.append(name)
     return dropped
@@ -152,7 +175,7 @@ def _unused_epoch() -> int:
 
 def _epoch_of(target: CatalogDatabase, catalog_id: UUID) -> int:
     if current_revision(target) is None:
-        return 0
+        return _unused_epoch()
     identity = target.transaction(read_identity)
     # Another catalog's epochs say nothing about this one's buckets.
-    return identity.epoch if identity.catalog_id == catalog_id else 0
+    return identity.epoch if identity.catalog_id == catalog_id else _unused_epoch()

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from blocks.catalog import CatalogDatabase, counters, due
 from blocks.catalog.checks import record_check
-from blocks.catalog.databases import drop_database, maintenance
+from blocks.catalog.databases import catalog_errors, drop_database, maintenance
 from blocks.catalog.sweeps import database_lock
 from blocks.errors import DamagedBackupError, StorageError
 from blocks.object_store import ObjectStore
@@ -60,7 +60,7 @@ def run_drill(catalog: CatalogDatabase, work: Restoring, *, run: str = "") -> Dr
             drilled = Drilled(
                 manifest.id, True, "", seconds, restored.seconds, sum(manifest.rows.values()), manifest.snapshot_at
             )
-        except StorageError as error:
+        except (StorageError, OSError) as error:
             drilled = Drilled(manifest.id, False, str(error), time.monotonic() - started, of=manifest.snapshot_at)
         finally:
             with maintenance(work.target) as connection:
@@ -71,7 +71,8 @@ def run_drill(catalog: CatalogDatabase, work: Restoring, *, run: str = "") -> Dr
 
 def _check_sums(restored: CatalogDatabase) -> None:
     try:
-        off = restored.transaction(counters.counter_drift)
+        with catalog_errors(restored):
+            off = restored.transaction(counters.counter_drift)
     finally:
         restored.engine.dispose()
     if off:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from blocks.errors import DamagedBackupError, InvalidInputError, NotFoundError, SchemaError, StorageError
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.locations import read_identity
+from blocks.errors import ContentMismatchError, DamagedBackupError, InvalidInputError, NotFoundError, SchemaError
 from blocks.object_store import ObjectStore
 from blocks.object_store.listing import Listed, list_folders, list_prefix
 from blocks.object_store.transfer import put_bytes, read_bytes
@@ -18,6 +20,8 @@ from tasks.backups.manifest import (
     HOLD,
     LARGEST_MANIFEST_BYTES,
     MANIFEST,
+    RESTORING,
+    STARTED,
     VERIFICATION,
     Manifest,
     folder_of,
@@ -45,6 +49,9 @@ class Backup:
     drilled_at: datetime | None = None
     drill_seconds: float | None = None
     hold: str = ""
+    restoring_at: datetime | None = None
+    rotten: tuple[str, ...] = ()
+    """Contents of metadata objects that a verification found to be others: the next backup writes them anew."""
     why_not: str = ""
 
     @property
@@ -103,10 +110,46 @@ def list_backups(store: ObjectStore, catalog_id: UUID) -> Backups:
     names = {name: {one.key.rpartition("/")[2]: one for one in files} for name, files in folders.items()}
     whole = [name for name, files in names.items() if is_backup_id(name) and MANIFEST in files]
     read = in_parallel(lambda name: _read(store, catalog_id, name, names[name]), whole, threads=16)
+    # What somebody copies in from elsewhere has no such mark, and is theirs.
     unfinished = {
-        name: sum(one.size_bytes for one in files) for name, files in folders.items() if name not in set(whole)
+        name: sum(one.size_bytes for one in files)
+        for name, files in folders.items()
+        if is_backup_id(name) and name not in set(whole) and STARTED in names[name]
     }
     return Backups(catalog_id, tuple(sorted(read, key=lambda one: (one.at, one.id), reverse=True)), unfinished)
+
+
+def groups_of(store: ObjectStore, in_use: CatalogDatabase | None, catalog_id: str) -> list[Backups]:
+    """The backups of the catalog in use, of the one that is named, or, without either, of every catalog in the store.
+
+    Raises:
+        InvalidInputError: the id is none, or the store holds backups of other catalogs only.
+    """
+    known = catalogs_in(store)
+    if catalog_id:
+        try:
+            return [list_backups(store, UUID(catalog_id))]
+        except ValueError as error:
+            raise InvalidInputError(f"{catalog_id[:60]!r} is no catalog's id; there are: {_ids(known)}") from error
+    if in_use is None:
+        return [list_backups(store, one) for one in known]
+    ours = in_use.transaction(read_identity).catalog_id
+    if ours not in known and known:
+        raise InvalidInputError(
+            f"there are no backups of the catalog {ours} in {in_use.database}, but of {_ids(known)}: to put one of "
+            "those in its place say which (catalog_id)"
+        )
+    return [list_backups(store, ours)]
+
+
+def _ids(known: Sequence[UUID]) -> str:
+    return ", ".join(str(one) for one in known) or "none"
+
+
+def mark_restoring(store: ObjectStore, manifest: Manifest, run: str) -> None:
+    """Say that a restore is at it: retention leaves the backup for some days, however old it is."""
+    at = datetime.now(UTC).isoformat()
+    write_note(store, manifest.catalog_id, manifest.id, RESTORING, {"at": at, "run": run})
 
 
 def choose(backups: Sequence[Backups], wanted: str, *, before: datetime | None = None) -> tuple[UUID, Backup]:
@@ -166,7 +209,8 @@ def write_note(store: ObjectStore, catalog_id: UUID, backup: str, name: str, not
 
 def _read(store: ObjectStore, catalog_id: UUID, name: str, files: dict[str, Listed]) -> Backup:
     folder = folder_of(catalog_id, name)
-    notes = {one: _note(store, f"{folder}/{one}") if one in files else {} for one in (VERIFICATION, DRILL, HOLD)}
+    beside = (VERIFICATION, DRILL, HOLD, RESTORING)
+    notes = {one: _note(store, f"{folder}/{one}") if one in files else {} for one in beside}
     checked, drill = notes[VERIFICATION], notes[DRILL]
     size = sum(one.size_bytes for one in files.values())
     manifest, why_not = None, ""
@@ -175,6 +219,8 @@ def _read(store: ObjectStore, catalog_id: UUID, name: str, files: dict[str, List
         why_not = _why_not(manifest, catalog_id, name, files[MANIFEST].last_modified)
     except (DamagedBackupError, SchemaError) as error:
         why_not = str(error)
+    except NotFoundError:
+        why_not = "it was removed while it was looked at"
     verified = checked.get("ok")
     return Backup(
         id=name,
@@ -184,7 +230,10 @@ def _read(store: ObjectStore, catalog_id: UUID, name: str, files: dict[str, List
         verified_at=_time(checked.get("at")),
         drilled_at=_time(drill.get("at")) if drill.get("ok") is True else None,
         drill_seconds=float(str(drill["seconds"])) if drill.get("ok") is True and "seconds" in drill else None,
-        hold=str(notes[HOLD].get("reason", "")),
+        # That there is one is what counts, whether or not it can be read.
+        hold=str(notes[HOLD].get("reason", "its reason cannot be read")) if HOLD in files else "",
+        restoring_at=_time(notes[RESTORING].get("at")),
+        rotten=_names(checked.get("rotten")),
         why_not=why_not,
     )
 
@@ -206,9 +255,13 @@ def _why_not(manifest: Manifest, catalog_id: UUID, name: str, written_at: dateti
 def _note(store: ObjectStore, key: str) -> dict[str, object]:
     try:
         said = json.loads(read_bytes(store, key, at_most=1024**2))
-    except (ValueError, StorageError):
+    except (ValueError, ContentMismatchError, NotFoundError):
         return {}
     return said if isinstance(said, dict) else {}
+
+
+def _names(said: object) -> tuple[str, ...]:
+    return tuple(str(one) for one in said) if isinstance(said, list) else ()
 
 
 def _time(said: object) -> datetime | None:

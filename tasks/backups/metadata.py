@@ -9,7 +9,7 @@ import hashlib
 import heapq
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from uuid import UUID
@@ -22,7 +22,6 @@ from blocks.errors import (
     ContentMismatchError,
     DamagedBackupError,
     NotFoundError,
-    RefusedError,
     StorageError,
     UnfitStoreError,
 )
@@ -32,7 +31,7 @@ from blocks.object_store.listing import list_folders, list_prefix
 from blocks.object_store.transfer import put_bytes, read_bytes
 from tasks.backups.listing import Backups
 from tasks.backups.manifest import METADATA_LIST, Manifest, metadata_folder
-from tasks.backups.streams import read_file
+from tasks.backups.streams import read_file, require_key
 from tasks.content import decode_whole
 from tasks.parallel import in_parallel
 
@@ -74,6 +73,7 @@ def save_metadata(
     threads: int,
     checksums: bool,
     before_batch: Callable[[], None],
+    rotten: Collection[str] = (),
 ) -> Iterator[bytes]:
     """Copy every content of the snapshot that no backup has yet; yields the list's lines, in the order of hashes.
 
@@ -88,9 +88,11 @@ def save_metadata(
         before_batch()
         missing: list[SavedObject] = []
         for one in batch:
-            while known is not None and known < one.sha256:
+            while known is not None and known.name < one.sha256:
                 known = next(have, None)
-            if known != one.sha256:
+            there = known is not None and known.name == one.sha256 and one.sha256 not in rotten
+            # What is encrypted is larger by what no listing tells.
+            if not there or (key is None and known is not None and known.size_bytes != one.size_bytes):
                 missing.append(one)
         results = in_parallel(
             lambda one: _copy(stores, target, folder, one, key=key, checksums=checksums), missing, threads=threads
@@ -153,9 +155,9 @@ def missing_contents(store: ObjectStore, manifest: Manifest) -> list[str]:
     known = next(have, None)
     missing = []
     for one in list_of(store, manifest):
-        while known is not None and known < one.sha256:
+        while known is not None and known.name < one.sha256:
             known = next(have, None)
-        if one.saved and known != one.sha256:
+        if one.saved and (known is None or known.name != one.sha256):
             missing.append(one.sha256)
     return missing
 
@@ -168,8 +170,7 @@ def read_content(store: ObjectStore, manifest: Manifest, sha256: str, *, key: Ba
         RefusedError: it is encrypted and the secret key is not here.
     """
     where = f"metadata {sha256[:12]}… in the backups"
-    if manifest.encrypted_to and key is None:
-        raise RefusedError(f"{where} is encrypted: name the Backup Key block, or a file that holds the secret key")
+    require_key(manifest, key)
     try:
         body = read_bytes(
             store, f"{metadata_folder(manifest.catalog_id, manifest.encrypted_to)}/{sha256}", at_most=2 * LARGEST_BYTES
@@ -190,9 +191,9 @@ def damaged_contents(
     key: BackupKey | None,
     threads: int,
     progress: Callable[[int], None] = lambda objects: None,
-) -> list[str]:
-    """Read every content that the backup's list names; returns what is wrong, one line each."""
-    wrong: list[str] = []
+) -> dict[str, str]:
+    """Read every content that the backup's list names; returns what is wrong, by hash."""
+    wrong: dict[str, str] = {}
     saved = (one for one in list_of(store, manifest) if one.saved)
 
     def look(one: Listed) -> str:
@@ -203,7 +204,8 @@ def damaged_contents(
         return ""
 
     while batch := list(islice(saved, BATCH)):
-        wrong += [why for why in in_parallel(look, batch, threads=threads) if why]
+        looked = zip(batch, in_parallel(look, batch, threads=threads), strict=True)
+        wrong |= {one.sha256: why for one, why in looked if why}
         progress(len(batch))
     return wrong
 
@@ -219,11 +221,11 @@ def find_unused(store: ObjectStore, folder: str, kept: Sequence[Manifest]) -> li
     used = heapq.merge(*lists, key=lambda one: one.sha256)
     at = next(used, None)
     unused = []
-    for sha256 in _stored(store, folder):
-        while at is not None and at.sha256 < sha256:
+    for one in _stored(store, folder):
+        while at is not None and at.sha256 < one.name:
             at = next(used, None)
-        if at is None or at.sha256 != sha256:
-            unused.append(f"{folder}/{sha256}")
+        if at is None or at.sha256 != one.name:
+            unused.append(f"{folder}/{one.name}")
     for _ in used:  # to their ends, where each list proves itself
         pass
     return unused
@@ -248,8 +250,14 @@ def remove_unused(store: ObjectStore, backups: Backups, *, before_batch: Callabl
     return removed
 
 
-def _stored(store: ObjectStore, folder: str) -> Iterator[str]:
-    """Hashes of the contents that a folder has, in order."""
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    name: str
+    size_bytes: int
+
+
+def _stored(store: ObjectStore, folder: str) -> Iterator[_Copy]:
+    """The contents that a folder has, in the order of their hashes."""
     before = ""
     for one in list_prefix(store, folder):
         name = one.key.rpartition("/")[2]
@@ -258,7 +266,7 @@ def _stored(store: ObjectStore, folder: str) -> Iterator[str]:
         if name <= before:
             raise UnfitStoreError(f"the server lists {one.key} behind {before}: it does not list in order")
         before = name
-        yield name
+        yield _Copy(name, one.size_bytes)
 
 
 def _line(one: SavedObject, *, saved: bool) -> bytes:

@@ -14,6 +14,7 @@ from typing import Literal
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.databases import (
     LONGEST_NAME,
+    catalog_errors,
     create_database,
     drop_database,
     maintenance,
@@ -33,7 +34,7 @@ from blocks.units import format_bytes
 from tasks.backups.contents import listed
 from tasks.backups.manifest import DUMP, METADATA_LIST, SETTINGS, Manifest
 from tasks.backups.metadata import damaged_contents
-from tasks.backups.streams import read_file
+from tasks.backups.streams import read_file, require_key
 from tasks.scratch import scratch_folder
 
 MetadataChoice = Literal["none", "missing", "all"]
@@ -105,12 +106,12 @@ def restore_beside(work: Restoring, name: str, *, note: dict[str, object], fence
             lacking = missing_roles(connection, list(work.manifest.roles))
             create_database(connection, name, note=note | {"ready": False, "backup": work.manifest.id})
         try:
-            with _timed(seconds, "restore"):
+            with _timed(seconds, "restore"), catalog_errors(beside):
                 _load(work, pg_restore, archive, beside, acl=not lacking, fenced=fenced)
-            with _timed(seconds, "compare"):
+            with _timed(seconds, "compare"), catalog_errors(beside):
                 work.say("comparing it with the manifest")
                 _compare(work.manifest, beside)
-            with _timed(seconds, "migrate"):
+            with _timed(seconds, "migrate"), catalog_errors(beside):
                 work.say("bringing its schema forward")
                 upgrade(beside)
             with maintenance(work.target) as connection:
@@ -130,6 +131,7 @@ def restore_beside(work: Restoring, name: str, *, note: dict[str, object], fence
 
 def _check_fits(work: Restoring) -> Program:
     manifest = work.manifest
+    require_key(manifest, work.key)
     if not is_known_revision(manifest.schema_revision):
         raise SchemaError(
             f"backup {manifest.id} has the schema {manifest.schema_revision}, which this code does not know: a newer "
@@ -197,9 +199,10 @@ def verify_rest(work: Restoring) -> tuple[str, ...]:
     if damaged and not work.even_if_damaged:
         raise DamagedBackupError(
             f"{len(damaged)} of {manifest.metadata.objects} metadata objects of backup {manifest.id} are damaged: "
-            f"{'; '.join(damaged[:SHOWN])}. Its catalog is whole: restore it with metadata none, or even_if_damaged"
+            f"{'; '.join(list(damaged.values())[:SHOWN])}. Its catalog is whole: restore it with metadata none, or "
+            "even_if_damaged"
         )
-    return tuple(damaged)
+    return tuple(damaged.values())
 
 
 def _load(

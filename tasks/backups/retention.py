@@ -13,17 +13,22 @@ from blocks.errors import StorageError
 from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.listing import list_prefix
+from blocks.object_store.transfer import exists
 from blocks.policies import BackupPolicy
 from blocks.policies.backup import LEAST_VERIFIED
 from tasks.backups.listing import Backups
-from tasks.backups.manifest import MANIFEST, folder_of
+from tasks.backups.manifest import HOLD, MANIFEST, folder_of
 from tasks.backups.metadata import remove_unused
 from tasks.plans import Item, Outcome, Plan, Report
 
 
 def plan_retention(backups: Backups, policy: BackupPolicy, now: datetime) -> Plan:
     """What goes (by age), and what stays, each with its rule and reason. `now` is the earlier of two clocks."""
-    floor = {one.id for one in [one for one in backups.all if one.good][: max(policy.keep_verified, LEAST_VERIFIED)]}
+    good = [one for one in backups.all if one.good]
+    # Of each kind: backups of the catalog alone, as before an upgrade, must not push out those with metadata objects.
+    full = [one for one in good if one.manifest is not None and one.manifest.kind == "full"]
+    least = max(policy.keep_verified, LEAST_VERIFIED)
+    floor = {one.id for one in (*good[:least], *full[:least])}
     drilled = backups.drilled()
     oldest = now - timedelta(days=policy.keep_days)
     items: list[Item] = []
@@ -40,6 +45,8 @@ def plan_retention(backups: Backups, policy: BackupPolicy, now: datetime) -> Pla
             decide(True, "hold", f"on hold: {one.hold}")
         elif one.manifest is None or one.why_not:
             decide(True, "not understood", one.why_not or "its manifest cannot be read")
+        elif one.restoring_at is not None and one.restoring_at > now - timedelta(days=policy.untouched_days):
+            decide(True, "restoring", f"a restore began with it at {one.restoring_at:%Y-%m-%d %H:%M} UTC")
         elif one.at > oldest:
             decide(True, "keep_days", dated)
         elif one.id in floor:
@@ -82,6 +89,8 @@ def apply_retention(
 def remove_backup(store: ObjectStore, backups: Backups, backup: str) -> str:
     """Remove one; returns why it could not be, empty where it is gone."""
     folder = folder_of(backups.catalog_id, backup)
+    if exists(store, f"{folder}/{HOLD}"):
+        return "it was put on hold meanwhile"
     # The manifest first: what is half removed must not look like a backup.
     failed = delete_keys(store, [f"{folder}/{MANIFEST}"])
     if not failed:

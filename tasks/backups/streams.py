@@ -15,7 +15,7 @@ from blocks.errors import ContentMismatchError, DamagedBackupError, NotFoundErro
 from blocks.object_store import ObjectStore
 from blocks.object_store.block import MIB
 from blocks.object_store.transfer import put_stream, read_stream
-from tasks.backups.manifest import BackupFile, folder_of
+from tasks.backups.manifest import BackupFile, Manifest, folder_of
 from tasks.content import LARGEST_WINDOW_LOG, decoded
 from tasks.parallel import ahead
 
@@ -134,6 +134,25 @@ def read_file(
         raise DamagedBackupError(
             f"{where} is damaged: it holds {inside.size_bytes} bytes, {file.content_bytes} were written"
         )
+
+
+def require_key(manifest: Manifest, key: BackupKey | None) -> None:
+    """See that what is encrypted can be opened with this key, before anything is read.
+
+    Raises:
+        RefusedError: there is none, it is another one, or its secret half is not here.
+    """
+    if not manifest.encrypted_to:
+        return
+    if key is None:
+        raise RefusedError(
+            f"backup {manifest.id} is encrypted to {manifest.encrypted_to}: name the Backup Key block, or a file that "
+            "holds the secret key"
+        )
+    if key.recipient != manifest.encrypted_to:
+        raise RefusedError(f"backup {manifest.id} is encrypted to another key, {manifest.encrypted_to}; use that one")
+    if not key.opens:
+        raise RefusedError(f"backup {manifest.id} needs its secret key; only its public half is here: {key.recipient}")
 
 
 def check_stored(store: ObjectStore, catalog_id: UUID, backup: str, file: BackupFile) -> None:

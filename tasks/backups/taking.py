@@ -45,6 +45,7 @@ from tasks.backups.manifest import (
     MANIFEST,
     METADATA_LIST,
     SETTINGS,
+    STARTED,
     VERIFICATION,
     BackupFile,
     Kind,
@@ -125,6 +126,7 @@ def take_backup(making: Making) -> Taken:
         with exported_snapshot(making.catalog) as snapshot:
             backup = backup_id(snapshot.taken_at, uuid4())
             folder = folder_of(identity.catalog_id, backup)
+            write_note(making.target, identity.catalog_id, backup, STARTED, {"run": making.run})
             taken = _take(making, snapshot, identity, backup, started)
     except BaseException:
         # A backup without a manifest is none, and the next one removes what could not be removed now.
@@ -163,6 +165,7 @@ def _take(making: Making, snapshot: Snapshot, identity: Identity, backup: str, s
         )  # fmt: skip
 
     saving = Saving()
+    rotten = {name for one in list_backups(making.target, catalog_id).all for name in one.rotten}
 
     def look() -> tuple[dict[str, Any], BackupFile | None]:
         # All on the snapshot's own connection, while the dump runs on another one that sees the same.
@@ -178,6 +181,7 @@ def _take(making: Making, snapshot: Snapshot, identity: Identity, backup: str, s
         lines = save_metadata(
             snapshot.connection, making.stores, making.target, catalog_id, saving,
             key=making.key, threads=making.policy.parallel_transfers, checksums=checksums, before_batch=go_on,
+            rotten=rotten,
         )  # fmt: skip
         return facts, write(METADATA_LIST, lines, key=None)
 
@@ -256,22 +260,25 @@ def _commit(making: Making, manifest: Manifest) -> None:
         raise DamagedBackupError("the manifest that was read back is not the one that was written")
     note = {"ok": True, "at": datetime.now(UTC).isoformat(), "run": making.run}
     write_note(making.target, manifest.catalog_id, manifest.id, VERIFICATION, note)
+    delete_keys(making.target, [f"{folder}/{STARTED}"])
 
 
 def remove_unfinished(target: ObjectStore, catalog_id: UUID) -> int:
     """Remove what interrupted backups left; the caller holds the backups' lock, so that nobody is at it any more."""
     unfinished = list_backups(target, catalog_id).unfinished
+    begun = tuple(f"{folder_of(catalog_id, name)}/" for name in unfinished)
+    for upload in list(list_multipart_uploads(target)) if begun else ():
+        if upload.key.startswith(begun):
+            abort_multipart_upload(target, upload.key, upload.upload_id)
     for name in unfinished:
         _remove_folder(target, folder_of(catalog_id, name))
-    for upload in list(list_multipart_uploads(target)):
-        if upload.key.startswith(f"{catalog_id}/backups/"):
-            abort_multipart_upload(target, upload.key, upload.upload_id)
     return len(unfinished)
 
 
 def _remove_folder(target: ObjectStore, folder: str) -> None:
     keys = [one.key for one in list_prefix(target, folder)]
-    # The manifest first: what is half removed must not look like a backup.
-    keys.sort(key=lambda key: not key.endswith(f"/{MANIFEST}"))
-    delete_keys(target, keys[:1])
-    delete_keys(target, keys[1:])
+    # The manifest first: what is half removed must not look like a backup. The mark last, for the next one to find.
+    marked = [key for key in keys if key.endswith(f"/{STARTED}")]
+    delete_keys(target, [f"{folder}/{MANIFEST}"])
+    delete_keys(target, [key for key in keys if key not in marked])
+    delete_keys(target, marked)

@@ -149,11 +149,14 @@ def test_commands(catalog: CatalogDatabase, vault: ObjectStore, backup, tmp_path
     assert "needs its secret key" in run("restore", code=1).stderr
     key = tmp_path / "key.txt"
     key.write_text(f"# the key of a test\n{secret}\n")
+    other = tmp_path / "other.txt"
+    other.write_text(run("backup", "key").stdout)
     settings = json.loads(run("backup", "settings", "--identity-file", str(key)).stdout)
     assert settings["backup-policy"]["default"]["encryption_key"] == "nightly"
     assert settings["object-store"]["backups"]["bucket"] == vault.bucket
     assert "password" not in json.dumps(settings)
     assert "restored as database" in run("restore", "--identity-file", str(key)).stdout
+    assert "to another key" in run("restore", "--identity-file", str(other), code=1).stderr
     for arguments, words in (
         (["backup", "verify", "yesterday"], "write latest, or an id"),
         (["restore", "--before", "soon"], "is no time"),
@@ -281,7 +284,8 @@ def test_alarms_ring(saved: str, phone: list[str]) -> None:
 
 def test_a_key_that_is_none() -> None:
     for fields in ({}, {"recipient": "age1nobody"}, {"identity": "AGE-SECRET-KEY-1X"}):
-        with pytest.raises(ValueError, match="age key"):
+        with pytest.raises(ValueError, match="age key") as caught:
             BackupKey(**fields)  # type: ignore[arg-type]  # that is the test
+        assert "SECRET-KEY-1X" not in str(caught.value)
     with pytest.raises(ValueError, match="are not one key"):
         BackupKey(recipient=new_key().recipient, identity=new_key().identity)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -28,6 +29,7 @@ from tasks.backups.cutover import cut_over, drop_leftovers, holds_catalog, reope
 from tasks.backups.replacing import plan_replacement
 from tasks.ingest import ingest_videos
 from tasks.purging import purge_released
+from tasks.reconcile import orphans_before
 from tasks.stores import OpenLocation, open_location, require_own
 from tasks.sweeping import Sweep
 from tests.helpers import assert_sound, execute, one, rows, write_video
@@ -135,6 +137,37 @@ def test_it_waits_for_sweeps_and_keeps_them_out(
     assert catalog.transaction(read_freeze) is None
 
 
+def test_the_session_of_the_cut_over_dies_in_the_middle(
+    catalog: CatalogDatabase, job: UUID, take, swap, monkeypatch
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    made = take().manifest
+
+    def cut(connection, name: str) -> None:  # type: ignore[no-untyped-def]  # a session
+        connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    monkeypatch.setattr(cutover, "end_sessions", cut)
+    with pytest.raises(CatalogUnavailableError):
+        swap(made)
+    assert one(catalog, "SELECT label FROM api_keys") == "acme", "let open again, on another session"
+
+
+def test_an_empty_database_says_nothing_of_epochs(catalog: CatalogDatabase, job: UUID, take, beside, sql) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    made = take().manifest
+    empty = catalog.named(f"{catalog.database}_empty")
+    sql(f"CREATE DATABASE {empty.database}")
+    cut = cut_over(empty, beside(made).database, made, run="a restore", wait=NO_WAIT)
+    assert cut.epoch > 1_000_000, "nobody knows which were used"
+    empty.engine.dispose()
+    drop_leftovers(empty, "before", keep=lambda note: False)
+    sql(f"DROP DATABASE {empty.database} WITH (FORCE)")
+
+
+def test_databases_of_others_are_no_leftovers(catalog: CatalogDatabase, sql) -> None:  # type: ignore[no-untyped-def]  # a fixture
+    sql(f"CREATE DATABASE {catalog.database}_restore_analysis")
+    assert drop_leftovers(catalog, "restore", keep=lambda note: False) == []
+    sql(f"DROP DATABASE {catalog.database}_restore_analysis")
+
+
 def test_left_closed_by_a_kill_it_is_let_open(catalog: CatalogDatabase, job: UUID) -> None:
     with maintenance(catalog) as connection:
         write_note(connection, catalog.database, {"cutover": "killed"})
@@ -182,7 +215,14 @@ def test_frozen_nothing_is_removed_until_somebody_confirms(
     with pytest.raises(FrozenCatalogError, match="nobody has confirmed it yet"):
         require_own(catalog, opened)
     assert head(store, key)
-    catalog.transaction(lambda connection: thaw(connection, run="somebody"))
+    frozen = catalog.transaction(read_freeze)
+    assert frozen is not None
+    assert not catalog.transaction(lambda connection: thaw(connection, replace(frozen, restored_from="x"), run="y"))
+    assert catalog.transaction(lambda connection: thaw(connection, frozen, run="somebody"))
+    # What came to light has the whole grace from now on, however old it is.
+    assert orphans_before(catalog, opened, timedelta(hours=1)).year == 1
+    execute(catalog, "UPDATE catalog_identity SET confirmed_at = now() - interval '2 hours'")
+    assert orphans_before(catalog, opened, timedelta(hours=1)).year > 2000
     require_own(catalog, opened)
     assert purge_released(catalog, opened, None).objects == 1
     # Who opened the place before the restore, and slept through it, removes nothing.

@@ -129,11 +129,11 @@ def test_damaged_copies_of_metadata_are_named(job, take, vault, catalog_id, unto
 
 def test_encrypted_without_its_key(job: UUID, take, secret: BackupKey, untouched, beside) -> None:  # type: ignore[no-untyped-def]  # fixtures
     made = take(key=secret).manifest
-    with pytest.raises(RefusedError, match="is encrypted: name the Backup Key block"):
+    with pytest.raises(RefusedError, match="is encrypted to age1.*name the Backup Key block"):
         beside(made)
     with pytest.raises(RefusedError, match="needs its secret key"):
         beside(made, key=BackupKey(recipient=secret.recipient))
-    with pytest.raises(DamagedBackupError, match="another key"):
+    with pytest.raises(RefusedError, match="another key"):
         beside(made, key=new_key())
 
 

@@ -88,6 +88,22 @@ def test_a_forged_date_wins_no_place_on_the_floor() -> None:
     assert rules[forged[0].id] == "not understood"
 
 
+def test_backups_of_the_catalog_alone_do_not_push_out_full_ones() -> None:
+    full = [night(FIRST + n * DAY) for n in range(10)]
+    alone = [night(FIRST + (100 + n) * DAY) for n in range(10)]
+    alone = [
+        night(one.at, manifest=one.manifest.model_copy(update={"kind": "catalog"})) for one in alone if one.manifest
+    ]
+    gone, _ = plan(full + alone, FIRST + 200 * DAY)
+    assert len({one.id for one in full} - gone) == len({one.id for one in alone} - gone) == POLICY.keep_verified
+
+
+def test_what_is_being_restored_stays() -> None:
+    kept = [night(FIRST, restoring_at=FIRST + 139 * DAY), *(night(FIRST + n * DAY) for n in range(100, 140))]
+    assert plan(kept, FIRST + 140 * DAY)[1][kept[0].id] == "restoring"
+    assert kept[0].id in plan(kept, FIRST + 150 * DAY)[0]
+
+
 def test_the_last_drilled_one_stays() -> None:
     kept = [night(FIRST, drilled_at=FIRST + DAY), *(night(FIRST + n * DAY) for n in range(100, 140))]
     _, rules = plan(kept, FIRST + 140 * DAY)

@@ -15,7 +15,7 @@ from zstandard import ZstdDecompressor
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.snapshots import exported_snapshot
 from blocks.catalog.sweeps import backup_lock
-from blocks.encryption import BackupKey
+from blocks.encryption import BackupKey, new_key
 from blocks.errors import CatalogUnavailableError, InvalidInputError, ProgramError, SweepBusyError
 from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
@@ -128,6 +128,7 @@ def test_encrypted_to_a_public_key_alone(
     assert b"{}" not in body
     assert verify_backup(catalog, vault, listed().all[0], FAST, key=public).ok, "by its hashes"
     assert verify_backup(catalog, vault, listed().all[0], FAST, key=secret, contents=True).ok
+    assert verify_backup(catalog, vault, listed().all[0], FAST, key=new_key(), contents=True).ok, "by its hashes again"
     restored = beside(made, key=secret).database
     assert one(restored, "SELECT count(*) FROM jobs") == 1
     restored.engine.dispose()
@@ -176,14 +177,18 @@ def test_the_dumps_connection_is_cut(catalog, job, take, vault, listed, monkeypa
 def test_what_a_killed_one_left_is_removed_by_the_next(catalog, job, take, vault, catalog_id, listed) -> None:  # type: ignore[no-untyped-def]  # fixtures
     folder = folder_of(catalog_id, "20260101T030000Z-0badcafe")
     put_bytes(vault, f"{folder}/catalog.dump.zst", b"half", {})
+    put_bytes(vault, f"{folder}/started.json", b"{}", {})
+    copied = folder_of(catalog_id, "20260102T030000Z-0badcafe")
+    put_bytes(vault, f"{copied}/catalog.dump.zst", b"half", {})
     upload = vault.s3.create_multipart_upload(Bucket=vault.bucket, Key=vault.path(f"{folder}/settings.json.zst"))
     assert upload["UploadId"]
     assert listed().all == ()
-    assert listed().unfinished == {"20260101T030000Z-0badcafe": 4}
+    assert listed().unfinished == {"20260101T030000Z-0badcafe": 6}
     take()
     assert listed().unfinished == {}
     assert list(list_multipart_uploads(vault)) == []
     assert list(list_prefix(vault, folder)) == []
+    assert len(list(list_prefix(vault, copied))) == 1, "what somebody copies in is theirs"
 
 
 def test_one_at_a_time(catalog: CatalogDatabase, catalog_id: UUID) -> None:
@@ -256,6 +261,12 @@ def test_verification_tells_and_remembers(catalog, job, take, vault, catalog_id,
     assert "metadata" in found.because
     (backup,) = listed().all
     assert (backup.verified, backup.good, backup.usable) == (False, False, False)
+    assert take().copied == 1, "the next night writes anew what is rotten"
+    assert verify_backup(catalog, vault, listed().all[0], FAST, contents=True).ok
+    put_bytes(vault, f"{catalog_id}/metadata/{name}", b"longer", {})
+    assert take().copied == 1, "and what has another size"
+    remove_backup(vault, listed(), listed().all[0].id)
+    remove_backup(vault, listed(), listed().all[0].id)
     assert remove_backup(vault, listed(), made.id) == ""
     assert listed().all == ()
 

@@ -9,6 +9,8 @@ RESTORED = """
 -- From a restore until somebody confirms it: nothing is removed from any store.
 ALTER TABLE catalog_identity
     ADD COLUMN frozen_since   timestamptz,
+    -- What a restore brought to light as nobody's is an orphan from then on, however old its bytes are.
+    ADD COLUMN confirmed_at   timestamptz,
     ADD COLUMN restored_from  text,
     -- Buckets still carry the epoch before the restore: it was killed before it had told them all.
     ADD COLUMN claims_pending boolean NOT NULL DEFAULT false;
