@@ -70,6 +70,7 @@ def restore(
             if reopen:
                 return
             in_use = database if cutting.holds_catalog(database) else None
+            cutting.require_settled(in_use, backup)
             _, chosen = opened.choose(backup, before=_time(before), catalog_id=catalog_id)
             if chosen.manifest is None:
                 raise RefusedError(f"backup {chosen.id} cannot be restored: {chosen.why_not}")

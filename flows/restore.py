@@ -23,7 +23,7 @@ from flows.backing_up import open_key, tell
 from flows.opening import reported, run_label
 from flows.planned import Work, run_planned, show_plan, was_asked
 from flows.restored import settle, show_aftermath
-from tasks.backups.cutover import cut_over, drop_leftovers, holds_catalog, reopen
+from tasks.backups.cutover import cut_over, drop_leftovers, holds_catalog, reopen, require_settled
 from tasks.backups.listing import choose, groups_of, mark_restoring
 from tasks.backups.manifest import Manifest
 from tasks.backups.replacing import plan_replacement
@@ -129,6 +129,7 @@ def restore(
             notes += [f"{again} jobs were erased since and must be erased again"] if again else []
             return Report("restore", tuple(Outcome(item, "done") for item in planned.items[:1]), tuple(notes))
 
+        require_settled(in_use, backup)
         if in_use is None:
             sweep = Sweep(database, (), run_label())
             planned, restored = plan(sweep)

@@ -25,8 +25,8 @@ from blocks.catalog.databases import (
     write_note,
 )
 from blocks.catalog.locations import read_identity
-from blocks.catalog.migrating import current_revision
-from blocks.catalog.restored import freeze
+from blocks.catalog.migrating import current_revision, head_revision
+from blocks.catalog.restored import freeze, read_freeze
 from blocks.catalog.sweeps import catalog_lock
 from blocks.errors import CatalogUnavailableError, RefusedError
 from tasks.backups.manifest import Manifest
@@ -147,6 +147,23 @@ def holds_catalog(target: CatalogDatabase) -> bool:
             "place; name another database"
         )
     return False
+
+
+def require_settled(in_use: CatalogDatabase | None, wanted: str) -> None:
+    """Refuse `latest` while an earlier restore is not finished: that one would be restored again, or what came of it.
+
+    Raises:
+        RefusedError: the catalog comes from a backup, and its buckets have not been told.
+    """
+    # A catalog of another version may know nothing of restores; it is replaced all the same.
+    if in_use is None or wanted != "latest" or current_revision(in_use) != head_revision():
+        return
+    frozen = in_use.transaction(read_freeze)
+    if frozen is not None and frozen.claims_pending:
+        raise RefusedError(
+            f"the catalog was restored from {frozen.restored_from} at {frozen.since:%Y-%m-%d %H:%M} UTC, and that is "
+            "not finished: run confirm-restore with take_over_buckets. To restore another backup name its id"
+        )
 
 
 def drop_leftovers(target: CatalogDatabase, purpose: str, *, keep: Callable[[dict[str, object]], bool]) -> list[str]:

@@ -25,7 +25,7 @@ from blocks.object_store.transfer import head, put_bytes
 from blocks.policies import IngestPolicy, IntegrityPolicy
 from tasks.backups import cutover
 from tasks.backups.aftermath import Aftermath, claim_buckets, reconcile_restored, restore_metadata
-from tasks.backups.cutover import cut_over, drop_leftovers, holds_catalog, reopen
+from tasks.backups.cutover import cut_over, drop_leftovers, holds_catalog, reopen, require_settled
 from tasks.backups.replacing import plan_replacement
 from tasks.ingest import ingest_videos
 from tasks.purging import purge_released
@@ -241,6 +241,10 @@ def test_another_catalogs_bucket_is_not_taken_over(
     frozen = catalog.transaction(read_freeze)
     assert frozen is not None
     assert frozen.claims_pending
+    with pytest.raises(RefusedError, match="is not finished: run confirm-restore"):
+        require_settled(catalog, "latest")
+    require_settled(catalog, frozen.restored_from)
+    require_settled(None, "latest")
 
 
 def test_an_epoch_is_never_used_twice(
