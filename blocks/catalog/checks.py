@@ -52,7 +52,9 @@ def record_check(
 
 
 def newest_checks(connection: Connection, what: str, limit: int = 30) -> list[Check]:
-    """The newest of a kind, newest first."""
+    """The newest of a kind, newest first; none in a catalog of an older schema."""
+    if connection.execute(text("SELECT to_regclass('backup_checks')")).scalar() is None:
+        return []
     rows = connection.execute(
         text(
             "SELECT at, what, backup, ok, seconds, bytes, because, run FROM backup_checks "

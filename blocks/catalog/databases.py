@@ -143,12 +143,16 @@ def end_sessions(connection: Connection, name: str) -> None:
     while True:
         try:
             connection.execute(
-                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"), {"name": name}
+                text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name AND {_CLIENTS}"),
+                {"name": name},
             )
         except DBAPIError as error:
             refused = (str(error.orig).strip().splitlines() or [""])[0]
         left = connection.execute(
-            text("SELECT pid, usename, application_name FROM pg_stat_activity WHERE datname = :name LIMIT 5"),
+            text(
+                "SELECT pid, usename, application_name FROM pg_stat_activity "
+                f" WHERE datname = :name AND {_CLIENTS} LIMIT 5"
+            ),
             {"name": name},
         ).all()
         if not left:
@@ -157,6 +161,10 @@ def end_sessions(connection: Connection, name: str) -> None:
             who = ", ".join(f"{row.usename} {row.application_name} (pid {row.pid})".strip() for row in left)
             raise RefusedError(f"sessions in {name} do not end: {who}{f'; {refused}' if refused else ''}")
         time.sleep(0.05)
+
+
+# An autovacuum worker may be ended by a superuser only; renaming a database sends it away by itself.
+_CLIENTS = "backend_type IN ('client backend', 'walsender')"
 
 
 def swap_names(catalog: CatalogDatabase, *, beside: str, kept_as: str) -> None:

@@ -67,6 +67,7 @@ def exported_snapshot(catalog: CatalogDatabase) -> Iterator[Snapshot]:
             connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
             # It may be idle for as long as the dump takes.
             connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
             row = connection.execute(
                 text("SELECT pg_export_snapshot() AS id, clock_timestamp() AS at, "
                      "       current_setting('server_version_num')::int AS version")

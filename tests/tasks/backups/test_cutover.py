@@ -16,6 +16,7 @@ import pytest
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.databases import is_open, maintenance, set_open, write_note
 from blocks.catalog.locations import read_identity
+from blocks.catalog.migrating import upgrade
 from blocks.catalog.restored import read_freeze, thaw
 from blocks.catalog.sweeps import sweep_lock
 from blocks.errors import CatalogUnavailableError, ForeignCatalogError, FrozenCatalogError, RefusedError, SweepBusyError
@@ -27,12 +28,15 @@ from tasks.backups import cutover
 from tasks.backups.aftermath import Aftermath, claim_buckets, reconcile_restored, restore_metadata
 from tasks.backups.cutover import cut_over, drop_leftovers, holds_catalog, reopen, require_settled
 from tasks.backups.replacing import plan_replacement
+from tasks.backups.restoring import Restoring, name_beside, restore_beside
+from tasks.backups.taking import Making, take_backup
 from tasks.ingest import ingest_videos
 from tasks.purging import purge_released
 from tasks.reconcile import orphans_before
 from tasks.stores import OpenLocation, open_location, require_own
 from tasks.sweeping import Sweep
 from tests.helpers import assert_sound, execute, one, rows, write_video
+from tests.tasks.backups.conftest import FAST
 
 NO_WAIT = timedelta(0)
 
@@ -76,6 +80,30 @@ def test_with_open_sessions_and_the_old_one_kept(catalog: CatalogDatabase, job: 
     assert frozen is not None
     assert frozen.restored_from == made.id
     assert catalog.transaction(read_identity).epoch == cut.epoch == made.epoch + 1
+
+
+def test_as_a_role_that_may_do_no_more_than_it_needs(catalog: CatalogDatabase, vault: ObjectStore, sql) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """Backup, restore and cut-over by the owner of the catalog, who may create databases, and nothing else."""
+    sql("DROP ROLE IF EXISTS shopkeeper")
+    sql("CREATE ROLE shopkeeper LOGIN CREATEDB")
+    name = f"{catalog.database}_owned"
+    sql(f"CREATE DATABASE {name} OWNER shopkeeper")
+    owned = catalog.model_copy(update={"username": "shopkeeper", "database": name})
+    upgrade(owned)
+    made = take_backup(Making(owned, vault, FAST, lambda _: vault)).manifest
+    beside_it = name_beside(name, "restore", "0badcafe")
+    restored = restore_beside(Restoring(vault, made, owned, FAST), beside_it, note={})
+    cut = cut_over(owned, restored.database, made, run="by the owner", wait=NO_WAIT)
+    assert one(owned, "SELECT restored_from FROM catalog_identity") == made.id
+    owned.engine.dispose()
+    for database in (name, cut.kept_as):
+        sql(f"DROP DATABASE {database} WITH (FORCE)")
+    sql("ALTER ROLE shopkeeper NOCREATEDB")
+    sql(f"CREATE DATABASE {name} OWNER shopkeeper")
+    with pytest.raises(RefusedError, match="permission denied to create database; let it with ALTER ROLE"):
+        restore_beside(Restoring(vault, made, owned, FAST), beside_it, note={})
+    sql(f"DROP DATABASE {name} WITH (FORCE)")
+    sql("DROP ROLE shopkeeper")
 
 
 def test_readers_and_writers_ride_over_it(catalog: CatalogDatabase, job: UUID, take, swap) -> None:  # type: ignore[no-untyped-def]  # fixtures
