@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from blocks.catalog import CatalogDatabase
+from blocks.catalog.snapshots import exported_snapshot
 from blocks.errors import InvalidInputError, NotFoundError, QuotaExceededError, RefusedError
 from blocks.policies import AccessPolicy, IngestPolicy, RetentionPolicy
 from tasks.access import issue_download_url
@@ -56,6 +57,19 @@ def undelete(sweep: Sweep, *jobs: UUID) -> Report:
 def erase(sweep: Sweep, *jobs: UUID) -> Report:
     plan = plan_deletion(select(sweep.catalog, Wanted(tuple(str(job) for job in jobs))), purge_now=True)
     return apply_erasure(sweep, plan)
+
+
+def test_an_erasure_waits_for_a_backup_that_reads_the_metadata(
+    sweep: Sweep, location: OpenLocation, new_job: Callable[[bytes], UUID]
+) -> None:
+    job = new_job(b"the original")
+    with exported_snapshot(sweep.catalog):
+        (outcome,) = erase(sweep, job).outcomes
+        assert (outcome.result, "a backup is being made" in outcome.error) == ("failed", True)
+        assert len(stored_keys(location)) == 1
+    (outcome,) = erase(sweep, job).outcomes
+    assert outcome.result == "done"
+    assert stored_keys(location) == []
 
 
 def test_there_and_back(
