@@ -146,7 +146,7 @@ def test_a_scheduled_run_waits(
 ) -> None:  # fmt: skip
     from flows.cleanup import cleanup
 
-    monkeypatch.setattr(planned, "_is_scheduled", lambda: True)
+    monkeypatch.setattr(planned, "is_scheduled", lambda: True)
     make_failed(catalog, *new_jobs(1))
     holding, let_go = threading.Event(), threading.Event()
 
