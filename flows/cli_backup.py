@@ -41,6 +41,8 @@ def backup_list(
 ) -> None:  # fmt: skip
     """Show every backup, whether it is good, and by which rule it stays."""
     with clear_errors():
+        if not store_url:
+            use_local_prefect()
         from blocks.units import format_bytes
         from tasks.backups.retention import plan_retention
 
@@ -83,6 +85,7 @@ def backup_verify(
 ) -> None:  # fmt: skip
     """Read a backup back and hold it against its manifest; one that is damaged counts no more."""
     with clear_errors():
+        use_local_prefect()
         from tasks.backups.verifying import verify_backup
 
         opened = open_backups(identity_file=identity_file, backups=backups, catalog=catalog, policy=policy)
@@ -102,6 +105,7 @@ def backup_hold(
 ) -> None:  # fmt: skip
     """Keep a backup however old it gets; without a reason, release it again."""
     with clear_errors():
+        use_local_prefect()
         from tasks.backups.verifying import hold_backup, release_backup
 
         opened = open_backups(backups=backups, catalog=catalog, policy=policy)
@@ -121,6 +125,8 @@ def backup_settings(
 ) -> None:  # fmt: skip
     """Print the policies and store addresses that a backup holds, as JSON; secrets are never in it."""
     with clear_errors():
+        if save:
+            use_local_prefect()
         from tasks.backups.manifest import SETTINGS
         from tasks.backups.streams import read_file
 
@@ -133,7 +139,6 @@ def backup_settings(
         said = b"".join(read_file(opened.store, catalog_id, chosen.id, file, key=opened.key))
         sys.stdout.write(said.decode() + "\n")
         if save:
-            use_local_prefect()
             for name in _save_policies(json.loads(said)):
                 err.print(f"saved {name}")
 
@@ -158,11 +163,12 @@ def backup_key(
 ) -> None:
     """Make a key for encrypted backups. The secret is printed once, on standard output: keep it apart from here."""
     with clear_errors():
+        if save:
+            use_local_prefect()
         from blocks.encryption import BackupKey, new_key
 
         made = new_key()
         if save:
-            use_local_prefect()
             BackupKey.register_type_and_schema()
             BackupKey(recipient=made.recipient).save(save, overwrite=False)
         err.print(f"public key {made.recipient}; the secret key is shown this once:", highlight=False)

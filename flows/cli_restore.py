@@ -10,6 +10,7 @@ import typer
 
 from blocks.errors import InvalidInputError, RefusedError
 from flows.console import clear_errors, err, out, plain
+from flows.local_stack import use_local_prefect
 from flows.reaching import (
     BackupId,
     CatalogName,
@@ -46,6 +47,8 @@ def restore(
     --database-url. The old database is kept, and nothing is removed from any store until confirm-restore.
     """
     with clear_errors():
+        if not store_url:
+            use_local_prefect()
         from blocks.catalog.sweeps import database_lock
         from tasks.backups import cutover as cutting
         from tasks.backups.listing import mark_restoring

@@ -84,13 +84,14 @@ def open_backups(
     policy: str = "default",
 ) -> Opened:
     """By blocks, or by addresses where no Prefect server is left."""
+    if not store_url:
+        use_local_prefect()  # before anything imports Prefect, which reads its settings then
     from blocks.policies import BackupPolicy
 
     key = _key(identity_file)
     if store_url:
         database = _database_at(database_url) if database_url else None
         return Opened(_store_at(store_url, endpoint), database, BackupPolicy(), key)
-    use_local_prefect()
     from blocks.catalog import CatalogDatabase
     from blocks.encryption import BackupKey
     from blocks.loading import load_block
