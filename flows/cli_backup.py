@@ -125,7 +125,7 @@ def backup_settings(
 ) -> None:  # fmt: skip
     """Print the policies and store addresses that a backup holds, as JSON; secrets are never in it."""
     with clear_errors():
-        if save:
+        if save or not store_url:
             use_local_prefect()
         from tasks.backups.manifest import SETTINGS
         from tasks.backups.streams import read_file

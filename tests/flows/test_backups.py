@@ -35,6 +35,7 @@ from flows.alarms import PREFIX, list_alarms, set_alarms, wanted
 from flows.backing_up import DRILL_FAILED, VERIFIED, tell
 from tasks.backups.listing import list_backups
 from tasks.backups.manifest import folder_of
+from tests.conftest import RunningStack
 from tests.flows.conftest import save_policy
 from tests.flows.test_cli import run
 from tests.flows.test_flows import latest_artifact
@@ -172,6 +173,21 @@ def test_commands(catalog: CatalogDatabase, vault: ObjectStore, backup, tmp_path
         said = run(*arguments, code=1).stderr
         assert words in said, said
         assert "u:secret" not in said
+
+
+@pytest.mark.parametrize("command", [["backup", "list"], ["backup", "settings"], ["restore"]], ids=" ".join)
+def test_commands_find_the_stack_before_prefect_looks_for_a_server(
+    catalog: CatalogDatabase, vault: ObjectStore, backup, running_stack: RunningStack, command: list[str]
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    assert backup(kind="catalog").name == "Completed"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+    ended = subprocess.run(
+        [sys.executable, "-m", "flows", *command],
+        env=environment | {"TRANSCODE_FLOW_HOME": str(running_stack.stack.folder)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "temporary server" not in ended.stdout + ended.stderr
 
 
 def test_on_an_empty_machine_with_nothing_but_the_backups(  # type: ignore[no-untyped-def]  # fixtures
