@@ -27,8 +27,6 @@ from tasks.backups.listing import list_backups
 from tasks.backups.retention import apply_retention, plan_retention
 from tasks.backups.taking import Making, take_backup
 
-MIB = 1024**2
-
 
 @flow(name="backup", flow_run_name="backup, {kind}", persist_result=True, result_serializer="json")
 @reported
@@ -69,12 +67,12 @@ def backup(
             message, partial = "", False
             if not dry_run:
                 size = database.transaction(due.database_bytes)
-                with progress_of("backup", f"Dumping {database.database}", max(1, size // MIB)) as progress:
+                with progress_of("backup", f"Dumping {database.database}", size) as progress:
                     taken = take_backup(
                         Making(
                             database, target, rules, stores_of(database), kind=kind, key=open_key(rules),
                             settings=settings(), run=run_label(), before_batch=lock.require,
-                            progress=lambda size_bytes: progress(size_bytes // MIB),
+                            progress=progress,
                         )
                     )  # fmt: skip
                 message = taken.summary()

@@ -11,6 +11,7 @@ from blocks.catalog.checks import Check
 from blocks.policies import BackupPolicy
 from blocks.units import format_bytes
 from tasks.backups.listing import Backup, Backups
+from tasks.backups.manifest import DUMP
 
 USUAL_OF = 7
 """Backups that say what the usual size is."""
@@ -73,18 +74,18 @@ def too_small(backup: Backup, others: Sequence[Backup], policy: BackupPolicy) ->
     if backup.manifest is None:
         return ""
     before = [
-        one.manifest.size_bytes
+        one.manifest.file(DUMP).size_bytes
         for one in others
         if one.good and one.manifest is not None and one.at < backup.at
         and bool(one.manifest.encrypted_to) == bool(backup.manifest.encrypted_to)
     ][:USUAL_OF]  # fmt: skip
     if not before:
         return ""
-    usual = statistics.median(before)
-    if backup.manifest.size_bytes * 100 >= usual * policy.small_percent:
+    usual, size = statistics.median(before), backup.manifest.file(DUMP).size_bytes
+    if size * 100 >= usual * policy.small_percent:
         return ""
     return (
-        f"backup {backup.id} has {format_bytes(backup.manifest.size_bytes)}, less than {policy.small_percent} % of the "
+        f"the dump of backup {backup.id} has {format_bytes(size)}, less than {policy.small_percent} % of the "
         f"usual {format_bytes(round(usual))}: is something missing?"
     )
 

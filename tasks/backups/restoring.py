@@ -69,11 +69,6 @@ class Restored:
     damaged: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    @property
-    def total_seconds(self) -> float:
-        """From the first byte read to the last comparison."""
-        return sum(self.seconds.values())
-
 
 def name_beside(database: str, purpose: str, token: str) -> str:
     """The name of a database beside another, such as `shop_restore_1f2e3d4c`; its token has at most 14 characters."""
