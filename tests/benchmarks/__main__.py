@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.benchmarks import backing_up, catalog, ingesting, relocating, sweeping
+from tests.benchmarks import backing_up, catalog, compressing, ingesting, relocating, sweeping
 from tests.benchmarks.harness import PAIRS, Bench, Measured, as_table, bench_stack, machine
 
 ROWS: dict[str, Callable[[Bench], Measured | list[Measured]]] = {
@@ -24,8 +24,8 @@ ROWS: dict[str, Callable[[Bench], Measured | list[Measured]]] = {
     "delete": sweeping.delete,
     "relocate-small": relocating.relocate_small,
     "migrate": relocating.migrate,
-    "compress-text": relocating.compress_text,
-    "compress-skip": relocating.compress_skip,
+    "compress-text": compressing.compress_text,
+    "compress-skip": compressing.compress_skip,
     "backup": backing_up.backup,
     "restore": backing_up.restore,
     "orchestration": relocating.orchestration,
