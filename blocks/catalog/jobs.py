@@ -5,7 +5,7 @@ Every function runs inside a transaction that touches one customer, and locks th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -183,6 +183,17 @@ def meet_known(
     touch(connection, job_ids)
     outputs = list_outputs(connection, job_ids) if job_ids else {}
     return {sha256: (job, outputs.get(job.job_id, ())) for sha256, job in known.items()}
+
+
+def count_duplicates(connection: Connection, again: Mapping[UUID, int]) -> None:
+    """Note how often videos of these jobs were brought again, and sent and stored nothing."""
+    connection.execute(
+        text(
+            "INSERT INTO duplicate_hits (job_id, times) "
+            "SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:times AS bigint[]))"
+        ),
+        {"ids": [str(job_id) for job_id in again], "times": list(again.values())},
+    )
 
 
 def complete_job(connection: Connection, job: JobRow) -> None:

@@ -84,7 +84,7 @@ def _time(*, now: bool = False, optional: bool = False, primary_key: bool = Fals
     return Field(default=None, sa_type=kind) if optional else Field(sa_type=kind)
 
 
-def _bytes() -> Any:
+def _counted() -> Any:
     return Field(default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": text("0")})
 
 
@@ -113,8 +113,8 @@ class ApiKey(SQLModel, table=True):
     label: str = _text()
     key_hash: str = _text()
     storage_quota_bytes: int | None = Field(default=None, sa_type=BigInteger)
-    storage_used_bytes: int = _bytes()
-    storage_reserved_bytes: int = _bytes()
+    storage_used_bytes: int = _counted()
+    storage_reserved_bytes: int = _counted()
     created_at: datetime | None = _time(now=True)
     disabled_at: datetime | None = _time(optional=True)
 
@@ -265,9 +265,24 @@ class BackupCheck(SQLModel, table=True):
     what: str = _text()
     ok: bool
     seconds: float
-    bytes: int = _bytes()
+    bytes: int = _counted()
     because: str = _text("")
     details: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
+
+
+class FindingRow(SQLModel, table=True):
+    """What a run found in a location, by kind; `none` where it found nothing."""
+
+    __tablename__ = "findings"
+    id: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    at: datetime | None = _time(now=True)
+    run: str = _text()
+    operation: str = _text()
+    location: str = _text()
+    finding: str = _text()
+    objects: int = Field(sa_type=BigInteger)
+    size_bytes: int = _counted()
+    oldest_at: datetime | None = _time(optional=True)
 
 
 class OperationLog(SQLModel, table=True):
@@ -284,7 +299,7 @@ class OperationLog(SQLModel, table=True):
     object_id: UUID | None = None
     before: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
     after: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
-    bytes: int = _bytes()
+    bytes: int = _counted()
 
 
 def _table(model: type[SQLModel]) -> Table:

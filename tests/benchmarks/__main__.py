@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.benchmarks import backing_up, catalog, compressing, ingesting, relocating, sweeping
+from tests.benchmarks import analysing, backing_up, catalog, compressing, ingesting, relocating, sweeping
 from tests.benchmarks.harness import PAIRS, Bench, Measured, as_table, bench_stack, machine
 
 ROWS: dict[str, Callable[[Bench], Measured | list[Measured]]] = {
@@ -28,9 +28,11 @@ ROWS: dict[str, Callable[[Bench], Measured | list[Measured]]] = {
     "compress-skip": compressing.compress_skip,
     "backup": backing_up.backup,
     "restore": backing_up.restore,
+    "frame-to-postgres": analysing.frame_to_postgres,
     "orchestration": relocating.orchestration,
     "growth-cleanup": sweeping.growth_cleanup,
     "growth-url": sweeping.growth_url,
+    "growth-analytics": analysing.growth_analytics,
     "growth-reconcile": sweeping.growth_reconcile,
     "memory": sweeping.memory,
 }

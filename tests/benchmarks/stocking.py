@@ -173,6 +173,7 @@ def grown(bench: Bench, name: str, objects: int) -> CatalogDatabase:
         "UPDATE api_keys k SET storage_reserved_bytes = "
         "  (SELECT count(*) FROM reservations r WHERE r.api_key_id = k.id), storage_used_bytes = "
         "  (SELECT sum(size_bytes) FROM stored_objects o WHERE o.api_key_id = k.id AND o.state = 'live')",
+        "SELECT recount_storage()",
         jobs=objects // A_JOB, each=A_JOB, location=location.place.id,
     )  # fmt: skip
     settle(catalog)

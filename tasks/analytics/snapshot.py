@@ -1,0 +1,181 @@
+"""Taking a day's figures: everything of one moment, written in one transaction; a second run of a day changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Connection, text
+
+from blocks.catalog import CatalogDatabase, analytics, due
+from blocks.catalog.analytics import Span, write_frame
+from blocks.catalog.locations import read_identity
+from blocks.errors import InvalidInputError, RefusedError
+from blocks.policies import TierPolicy
+from tasks.analytics import shapes
+from tasks.analytics.forecast import days_to_compare, forecast
+from tasks.checks import shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EARLIEST = date(2000, 1, 1)
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """What was written: the day, the rows by table, and since when days' operations were read anew."""
+
+    day: date
+    rows: dict[str, int]
+    operations_since: date
+    whole: bool
+
+    def summary(self) -> str:
+        """One line for a person."""
+        rows = sum(self.rows.values())
+        if not self.whole:
+            return f"{self.day}: {rows} rows of operations; what was stored on a past day cannot be read any more"
+        return f"{self.day}: {rows} rows in {len(self.rows)} tables, operations since {self.operations_since}"
+
+
+def check_zone(name: str) -> ZoneInfo:
+    """A time zone by its name, such as Europe/Berlin.
+
+    Raises:
+        InvalidInputError: there is none of this name.
+    """
+    try:
+        return ZoneInfo(name)
+    except (ValueError, OSError, ModuleNotFoundError) as error:  # what zoneinfo raises for odd names
+        raise InvalidInputError(f"{shown(name)} is no time zone; write for example Europe/Berlin or UTC") from error
+
+
+def check_day(value: str) -> date | None:
+    """A day as people write it; None where it is left empty."""
+    if not value.strip():
+        return None
+    try:
+        return date.fromisoformat(value.strip())
+    except ValueError:
+        raise InvalidInputError(f"{shown(value)} is no day; write it like 2026-05-01") from None
+
+
+def refresh(
+    catalog: CatalogDatabase,
+    policy: TierPolicy,
+    *,
+    day: date | None = None,
+    zone: ZoneInfo = ZoneInfo("UTC"),
+    now: datetime | None = None,
+    run: str = "manual",
+) -> Refreshed:
+    """Write today's figures; of a past day what happened on it, since what was stored then cannot be read any more.
+
+    `now` is PostgreSQL's time unless given.
+
+    Raises:
+        InvalidInputError: the day lies in the future, or before there were computers to store videos.
+        RefusedError: there are no figures of that past day.
+    """
+    moment = now or catalog.transaction(due.now)
+    today = moment.astimezone(zone).date()
+    if day is not None and not EARLIEST <= day <= today:
+        raise InvalidInputError(f"date={day} lies outside of {EARLIEST} to {today}, today in {zone.key}")
+    if day is not None and day < today:
+        return catalog.transaction(lambda connection: _past_day(connection, day, zone))
+
+    def write(connection: Connection) -> Refreshed:
+        at = analytics.begin_snapshot(connection)
+        return _Snapshot(connection, policy, today, now or at, zone, run).write()
+
+    return catalog.transaction(write)
+
+
+def _past_day(connection: Connection, day: date, zone: ZoneInfo) -> Refreshed:
+    known = connection.execute(text("SELECT 1 FROM analytics.snapshots WHERE day = :day"), {"day": day}).scalar()
+    if known is None:
+        raise RefusedError(f"there are no figures of {day}, and what was stored then cannot be read any more")
+    return Refreshed(day, {"operations": _write_operations(connection, day, day, zone)}, day, whole=False)
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    connection: Connection
+    policy: TierPolicy
+    day: date
+    at: datetime
+    zone: ZoneInfo
+    run: str
+
+    def write(self) -> Refreshed:
+        connection = self.connection
+        known = analytics.snapshot_days(connection, self.day)
+        analytics.clear_day(connection, self.day)
+        self._note()
+        priced = shapes.prices(analytics.locations(connection), self.policy)
+        shared = analytics.shared_originals(connection)
+        rows: dict[str, int] = {"snapshots": 1}
+        for span in analytics.spans(connection):
+            for table, frame in self._of_customers(span, priced, shared, days_to_compare(self.day, known)).items():
+                rows[table] = rows.get(table, 0) + write_frame(
+                    connection, frame.assign(day=self.day), f"analytics.{table}"
+                )
+        for table, frame in (
+            ("findings", analytics.findings(connection, self.at)),
+            ("backups", analytics.backups(connection, self.at)),
+        ):
+            rows[table] = write_frame(connection, frame.assign(day=self.day), f"analytics.{table}")
+        # The newest day that was written before was not over then: it is read once more, and all since.
+        since = known[0] if known else self._first_logged()
+        rows["operations"] = _write_operations(connection, since, self.day, self.zone)
+        return Refreshed(self.day, rows, since, whole=True)
+
+    def _note(self) -> None:
+        self.connection.execute(
+            text(
+                "INSERT INTO analytics.snapshots (day, taken_at, run, time_zone, catalog_id) "
+                "VALUES (:day, :at, :run, :zone, :catalog)"
+            ),
+            {"day": self.day, "at": self.at, "run": self.run, "zone": self.zone.key,
+             "catalog": read_identity(self.connection).catalog_id},
+        )  # fmt: skip
+
+    def _of_customers(
+        self, span: Span, priced: pd.DataFrame, shared: pd.DataFrame, compared: list[date]
+    ) -> dict[str, pd.DataFrame]:
+        connection = self.connection
+        known = analytics.customers(connection, span)
+        stored = analytics.stored(connection, span)
+        used = shapes.usage(stored, known, priced)
+        quotas = shapes.quotas(known, used)
+        history = analytics.used_on(connection, span, compared)
+        return {
+            "usage": used,
+            "customers": quotas.join(forecast(quotas, history, self.day)),
+            "savings": shapes.savings(
+                stored, analytics.duplicates(connection, span), shared, known, priced, self.policy
+            ),
+            "notable_jobs": analytics.notable_jobs(connection, span),
+            "ages": analytics.ages(connection, span, self.at),
+        }
+
+    def _first_logged(self) -> date:
+        first = analytics.first_logged_at(self.connection)
+        return min(self.day, first.astimezone(self.zone).date()) if first else self.day
+
+
+def _write_operations(connection: Connection, first: date, last: date, zone: ZoneInfo) -> int:
+    """What happened on these days, both included, as the log has it now."""
+    analytics.clear_operations(connection, first, last)
+    written = 0
+    for number in range((last - first).days + 1):
+        day = first + timedelta(days=number)
+        begins, ends = (
+            datetime.combine(one, time(), zone).astimezone(UTC) for one in (day, day + timedelta(days=1))
+        )
+        done = analytics.operations(connection, begins, ends)
+        written += write_frame(connection, done.assign(day=day), "analytics.operations")
+    return written
