@@ -56,6 +56,11 @@ def begin_snapshot(connection: Connection) -> datetime:
     return at
 
 
+def begin_reading(connection: Connection) -> None:
+    """Everything read from here on is of one moment; to be called first in a transaction."""
+    connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+
+
 def spans(connection: Connection) -> list[Span]:
     """All customers in parts that fit into memory."""
     rows = connection.execute(

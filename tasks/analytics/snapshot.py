@@ -173,9 +173,7 @@ def _write_operations(connection: Connection, first: date, last: date, zone: Zon
     written = 0
     for number in range((last - first).days + 1):
         day = first + timedelta(days=number)
-        begins, ends = (
-            datetime.combine(one, time(), zone).astimezone(UTC) for one in (day, day + timedelta(days=1))
-        )
+        begins, ends = (datetime.combine(one, time(), zone).astimezone(UTC) for one in (day, day + timedelta(days=1)))
         done = analytics.operations(connection, begins, ends)
         written += write_frame(connection, done.assign(day=day), "analytics.operations")
     return written

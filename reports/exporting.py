@@ -1,0 +1,48 @@
+"""A report as files: the page, and the same figures as CSV and Parquet beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reports.figures import Figures
+from reports.rendering import render
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PAGE = "report.html"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the beginning of a formula."""
+
+
+def export(figures: Figures, folder: Path, *, links: bool) -> list[Path]:
+    """Write the page and its files into a folder, which exists; returns them, the page first."""
+    written = []
+    for name, frame in frames(figures):
+        plain = frame.reset_index(drop=True)
+        csv, parquet = folder / f"{name}.csv", folder / f"{name}.parquet"
+        _harmless(plain).to_csv(csv, index=False)
+        plain.to_parquet(parquet, index=False)
+        written += [csv, parquet]
+    page = folder / PAGE
+    page.write_text(render(figures, names=[one.name for one in written], links=links), "utf-8")
+    return [page, *written]
+
+
+def frames(figures: Figures) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Every table of a report, by the name of its files."""
+    yield from figures.tables.items()
+    yield "daily", figures.daily
+    yield "saved_daily", figures.saved_daily
+
+
+def _harmless(frame: pd.DataFrame) -> pd.DataFrame:
+    """Texts that a spreadsheet would run begin with an apostrophe: file names are customers'."""
+    texts = {
+        name: frame[name].map(lambda text: f"'{text}" if isinstance(text, str) and text.startswith(_FORMULA) else text)
+        for name in frame.columns
+        if str(frame[name].dtype) in ("str", "string", "object")
+    }
+    return frame.assign(**texts)
