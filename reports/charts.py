@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 TIERS = ("hot", "warm", "cold")
 SOURCES = ("deduplication", "compression", "tiers")
 MOST_BARS = 12
+_FONT = "Arial, Helvetica, 'Liberation Sans', sans-serif"
+"""Widths of labels are measured when the chart is drawn: it has to be a font that readers have, or one as wide."""
 _UNITS = ((2**50, "PiB"), (2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))
 
 
@@ -46,7 +48,7 @@ class Size:
     ticks: int
 
 
-WIDE, NARROW = Size(640, 230, 8), Size(250, 200, 3)
+WIDE, NARROW = Size(440, 190, 6), Size(240, 190, 3)
 
 
 def draw_charts(figures: Figures) -> list[Chart]:
@@ -103,7 +105,7 @@ def pressure(figures: Figures, size: Size) -> alt.LayerChart | None:
         alt.Chart(data, width=size.width, height=alt.Step(22))
         .mark_bar(cornerRadiusEnd=2)
         .encode(
-            y=alt.Y("customer:N", sort=None, title=None),
+            y=alt.Y("customer:N", sort=None, title=None, axis=_names(size)),
             x=alt.X("percent:Q", title="percent of the quota", axis=_axis(size),
                     scale=alt.Scale(domain=[0, max(100.0, float(share.max()))])),
             color=_color("state", ("room left", "nearly full", "full")),
@@ -128,7 +130,7 @@ def customers(figures: Figures, size: Size) -> alt.Chart | None:
         alt.Chart(data, width=size.width, height=alt.Step(22))
         .mark_bar()
         .encode(
-            y=alt.Y("customer:N", sort=list(most.index), title=None),
+            y=alt.Y("customer:N", sort=list(most.index), title=None, axis=_names(size)),
             x=alt.X("monthly_cost:Q", title="cost a month", axis=_axis(size)),
             color=_color("tier", TIERS),
             order=alt.Order("rank:Q"),
@@ -150,7 +152,7 @@ def ages(figures: Figures, size: Size) -> alt.Chart | None:
         alt.Chart(data, width=size.width, height=alt.Step(11))
         .mark_bar(cornerRadiusEnd=2)
         .encode(
-            y=alt.Y("age:N", sort=list(AGES), title=None),
+            y=alt.Y("age:N", sort=list(AGES), title=None, axis=_names(size)),
             yOffset=alt.YOffset("since:N", sort=["came in", "last asked for"]),
             x=alt.X(f"{unit}:Q", title=unit, axis=_axis(size)),
             color=_color("since", ("came in", "last asked for")),
@@ -235,19 +237,30 @@ def _time(size: Size, first: date, last: date) -> Any:
     import altair as alt
 
     until = max(last, first + timedelta(days=1))
-    form = "%b %Y" if (until - first).days > 100 else "%d %b"
+    label = "utcFormat(datum.value, '%d %b')"
+    if (until - first).days > 100:
+        # The year stands below its first month, and below the first of all.
+        label = "[utcFormat(datum.value, '%b'), datum.index == 0 || utcFormat(datum.value, '%m') == '01' ? utcFormat(datum.value, '%Y') : '']"
     return alt.X(
         "day:T",
         title=None,
         scale=alt.Scale(type="utc", domain=[str(first), str(until)]),
-        axis=alt.Axis(format=form, tickCount=size.ticks, labelOverlap="greedy", grid=False),
+        axis=alt.Axis(labelExpr=label, tickCount=size.ticks, labelOverlap="greedy", labelSeparation=8, grid=False),
     )
+
+
+def _names(size: Size) -> Any:
+    """The axis of names, with room for those that are wider where they are read than where they were drawn."""
+    import altair as alt
+
+    room = 112 if size is WIDE else 92
+    return alt.Axis(minExtent=room, labelLimit=room - 8)
 
 
 def _axis(size: Size, *, percent: bool = False) -> Any:
     import altair as alt
 
-    return alt.Axis(tickCount=min(size.ticks, 5), format="%" if percent else "~g")
+    return alt.Axis(tickCount=min(size.ticks, 5), format="%" if percent else ",~f")
 
 
 def _color(column: str, order: tuple[str, ...]) -> Any:
@@ -257,7 +270,7 @@ def _color(column: str, order: tuple[str, ...]) -> Any:
     return alt.Color(
         f"{column}:N",
         scale=alt.Scale(domain=list(order), range=names),
-        legend=alt.Legend(title=None, orient="top", columns=3, symbolType="square"),
+        legend=alt.Legend(title=None, orient="top", columns=3, columnPadding=24, symbolType="square"),
     )
 
 
@@ -268,12 +281,12 @@ def _svg(chart: Any) -> str:
     import vl_convert
 
     themed = (
-        chart.configure(background="transparent", font="system-ui, sans-serif", padding=2)
+        chart.configure(background="transparent", font=_FONT, padding=2)
         .configure_view(stroke=None)
         .configure_axis(
             labelColor="var(--ink-soft)", titleColor="var(--ink-soft)", gridColor="var(--line)",
             domainColor="var(--line)", tickColor="var(--line)", labelFontSize=12, titleFontSize=12,
-            titleFontWeight="normal", labelLimit=120,
+            titleFontWeight="normal",
         )
         .configure_legend(labelColor="var(--ink)", labelFontSize=12)
     )  # fmt: skip

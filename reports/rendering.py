@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from jinja2 import Template
 
+_JOB_COLUMNS = ["customer", "filename", "size_bytes", "stored_bytes", "objects", "tier", "created_at", "last_read_at", "job_id"]
 MOST_ROWS = 200
 """Rows of a table on the page; the files have all."""
 
@@ -84,12 +85,12 @@ def listings(figures: Figures) -> list[Listing]:
                  tables["savings"].drop(columns="api_key_id").sort_values("saved_per_month", ascending=False)),
     ]  # fmt: skip
     for name, sentence in words.LIST_SENTENCES.items():
-        jobs = tables["notable_jobs"]
-        order, rising = ("size_bytes", False) if name != "coldest" else ("last_read_at", True)
-        mine = jobs[jobs["list"] == name].sort_values(order, ascending=rising, na_position="first")
+        jobs = tables["notable_jobs"].assign(idle_since=lambda table: table["last_read_at"].fillna(table["created_at"]))
+        order, rising = ("size_bytes", False) if name != "coldest" else ("idle_since", True)
+        mine = jobs[jobs["list"] == name].sort_values(order, ascending=rising)
         found.append(
             _listing(figures, "notable_jobs", f"{name.capitalize()} jobs", sentence,
-                     mine.drop(columns=["list", "api_key_id", "rank"]), key=name.replace(" ", "-"))
+                     mine[_JOB_COLUMNS], key=name.replace(" ", "-"))
         )  # fmt: skip
     recent = (
         tables["operations"].groupby(["operation", "rule"], as_index=False)[["runs", "jobs", "objects", "bytes"]].sum()
@@ -109,11 +110,15 @@ def listings(figures: Figures) -> list[Listing]:
 
 
 def _with_forecast(customers: pd.DataFrame) -> pd.DataFrame:
-    ends = ["growth_low", "growth_high", "days_until_full", "days_until_full_low", "days_until_full_high", "forecast"]
+    import pandas as pd
+
     # Sorted by the middle of the forecast, those that are full first and those that never are last.
     order = customers["days_until_full"].astype("float64").fillna(float("1e12"))
-    words_of = [words.until_full(row) for _, row in customers.iterrows()]
-    return customers.drop(columns=[*ends, "api_key_id"]).assign(quota_full=list(zip(words_of, order, strict=True)))
+    full = [Cell(words.until_full(row), str(at), True) for (_, row), at in zip(customers.iterrows(), order, strict=True)]
+    return customers.assign(quota_full=pd.Series(full, index=customers.index, dtype="object"))[
+        ["customer", "used_bytes", "quota_bytes", "used_percent", "quota_full", "growth_bytes_per_day", "jobs",
+         "monthly_cost", "free_bytes", "reserved_bytes", "history_days", "disabled"]
+    ]  # fmt: skip
 
 
 def _listing(figures: Figures, table: str, title: str, sentence: str, frame: pd.DataFrame, *, key: str = "") -> Listing:
@@ -140,8 +145,8 @@ def _is_number(name: str, values: pd.Series) -> bool:
 def _cell(name: str, value: Any, numeric: bool) -> Cell:
     import pandas as pd
 
-    if isinstance(value, tuple):
-        return Cell(value[0], str(value[1]), numeric)
+    if isinstance(value, Cell):
+        return value
     if pd.isna(value):
         return Cell("", "", numeric)
     if name.endswith("_bytes") or name in ("bytes", "growth_bytes_per_day"):
@@ -152,7 +157,7 @@ def _cell(name: str, value: Any, numeric: bool) -> Cell:
         return Cell(words.percent(float(value)), str(float(value)), numeric)
     if name.endswith("_at"):
         return Cell(f"{value:%Y-%m-%d %H:%M}", f"{value:%Y%m%d%H%M}", numeric)
-    if isinstance(value, bool):
+    if value is True or value is False or str(type(value).__name__) == "bool_":
         return Cell("yes" if value else "no", None, numeric)
     if numeric:
         return Cell(f"{value:,.1f}" if isinstance(value, float) else f"{value:,}", str(value), numeric)
