@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status test test-fast lint bench lock clean
+.PHONY: help demo up example down status test test-fast lint bench lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | sort | while IFS="$$(printf '\t')" read -r target text; do printf '  make %-10s %s\n' "$$target" "$$text"; done
@@ -14,6 +14,9 @@ demo: $(VENV)/.local-installed  ## the main job on real video, every step checke
 
 up: $(VENV)/.local-installed  ## start PostgreSQL, S3, Prefect and a worker, and keep them running (VIDEOS=folder)
 	@$(BIN)/python -m flows up $(if $(VIDEOS),--videos "$(VIDEOS)")
+
+example: up  ## a catalog with a year of history beside your own, and its report: something for analysts to read
+	@$(BIN)/python -m flows example
 
 down:  ## stop them; data stays in .local
 	@test ! -x $(BIN)/python || $(BIN)/python -m flows down

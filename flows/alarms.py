@@ -1,4 +1,4 @@
-"""Alarms about backups: Prefect automations on events of our own, made or brought up to date by name."""
+"""Alarms: Prefect automations on events of our own and on runs that are late or lost, brought up to date by name."""
 
 from __future__ import annotations
 
@@ -6,20 +6,39 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from prefect.client.orchestration import get_client
-from prefect.events.actions import DoNothing, SendNotification
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ActionTypes, ChangeFlowRunState, DoNothing, SendNotification
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
-from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
 from blocks.errors import InvalidInputError, NotFoundError
 from blocks.policies import BackupPolicy
-from flows.backing_up import DRILL_FAILED, EVENTS, FAILED, SMALL, VERIFIED
+from flows.events import (
+    APPROVAL,
+    CORRUPT,
+    DRIFT,
+    DRILL_FAILED,
+    EVENTS,
+    FAILED,
+    QUOTA_FULL,
+    QUOTA_NEARLY_FULL,
+    RAN_NIGHTLY,
+    RAN_WEEKLY,
+    SMALL,
+    VERIFIED,
+)  # fmt: skip
 
 PREFIX = "transcode-flow: "
 BODY = (
-    "{{ automation.name }}\n{{ event.payload }}\n\n"
-    "See `python -m flows status` and `python -m flows backup list`; the README's page on restores says what to do."
+    "{{ automation.name }}\n{{ automation.description }}\n{{ event.payload }}\n\n"
+    "See `python -m flows status` and the event feed in the UI; the README's page on operating says what to do."
 )
+NIGHT, WEEK = timedelta(hours=26), timedelta(days=8)
+SILENT = timedelta(minutes=9)
+"""Runs send a heartbeat every 30 s; a busy machine may be late with some of them."""
+LOST_PENDING = timedelta(minutes=15)
+RUN = "prefect.flow-run"
 
 
 @dataclass(frozen=True)
@@ -32,30 +51,74 @@ class Alarm:
     fired_at: str = ""
 
 
-def wanted(policy: BackupPolicy, *, window: timedelta | None = None) -> dict[str, EventTrigger]:
-    """Triggers by name. `window` instead of the policy's hours is for those who want to see one fire."""
+@dataclass(frozen=True)
+class Wanted:
+    """An alarm as it should be: when it fires, why one wants to know, and what is done beside telling somebody."""
+
+    trigger: EventTrigger
+    because: str
+    crashes_run: bool = False
+
+
+def wanted(policy: BackupPolicy, *, window: timedelta | None = None) -> dict[str, Wanted]:
+    """All alarms by name. `window` instead of the usual times is for those who want to see one fire."""
     overdue = window or timedelta(hours=policy.overdue_hours)
-    verified = {f"{EVENTS}.{VERIFIED}"}
     return {
-        # The same event in both: counted from each backup on, and not in windows that tumble.
-        "no good backup in time": EventTrigger(
-            posture=Posture.Proactive,
-            after=verified,
-            expect=verified,
-            within=overdue,
-            threshold=1,
-            for_each={"prefect.resource.id"},  # a catalog's backups say nothing of another one's
+        "no good backup in time": Wanted(
+            _again(VERIFIED, overdue), "No backup was read back whole for overdue_hours of the Backup Policy."
         ),
         # That one waits for a first backup: here is the one for "never yet".
-        "no good backup at all": EventTrigger(posture=Posture.Proactive, expect=verified, within=overdue, threshold=1),
-        "a backup failed": _on(FAILED),
-        "a backup is suspiciously small": _on(SMALL),
-        "a restore drill failed": _on(DRILL_FAILED),
-    }
+        "no good backup at all": Wanted(
+            EventTrigger(
+                posture=Posture.Proactive, expect={f"{EVENTS}.{VERIFIED}"}, within=overdue, threshold=1
+            ),
+            "No backup was ever read back whole since this alarm was made.",
+        ),
+        "a backup failed": Wanted(_on(FAILED), "The last backup is older than it should be."),
+        "a backup is suspiciously small": Wanted(_on(SMALL), "A backup has less than half the usual size."),
+        "a restore drill failed": Wanted(_on(DRILL_FAILED), "A backup could not be restored for practice."),
+        "a quota is nearly full": Wanted(_on(QUOTA_NEARLY_FULL), "A customer has come past 80 % of its quota."),
+        "a quota is full": Wanted(_on(QUOTA_FULL), "A customer has come to its quota: nothing more is taken in."),
+        "drift was found": Wanted(_on(DRIFT), "The catalog and a store disagree; reconcile-quota says where."),
+        "an object is corrupt or missing": Wanted(_on(CORRUPT), "verify-objects read what is not its content."),
+        "a run wants approval": Wanted(_on(APPROVAL), "A run is suspended until somebody answers on its page."),
+        "a run is late": Wanted(
+            EventTrigger(posture=Posture.Reactive, expect={f"{RUN}.Late"}, threshold=1, within=timedelta(0),
+                         for_each={"prefect.resource.id"}),
+            "A scheduled run has not started: no worker takes runs of its work pool.",
+        ),
+        "a nightly flow did not run": Wanted(
+            _again(RAN_NIGHTLY, window or NIGHT), "It ran before, and not for 26 hours; a paused schedule looks alike."
+        ),
+        "a weekly flow did not run": Wanted(
+            _again(RAN_WEEKLY, window or WEEK), "It ran before, and not for 8 days; a paused schedule looks alike."
+        ),
+        # States have names of our own, such as Partial: any event of the run says that it is not lost.
+        "a run stands still": Wanted(
+            EventTrigger(posture=Posture.Proactive, after={f"{RUN}.heartbeat"}, expect={f"{RUN}.*"},
+                         within=window or SILENT, threshold=1, for_each={"prefect.resource.id"}),
+            "Its process is gone without a word; it is marked as crashed, and the next run finishes its work.",
+            crashes_run=True,
+        ),
+        "a run never started": Wanted(
+            EventTrigger(posture=Posture.Proactive, after={f"{RUN}.Pending"}, expect={f"{RUN}.*"},
+                         within=window or LOST_PENDING, threshold=1, for_each={"prefect.resource.id"}),
+            "A worker took it and was lost before it began; it is marked as crashed.",
+            crashes_run=True,
+        ),
+    }  # fmt: skip
 
 
 def _on(event: str) -> EventTrigger:
     return EventTrigger(posture=Posture.Reactive, expect={f"{EVENTS}.{event}"}, threshold=1, within=timedelta(0),
+                        for_each={"prefect.resource.id"})  # fmt: skip
+
+
+def _again(event: str, within: timedelta) -> EventTrigger:
+    # The same event in both: counted from each on, and not in windows that tumble. What happens to one catalog or flow
+    # says nothing of another.
+    named = {f"{EVENTS}.{event}"}
+    return EventTrigger(posture=Posture.Proactive, after=named, expect=named, within=within, threshold=1,
                         for_each={"prefect.resource.id"})  # fmt: skip
 
 
@@ -70,15 +133,16 @@ def set_alarms(policy: BackupPolicy, *, notify: str = "", window: timedelta | No
     """
     action = _action(notify)
     alarms = []
-    for name, trigger in wanted(policy, window=window).items():
+    for name, one in wanted(policy, window=window).items():
         with get_client(sync_client=True) as client:
             found = next(iter(client.read_automations_by_name(f"{PREFIX}{name}")), None)
-            actions = [action] if action is not None else (found.actions if found is not None else [DoNothing()])
+            tells = [action] if action is not None else _telling(found)
+            acts = [ChangeFlowRunState(state=StateType.CRASHED, message=one.because)] if one.crashes_run else []
             fresh = AutomationCore(
                 name=f"{PREFIX}{name}",
-                description="Made by `python -m flows alarms`; its window is overdue_hours of the Backup Policy.",
-                trigger=trigger,
-                actions=actions,
+                description=one.because,
+                trigger=one.trigger,
+                actions=[*acts, *tells] or [DoNothing()],
                 enabled=found is None or found.enabled,
             )
             if found is None:
@@ -122,6 +186,12 @@ def _action(notify: str) -> SendNotification | None:
     if "notify" not in (document.block_schema.capabilities if document.block_schema else ()):
         raise InvalidInputError(f"the block {notify} does not notify anybody: choose one such as slack-webhook")
     return SendNotification(block_document_id=document.id, subject="transcode-flow: {{ automation.name }}", body=BODY)
+
+
+def _telling(automation: Automation | None) -> list[ActionTypes]:
+    """What an alarm that is there did to tell somebody."""
+    own = (ChangeFlowRunState, DoNothing)
+    return [one for one in automation.actions if not isinstance(one, own)] if automation is not None else []
 
 
 def _said(automation: AutomationCore) -> tuple[object, ...]:

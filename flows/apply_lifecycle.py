@@ -10,6 +10,7 @@ from blocks.loading import load_block
 from blocks.object_store.clock import store_now
 from blocks.policies import RetentionPolicy, SafetyPolicy
 from blocks.units import format_bytes
+from flows.finding import note_lag
 from flows.opening import open_catalog, open_stores, reported, show_table
 from flows.planned import Work, run_planned
 from tasks.lifecycle import apply_all, plan_all
@@ -52,6 +53,8 @@ def apply_lifecycle(
         }
         rows = [_row(place, one) for place, reached in reach.items() for one in reached]
         show_table("lifecycle-reach", rows, "What each rule would reach at its next turn.")
+        if not dry_run:
+            note_lag(database, reach)
         sums = {
             place: {one.rule.name: (one.objects, one.size_bytes) for one in reached} for place, reached in reach.items()
         }

@@ -1,4 +1,4 @@
-"""What the flows about backups share: the blocks they open, the settings that travel along, the events they send."""
+"""What the flows about backups share: the blocks they open, and the settings that travel along."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from prefect.blocks.core import Block
-from prefect.events import emit_event
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.checks import newest_checks
@@ -20,19 +19,6 @@ from blocks.policies import POLICIES, BackupPolicy
 from flows.opening import markdown_rows
 from tasks.backups.health import Health, judge
 from tasks.backups.listing import Backups
-
-EVENTS = "transcode-flow"
-VERIFIED, SMALL, FAILED = "backup.verified", "backup.small", "backup.failed"
-DRILL_PASSED, DRILL_FAILED = "drill.passed", "drill.failed"
-
-
-def tell(event: str, catalog: str, **facts: object) -> None:
-    """Send an event of our own, which alarms listen to; the resource is the catalog."""
-    emit_event(
-        event=f"{EVENTS}.{event}",
-        resource={"prefect.resource.id": f"{EVENTS}.catalog.{catalog}", "prefect.resource.name": catalog},
-        payload={name: str(value) for name, value in facts.items()},
-    )
 
 
 def open_key(policy: BackupPolicy) -> BackupKey | None:

@@ -18,8 +18,9 @@ from blocks.loading import load_block
 from blocks.object_store import ObjectStore
 from blocks.object_store.clock import store_now
 from blocks.policies import BackupPolicy, SafetyPolicy
-from flows.backing_up import FAILED, SMALL, VERIFIED, health_markdown, health_of, open_key, settings, stores_of, tell
+from flows.backing_up import health_markdown, health_of, open_key, settings, stores_of
 from flows.batches import progress_of
+from flows.events import FAILED, SMALL, VERIFIED, tell
 from flows.opening import open_catalog, reported, run_label
 from flows.planned import is_scheduled, show_plan, show_report
 from tasks.backups.health import too_small

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from blocks.errors import InvalidInputError
 from flows.cli_backup import alarms, backup_app, show_alarms, show_health
+from flows.cli_reports import analyst, example, report
 from flows.cli_restore import restore
 from flows.console import clear_errors, err, out, plain
 from flows.local_stack import local_stack, use_local_prefect
@@ -34,6 +35,9 @@ app.add_typer(location_app, name="location")
 app.add_typer(backup_app, name="backup")
 app.command()(restore)
 app.command()(alarms)
+app.command()(report)
+app.command()(analyst)
+app.command()(example)
 
 CatalogName = Annotated[str, typer.Option("--catalog", help="Name of the Catalog Database block.")]
 StoreName = Annotated[str, typer.Option("--store", help="Name of the Object Store block.")]

@@ -180,7 +180,7 @@ def alarms(
     notify: Annotated[str, typer.Option(help="Notification block to tell, such as slack-webhook/ops.")] = "",
     policy: PolicyName = "default",
 ) -> None:
-    """Make the alarms about backups in Prefect, or bring them up to date; safe to run at every deployment."""
+    """Make the alarms in Prefect, or bring them up to date; safe to run at every deployment."""
     with clear_errors():
         use_local_prefect()
         from blocks.loading import load_block

@@ -8,6 +8,7 @@ from prefect.client.schemas.objects import State
 from blocks.errors import RefusedError
 from blocks.loading import load_block
 from blocks.policies import IngestPolicy
+from flows.events import watching_quota
 from flows.opening import done, open_catalog, open_locations, reported, run_label, show_table
 from tasks import uploads
 from tasks.intake import IngestOutcome
@@ -36,15 +37,16 @@ def complete_upload(
         policy: Name of the Ingest Policy block.
     """
     database = open_catalog(catalog)
-    outcome = uploads.complete_upload(
-        database,
-        open_locations(database, store),
-        load_block(IngestPolicy, policy),
-        api_key=api_key,
-        upload_id=upload_id,
-        expected_sha256=expected_sha256,
-        run=run_label(),
-    )
+    with watching_quota(database, api_key=api_key):
+        outcome = uploads.complete_upload(
+            database,
+            open_locations(database, store),
+            load_block(IngestPolicy, policy),
+            api_key=api_key,
+            upload_id=upload_id,
+            expected_sha256=expected_sha256,
+            run=run_label(),
+        )
     show_table(
         "complete-upload",
         [{"upload": upload_id, "result": outcome.result, "job": outcome.job_id, "bytes": outcome.size_bytes}],

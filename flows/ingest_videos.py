@@ -14,6 +14,7 @@ from blocks.errors import RefusedError
 from blocks.loading import load_block
 from blocks.policies import IngestPolicy
 from flows.batches import RUNNER, progress_of, run_batches
+from flows.events import watching_quota
 from flows.opening import open_catalog, open_inbox, reported, run_label, show_table
 from tasks import ingest
 from tasks.ingest import IngestReport
@@ -63,7 +64,8 @@ def ingest_videos(
     customer = ingest.find_enabled(database, api_key)
     found, refused = find_sources(sources, rules, expected_sha256=expected_sha256, manifest=manifest)
     batches = ingest.plan_batches(found, files=rules.batch_files, size_bytes=ingest.BATCH_BYTES)
-    outcomes = _run_batches(batches, rules.parallel_batches, customer.label, reprocess, store, catalog, policy)
+    with watching_quota(database, api_key=customer.label):
+        outcomes = _run_batches(batches, rules.parallel_batches, customer.label, reprocess, store, catalog, policy)
     report = ingest.make_report(customer.label, outcomes, refused, seconds=time.monotonic() - started)
     return _finish(report)
 

@@ -10,10 +10,14 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from blocks.embedded import Endpoints, Stack
 from blocks.errors import RefusedError, TerminalError, TransientError
+
+if TYPE_CHECKING:
+    from blocks.catalog import CatalogDatabase
+    from blocks.object_store import ObjectStore
 
 PROJECT = Path(__file__).resolve().parent.parent
 CATALOG = "transcode_flow"
@@ -94,7 +98,6 @@ def save_blocks(endpoints: Endpoints, *, source_roots: str) -> None:
 
     A policy that an operator changed is left alone, but for the source roots, which follow the command line.
     """
-    from botocore.exceptions import ClientError
     from prefect.blocks.core import Block
     from prefect_aws.credentials import MinIOCredentials
 
@@ -117,11 +120,7 @@ def save_blocks(endpoints: Endpoints, *, source_roots: str) -> None:
     store.save("main", overwrite=True)
     ObjectStore(credentials=saved, endpoint_url=endpoints.s3_url, bucket=BUCKETS[1]).save("backups", overwrite=True)
     for bucket in BUCKETS:
-        try:
-            store.s3.create_bucket(Bucket=bucket)
-        except ClientError as error:
-            if error.response["Error"]["Code"] not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
-                raise
+        _create_bucket(store.model_copy(update={"bucket": bucket}))
     for policy in POLICIES:
         try:
             existing = cast(Block, policy.load("default"))
@@ -131,6 +130,34 @@ def save_blocks(endpoints: Endpoints, *, source_roots: str) -> None:
             existing.source_roots = _joined(existing.source_roots, source_roots)
         existing.save("default", overwrite=True)
     probe_store(catalog, store, "main")
+
+
+def prepare_example(stack: Stack, database: str, name: str, *, again: bool) -> CatalogDatabase:
+    """A catalog for examples beside the one in use: a database, a bucket and blocks of its own, all of this name.
+
+    `again` drops the database that is there first.
+    """
+    from prefect_aws.credentials import MinIOCredentials
+
+    from blocks.catalog import CatalogDatabase
+    from blocks.catalog.databases import drop_database, maintenance
+    from blocks.object_store import ObjectStore
+    from tasks.layout import IDENTITY_KEY
+    from tasks.stores import probe_store
+
+    endpoints = stack.endpoints()
+    catalog = CatalogDatabase(host=str(endpoints.postgres_folder), username="postgres", database=database)
+    store = ObjectStore(credentials=MinIOCredentials.load("main"), endpoint_url=endpoints.s3_url, bucket=name)
+    if again:
+        with maintenance(catalog) as connection:
+            drop_database(connection, database)
+        store.s3.delete_object(Bucket=name, Key=IDENTITY_KEY)
+    prepare_catalog(stack, endpoints, database)
+    _create_bucket(store)
+    store.save(name, overwrite=True)
+    catalog.save(name, overwrite=True)
+    probe_store(catalog, store, name)
+    return catalog
 
 
 def deploy_all(stack: Stack) -> None:
@@ -214,6 +241,16 @@ def wait_for_deployed_run(deployment: str, parameters: dict[str, object], *, sec
     if run.state is None or not run.state.is_final():
         raise TransientError(f"the run of {deployment} did not end within {seconds:.0f} s")
     return str(run.state.name)
+
+
+def _create_bucket(store: ObjectStore) -> None:
+    from botocore.exceptions import ClientError
+
+    try:
+        store.s3.create_bucket(Bucket=store.bucket)
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+            raise
 
 
 def _joined(roots: str, more: str) -> str:

@@ -13,12 +13,15 @@ from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
+from prefect.variables import Variable
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.locations import list_places
 from blocks.catalog.migrating import require_current_schema
 from blocks.errors import NotFoundError, StorageError
 from blocks.loading import load_block
+from flows.events import tell_schedule
+from flows.local_stack import TIMEZONE_VARIABLE
 from tasks.stores import Locations, OpenLocation, open_for_new_files, open_named
 
 
@@ -55,6 +58,11 @@ def open_stores(catalog: CatalogDatabase, names: Sequence[str]) -> tuple[OpenLoc
     return tuple({location.place.shelf: location for location in reversed(opened)}.values())[::-1]
 
 
+def storage_timezone() -> str:
+    """The time zone of schedules and of days in figures: the Prefect variable, UTC where it is not set."""
+    return str(Variable.get(TIMEZONE_VARIABLE, default="UTC"))
+
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -62,16 +70,19 @@ R = TypeVar("R")
 def reported(flow_function: Callable[P, R]) -> Callable[P, R | State[R]]:
     """End a run with the project's own error as its message, without a traceback for a quota that is full.
 
-    Called as a function the flow raises that error, as any function would.
+    Where a schedule started it, an event says that the schedule was kept. Called as a function the flow raises that
+    error, as any function would.
     """
 
     @functools.wraps(flow_function)
     def run(*arguments: P.args, **options: P.kwargs) -> R | State[R]:
         try:
-            return flow_function(*arguments, **options)
+            result: R | State[R] = flow_function(*arguments, **options)
         except StorageError as error:
             get_run_logger().error("%s", error)
-            return Failed(message=str(error), data=error)
+            result = Failed(message=str(error), data=error)
+        tell_schedule()
+        return result
 
     # Names in annotations belong to the flow's module; Prefect would look for them in this one.
     run.__annotations__ = get_type_hints(flow_function)

@@ -31,6 +31,7 @@ from blocks.errors import RefusedError, SweepBusyError
 from blocks.policies import SafetyPolicy
 from blocks.units import format_bytes
 from flows.batches import progress_of
+from flows.events import APPROVAL, tell
 from flows.opening import escaped, markdown_rows, run_label, show_table
 from tasks.plans import Approval, Outcome, Plan, Report, over_caps
 from tasks.stores import OpenLocation
@@ -209,6 +210,7 @@ def _ask(work: Work[F], plan: Plan, reasons: tuple[str, ...]) -> None:
             size_bytes=plan.size_bytes, lasts=lasts,
         )
     )  # fmt: skip
+    tell(APPROVAL, work.operation, of="flow", because="; ".join(reasons), plan=plan.summary(), run=run)
     get_run_logger().warning("asking for approval: %s; press Resume on this page to answer", "; ".join(reasons))
     suspend_flow_run(
         wait_for_input=ApprovalForm.with_initial_data(

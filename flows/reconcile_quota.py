@@ -12,6 +12,7 @@ from blocks.catalog import drift
 from blocks.loading import load_block
 from blocks.policies import IntegrityPolicy, SafetyPolicy
 from flows.batches import RUNNER, progress_of, run_batches
+from flows.finding import note_drift
 from flows.opening import open_catalog, open_store, open_stores, reported, show_table
 from flows.planned import Work, run_planned
 from tasks import reconcile
@@ -62,6 +63,7 @@ def reconcile_quota(
         found = [_look_through(sweep, location, rules, catalog, policy, grace) for location in sweep.locations]
         labels = database.transaction(drift.labels)
         show_table("reconcile-drift", reconcile.explain_drift(found, labels), reconcile.summary(found))
+        note_drift(database, catalog, found)
         return reconcile.plan_repairs(found, labels), found
 
     return run_planned(

@@ -7,6 +7,7 @@ from prefect.client.schemas.objects import State
 
 from blocks.loading import load_block
 from blocks.policies import IngestPolicy
+from flows.events import watching_quota
 from flows.opening import done, open_catalog, open_inbox, open_store, reported, run_label, show_table
 from tasks import outputs as outputs_of_jobs
 from tasks.outputs import RegisterReport
@@ -32,9 +33,10 @@ def register_outputs(
     database = open_catalog(catalog)
     # What a worker left under temp/ is copied inside its bucket; a folder goes where new files go.
     location = open_store(database, store) if outputs.startswith("temp/") else open_inbox(database, store)
-    report = outputs_of_jobs.register_outputs(
-        database, location, load_block(IngestPolicy, policy), job_id=job_id, outputs=outputs, run=run_label()
-    )
+    with watching_quota(database, job_id=job_id):
+        report = outputs_of_jobs.register_outputs(
+            database, location, load_block(IngestPolicy, policy), job_id=job_id, outputs=outputs, run=run_label()
+        )
     show_table(
         "register-outputs",
         [{"output": name, "result": "registered"} for name in report.registered]

@@ -19,7 +19,8 @@ from blocks.errors import RefusedError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
 from blocks.policies import BackupPolicy, IntegrityPolicy, SafetyPolicy
-from flows.backing_up import open_key, tell
+from flows.backing_up import open_key
+from flows.events import tell
 from flows.opening import reported, run_label
 from flows.planned import Work, run_planned, show_plan, was_asked
 from flows.restored import settle, show_aftermath

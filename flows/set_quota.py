@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 from prefect.client.schemas.objects import State
 
+from flows.events import watching_quota
 from flows.opening import done, open_catalog, reported, show_table
 from tasks import customers
 
@@ -21,7 +22,9 @@ def set_quota(api_key: str, quota: str, catalog: str = "main") -> State[str]:
         quota: A size such as 500 MiB or 10 GiB, 0 to take nothing in, or unlimited.
         catalog: Name of the Catalog Database block.
     """
-    change = customers.set_quota(open_catalog(catalog), api_key=api_key, quota=quota)
+    database = open_catalog(catalog)
+    with watching_quota(database, api_key=api_key):
+        change = customers.set_quota(database, api_key=api_key, quota=quota)
     after = change.after
     show_table(
         "set-quota",

@@ -14,6 +14,7 @@ from blocks.catalog.locations import list_places
 from blocks.loading import load_block
 from blocks.policies import IntegrityPolicy
 from flows.batches import RUNNER, progress_of, run_batches
+from flows.finding import note_unsound
 from flows.opening import open_catalog, open_store, reported, run_label, show_table
 from flows.planned import SHOWN
 from tasks import verify
@@ -46,7 +47,9 @@ def verify_objects(
     rules = load_block(IntegrityPolicy, policy)
     # What has to be restored first cannot be read every week.
     names = stores or [place.name for place in database.transaction(list_places) if not place.needs_restore]
-    report = verify.join([_verify_place(database, name, rules, share, kinds, catalog, policy) for name in names])
+    places = {name: _verify_place(database, name, rules, share, kinds, catalog, policy) for name in names}
+    note_unsound(database, catalog, places)
+    report = verify.join(list(places.values()))
     rows = [
         {"result": one.result, "kind": one.kind, "job": one.job_id, "key": one.key, "detail": one.detail,
          "what could heal it": report.cure(one) if one in report.hurt else ""}

@@ -10,16 +10,17 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from blocks.catalog.analytics import AGES
 from reports import words
-from reports.figures import BETWEEN_CUSTOMERS, HISTORY_DAYS, RECENT_DAYS, Figures
+from reports.figures import HISTORY_DAYS, RECENT_DAYS, Figures
 
 if TYPE_CHECKING:
-    import altair as alt
     import pandas as pd
 
+Drawing = Any
+"""A chart of Altair's; None where there is nothing to draw."""
 TIERS = ("hot", "warm", "cold")
 SOURCES = ("deduplication", "compression", "tiers")
 MOST_BARS = 12
@@ -53,7 +54,7 @@ WIDE, NARROW = Size(440, 190, 6), Size(240, 190, 3)
 
 def draw_charts(figures: Figures) -> list[Chart]:
     """All charts of a report, in the order in which one wants to look at them."""
-    drawn: list[tuple[str, str, str, Callable[[Figures, Size], alt.Chart | alt.LayerChart | None]]] = [
+    drawn: list[tuple[str, str, str, Callable[[Figures, Size], Drawing]]] = [
         ("growth", "Content stored", words.of_growth(figures), growth),
         ("pressure", "Quotas", words.of_pressure(figures), pressure),
         ("customers", "Customers by cost", words.of_customers(figures), customers),
@@ -71,22 +72,22 @@ def draw_charts(figures: Figures) -> list[Chart]:
     ]
 
 
-def growth(figures: Figures, size: Size) -> alt.Chart | None:
+def growth(figures: Figures, size: Size) -> Drawing:
     """Content by tier over the days, one above the other."""
     return _over_time(figures, size, figures.daily, "size_bytes", "tier", TIERS)
 
 
-def tiers(figures: Figures, size: Size) -> alt.Chart | None:
+def tiers(figures: Figures, size: Size) -> Drawing:
     """Each tier's share of the bytes as stored, over the days."""
     return _over_time(figures, size, figures.daily, "stored_bytes", "tier", TIERS, stack="normalize")
 
 
-def savings(figures: Figures, size: Size) -> alt.Chart | None:
+def savings(figures: Figures, size: Size) -> Drawing:
     """Money saved a month by source, over the days."""
     return _over_time(figures, size, figures.saved_daily, "saved_per_month", "source", SOURCES)
 
 
-def pressure(figures: Figures, size: Size) -> alt.LayerChart | None:
+def pressure(figures: Figures, size: Size) -> Drawing:
     """The fullest quotas in percent, with lines at 80 and 100."""
     import altair as alt
     import pandas as pd
@@ -116,16 +117,18 @@ def pressure(figures: Figures, size: Size) -> alt.LayerChart | None:
     return alt.layer(bars, lines)
 
 
-def customers(figures: Figures, size: Size) -> alt.Chart | None:
+def customers(figures: Figures, size: Size) -> Drawing:
     """The customers that cost most, by tier."""
     import altair as alt
 
     table = figures.tables["usage"]
     most = table.groupby("customer")["monthly_cost"].sum().sort_values(ascending=False).head(MOST_BARS)
-    data = table[table["customer"].isin(most.index)].groupby(["customer", "tier"], as_index=False)["monthly_cost"].sum()
+    data = (
+        table[table["customer"].isin(most.index)].groupby(["customer", "tier"], as_index=False)[["monthly_cost"]].sum()
+    )
     if data.empty or not data["monthly_cost"].sum():
         return None
-    data = data.astype({"customer": str, "tier": str, "monthly_cost": "float64"})
+    data = data.astype({"customer": "str", "tier": "str", "monthly_cost": "float64"})
     return (
         alt.Chart(data, width=size.width, height=alt.Step(22))
         .mark_bar()
@@ -139,14 +142,14 @@ def customers(figures: Figures, size: Size) -> alt.Chart | None:
     )
 
 
-def ages(figures: Figures, size: Size) -> alt.Chart | None:
+def ages(figures: Figures, size: Size) -> Drawing:
     """Bytes by how long ago they came in, and by how long ago anybody asked for them."""
     import altair as alt
 
-    table = figures.tables["ages"].groupby(["since", "age"], as_index=False)["stored_bytes"].sum()
+    table = figures.tables["ages"].groupby(["since", "age"], as_index=False)[["stored_bytes"]].sum()
     if table.empty:
         return None
-    data, unit = _scaled(table.astype({"since": str, "age": str}), "stored_bytes")
+    data, unit = _scaled(table.astype({"since": "str", "age": "str"}), "stored_bytes")
     data["since"] = data["since"].map({"created": "came in", "read": "last asked for"})
     return (
         alt.Chart(data, width=size.width, height=alt.Step(11))
@@ -160,7 +163,7 @@ def ages(figures: Figures, size: Size) -> alt.Chart | None:
     )
 
 
-def flow(figures: Figures, size: Size) -> alt.Chart | None:
+def flow(figures: Figures, size: Size) -> Drawing:
     """Bytes that came in upwards, bytes that were removed downwards, for each of the last days."""
     import altair as alt
     import pandas as pd
@@ -171,7 +174,7 @@ def flow(figures: Figures, size: Size) -> alt.Chart | None:
     both = pd.concat([came, went.assign(bytes=-went["bytes"])])
     if both.empty:
         return None
-    summed = both.groupby(["day", "way"], as_index=False)["bytes"].sum()
+    summed = both.groupby(["day", "way"], as_index=False)[["bytes"]].sum()
     data, unit = _scaled(summed, "bytes")
     data["day"] = data["day"].map(str)
     first = figures.day - timedelta(days=RECENT_DAYS - 1)
@@ -188,8 +191,8 @@ def flow(figures: Figures, size: Size) -> alt.Chart | None:
 
 def _over_time(
     figures: Figures, size: Size, table: pd.DataFrame, column: str, by: str, order: tuple[str, ...],
-    stack: str = "zero",
-) -> alt.Chart | None:  # fmt: skip
+    stack: Literal["zero", "normalize"] = "zero",
+) -> Drawing:  # fmt: skip
     import altair as alt
 
     if table.empty or not float(table[column].sum()):
@@ -222,7 +225,7 @@ def _whole(data: pd.DataFrame, by: str, value: str) -> pd.DataFrame:
         # A single day is a line without width: it is drawn as wide as a day.
         wide = wide.reindex([wide.index[0], wide.index[0] + timedelta(days=1)], method="ffill")
     long = wide.reset_index().melt("day", var_name=by, value_name=value)
-    return long.assign(day=long["day"].map(str)).astype({by: str, value: "float64"})
+    return long.assign(day=long["day"].map(str)).astype({by: "str", value: "float64"})
 
 
 def _scaled(table: pd.DataFrame, column: str) -> tuple[pd.DataFrame, str]:
@@ -301,6 +304,3 @@ def _responsive(svg: str) -> str:
     """Without a fixed size, and with what screen readers hear as a tooltip too."""
     svg = re.sub(r' width="[\d.]+" height="[\d.]+"', "", svg, count=1)
     return _MARK.sub(r"\1><title>\3</title></\2>", svg)
-
-
-__all__ = ["BETWEEN_CUSTOMERS", "Chart", "draw_charts"]

@@ -51,6 +51,7 @@ class Figures:
     time_zone: str
     catalog_id: UUID
     customer: str
+    customer_id: int | None
     tables: Mapping[str, pd.DataFrame]
     daily: pd.DataFrame
     saved_daily: pd.DataFrame
@@ -93,8 +94,13 @@ def _read(connection: Connection, customer: str, day: date | None) -> Figures:
         tables["savings"] = own[own["source"] != BETWEEN_CUSTOMERS]
     tables["operations"] = _operations(connection, note.day, only)
     return Figures(
-        *note,
+        day=note.day,
+        taken_at=note.taken_at,
+        run=note.run,
+        time_zone=note.time_zone,
+        catalog_id=note.catalog_id,
         customer=key.label if key else "",
+        customer_id=only,
         tables=tables,
         daily=_daily(connection, note.day, only),
         saved_daily=_saved_daily(connection, note.day, only),

@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     import pandas as pd
     from jinja2 import Template
 
-_JOB_COLUMNS = ["customer", "filename", "size_bytes", "stored_bytes", "objects", "tier", "created_at", "last_read_at", "job_id"]
+_JOB_COLUMNS = [
+    "customer",
+    "filename",
+    "size_bytes",
+    "stored_bytes",
+    "objects",
+    "tier",
+    "created_at",
+    "last_read_at",
+    "job_id",
+]
 MOST_ROWS = 200
 """Rows of a table on the page; the files have all."""
 
@@ -114,7 +124,9 @@ def _with_forecast(customers: pd.DataFrame) -> pd.DataFrame:
 
     # Sorted by the middle of the forecast, those that are full first and those that never are last.
     order = customers["days_until_full"].astype("float64").fillna(float("1e12"))
-    full = [Cell(words.until_full(row), str(at), True) for (_, row), at in zip(customers.iterrows(), order, strict=True)]
+    full = [
+        Cell(words.until_full(row), str(at), True) for (_, row), at in zip(customers.iterrows(), order, strict=True)
+    ]
     return customers.assign(quota_full=pd.Series(full, index=customers.index, dtype="object"))[
         ["customer", "used_bytes", "quota_bytes", "used_percent", "quota_full", "growth_bytes_per_day", "jobs",
          "monthly_cost", "free_bytes", "reserved_bytes", "history_days", "disabled"]

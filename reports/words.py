@@ -18,7 +18,7 @@ LONGEST_DAYS = 3650
 """Beyond ten years a date is no forecast any more."""
 REMOVED = ("purge", "expire", "remove-old-bytes", "remove-orphan")
 """Operations that took bytes away from a store."""
-TAKEN_IN = ("ingest", "register-outputs", "upload")
+TAKEN_IN = ("ingest", "register", "upload")
 """Operations that brought bytes into one."""
 LIST_SENTENCES = {
     "largest": "The jobs that hold most bytes of content.",
@@ -200,7 +200,7 @@ def of_savings(figures: Figures) -> str:
         parts = [f"{source} {money(float(row['saved_per_month']))}" for source, row in now.iterrows()]
         text = f"{money(saved(figures))} a month are saved: {_listed(parts)}"
     if "wider deduplication" in by_source.index:
-        wider = by_source.loc["wider deduplication"]
+        wider = by_source.loc[["wider deduplication"]].iloc[0]
         text += (
             f"; deduplication across customers would save {format_bytes(int(wider['saved_bytes']))} more, "
             f"{money(float(wider['saved_per_month']))} a month"

@@ -23,7 +23,8 @@ from tasks.stores import OpenLocation, require_own
 
 PARALLEL_LOOKS = 16
 
-AGED_PREFIXES = {"temp_days": "temp", "failed_days": "failed", "exports_days": "exports", "probe_days": "probe"}
+AGED_PREFIXES = {"temp_days": "temp", "failed_days": "failed", "exports_days": "exports", "probe_days": "probe",
+                 "reports_days": "reports"}  # fmt: skip
 """The policy's field, which is the rule's name, and the folder it is about."""
 
 

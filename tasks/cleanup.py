@@ -113,6 +113,8 @@ def apply_cleanup(sweep: Sweep, policy: RetentionPolicy, facts: CleanupFacts, pl
     sweep.catalog.transaction(
         lambda connection: relocations.forget_done(connection, facts.now - timedelta(days=FORGET_INTENTS_DAYS))
     )
+    keep = timedelta(days=policy.log_days)
+    sweep.catalog.transaction(lambda connection: housekeeping.tidy_totals(connection, keep=keep))
     months = sweep.catalog.transaction(lambda connection: housekeeping.turn_log(connection, keep_days=policy.log_days))
     notes: tuple[str, ...] = (f"{len(months)} months of the log removed",) if months else ()
     if months is None:

@@ -101,7 +101,9 @@ def seed_example(
         day = start + timedelta(days=number)
         at = datetime.combine(day, time(0, 5), UTC) if day < today else min(datetime.combine(day, time(0, 5), UTC), now)
         came = by_day.get(number, [])
-        catalog.transaction(lambda connection, at=at, came=came, n=number: _play(connection, chance, n, at, came, known, keys))  # type: ignore[misc]  # bound here
+        catalog.transaction(
+            lambda connection, at=at, came=came, n=number: _play(connection, chance, n, at, came, known, keys)
+        )  # type: ignore[misc]  # bound here
         known += came
         if days - number <= DAILY or number % 7 == 0:
             refresh(catalog, TierPolicy(), now=min(now, datetime.combine(day, MORNING, UTC)), run="example")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import date
 from uuid import UUID
 
 from blocks.catalog.tables import ObjectKind
@@ -11,7 +12,8 @@ from blocks.catalog.tables import ObjectKind
 TEMP = "temp"
 EXPORTS = "exports"
 PROCESSED = "processed"
-FOLDERS = (PROCESSED, "uploads", TEMP, "failed", EXPORTS, "reports", "probe")
+REPORTS = "reports"
+FOLDERS = (PROCESSED, "uploads", TEMP, "failed", EXPORTS, REPORTS, "probe")
 """All that the platform keeps in a location."""
 IDENTITY_KEY = "transcode-flow.catalog"
 """Names the catalog that a bucket belongs to (invariant 7)."""
@@ -21,7 +23,8 @@ _CONTENT_TYPES = {
     "avi": "video/x-msvideo", "ts": "video/mp2t", "m4s": "video/iso.segment", "mp3": "audio/mpeg", "m4a": "audio/mp4",
     "wav": "audio/wav", "m3u8": "application/vnd.apple.mpegurl", "txt": "text/plain; charset=utf-8",
     "srt": "application/x-subrip", "vtt": "text/vtt", "json": "application/json", "jpg": "image/jpeg",
-    "jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp",
+    "jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp", "html": "text/html; charset=utf-8",
+    "csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet",
 }  # fmt: skip
 
 _FIXED = {
@@ -98,6 +101,11 @@ def playlist_name(kind: str) -> str:
 def playlist_key(job_id: UUID, kind: str, made: UUID) -> str:
     """Where a playlist with presigned segments lies until its rule expires it."""
     return f"{EXPORTS}/hls/{job_id}/{kind}/{made}.m3u8"
+
+
+def report_key(day: date, scope: str, name: str) -> str:
+    """Where a file of a day's report lies, of all customers or of one, until reports_days expires it."""
+    return f"{REPORTS}/{day}/{scope}/{name}"
 
 
 def job_of(key: str) -> UUID | None:

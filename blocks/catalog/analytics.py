@@ -83,7 +83,9 @@ def read_frame(connection: Connection, statement: str, **parameters: Any) -> pd.
     import pandas as pd
 
     result = connection.execute(text(statement), parameters)
-    types = {one.name: _DTYPES.get(one.type_code, "object") for one in result.cursor.description}
+    # As psycopg2 describes a column: its name, and PostgreSQL's number for its type.
+    described: Any = result.cursor.description if result.cursor is not None else ()
+    types = {one.name: _DTYPES.get(one.type_code, "object") for one in described}
     return pd.DataFrame.from_records(result.all(), columns=list(types)).astype(types)
 
 
@@ -97,17 +99,24 @@ def stored(connection: Connection, span: Span) -> pd.DataFrame:
     )
 
 
-def customers(connection: Connection, span: Span) -> pd.DataFrame:
-    """Quotas and counters: api_key_id, customer, disabled, jobs, quota_bytes, used_bytes, reserved_bytes."""
+def customers(connection: Connection, span: Span, now: datetime) -> pd.DataFrame:
+    """Quotas and counters: api_key_id, customer, disabled, jobs, quota_bytes, used_bytes, reserved_bytes.
+
+    A reservation that has lapsed holds nothing.
+    """
     return read_frame(
         connection,
         "SELECT k.id AS api_key_id, k.label AS customer, k.disabled_at IS NOT NULL AS disabled, "
         "       coalesce(a.jobs, 0) AS jobs, k.storage_quota_bytes AS quota_bytes, "
-        "       k.storage_used_bytes AS used_bytes, k.storage_reserved_bytes AS reserved_bytes "
+        "       k.storage_used_bytes AS used_bytes, "
+        "       k.storage_reserved_bytes - coalesce(r.lapsed, 0) AS reserved_bytes "
         "  FROM api_keys k "
+        "  LEFT JOIN (SELECT api_key_id, sum(bytes)::bigint AS lapsed FROM reservations "
+        "              WHERE expires_at <= :now GROUP BY api_key_id) r ON r.api_key_id = k.id "
         "  LEFT JOIN (SELECT api_key_id, sum(jobs)::bigint AS jobs FROM age_totals WHERE since = 'created' "
         "                AND api_key_id BETWEEN :first AND :last GROUP BY api_key_id) a ON a.api_key_id = k.id "
         " WHERE k.id BETWEEN :first AND :last ORDER BY k.id",
+        now=now,
         **vars(span),
     )
 

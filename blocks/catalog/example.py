@@ -80,7 +80,7 @@ def add_jobs(connection: Connection, jobs: Sequence[ExampleJob], *, run: str) ->
             f"             ELSE repeat(md5(c.source || p.name), 2) END, 'live', c.at, c.at FROM came c, {_OUTPUTS} "
             "    RETURNING id, job_id, api_key_id, kind, name, stored_bytes, created_at) "
             "INSERT INTO operation_log (at, run, operation, api_key_id, job_id, object_id, after, bytes) "
-            "SELECT created_at, :run, CASE kind WHEN 'original' THEN 'ingest' ELSE 'register-outputs' END, api_key_id, "
+            "SELECT created_at, :run, CASE kind WHEN 'original' THEN 'ingest' ELSE 'register' END, api_key_id, "
             "       job_id, id, jsonb_build_object('name', name), stored_bytes FROM stored"
         ),
         given,
@@ -89,18 +89,14 @@ def add_jobs(connection: Connection, jobs: Sequence[ExampleJob], *, run: str) ->
 
 def bring_again(connection: Connection, jobs: Sequence[str], at: datetime) -> None:
     """The same videos once more, which sent nothing."""
-    connection.execute(
-        text("INSERT INTO duplicate_hits SELECT unnest(CAST(:jobs AS uuid[])), 1"), {"jobs": list(jobs)}
-    )
+    connection.execute(text("INSERT INTO duplicate_hits SELECT unnest(CAST(:jobs AS uuid[])), 1"), {"jobs": list(jobs)})
     read_jobs(connection, jobs, at)
 
 
 def read_jobs(connection: Connection, jobs: Sequence[str], at: datetime) -> None:
     """Somebody asked for these."""
     connection.execute(
-        text(
-            "UPDATE jobs SET last_accessed_at = :at WHERE id = ANY (CAST(:jobs AS uuid[])) AND deleted_at IS NULL"
-        ),
+        text("UPDATE jobs SET last_accessed_at = :at WHERE id = ANY (CAST(:jobs AS uuid[])) AND deleted_at IS NULL"),
         {"jobs": list(jobs), "at": at},
     )
 

@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from blocks.catalog.admission import settle
 from blocks.catalog.customers import lock_customer
+from blocks.catalog.findings import forget_findings
 from blocks.catalog.objects import Extent, release_objects
 from blocks.catalog.trash import Changed
 
@@ -65,6 +66,12 @@ def give_up_writings(
     released = release_objects(connection, [row.id for row in still], run=run, rule="abandoned_hours")
     changed.done = dict.fromkeys(given_up, Extent()) | released
     return changed
+
+
+def tidy_totals(connection: Connection, *, keep: timedelta) -> None:
+    """Fold what has changed into the totals, where nobody asks for figures; old findings go with their months."""
+    connection.execute(text("SELECT fold_storage_changes()"))
+    forget_findings(connection, keep=keep)
 
 
 def turn_log(connection: Connection, *, keep_days: int) -> list[str] | None:

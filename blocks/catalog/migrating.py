@@ -12,6 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from blocks.catalog.block import CatalogDatabase
+from blocks.catalog.readers import grant_readers
 from blocks.errors import SchemaError
 
 LOG_MONTHS_AHEAD = 14
@@ -58,6 +59,8 @@ def upgrade(catalog: CatalogDatabase) -> str:
             text("SELECT create_log_partitions(:start, :months)"),
             {"start": datetime.now(UTC).date(), "months": LOG_MONTHS_AHEAD},
         )
+        # New tables, and a catalog that was restored: whoever may read the figures goes on reading them.
+        grant_readers(connection)
         connection.commit()
     engine.dispose()
     _checked.discard(str(catalog.url()))

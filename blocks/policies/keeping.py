@@ -48,6 +48,9 @@ class RetentionPolicy(Block):
     transition_storage_class: str = field(
         11, "The class that the server moves them to.", "STANDARD_IA", pattern="^[A-Z][A-Z0-9_]{1,40}$"
     )
+    reports_days: int = field(
+        12, "Days reports stay under reports/; their figures stay in PostgreSQL.", 400, ge=1, le=3650
+    )
 
     @model_validator(mode="after")
     def _aborts_only_what_is_given_up(self) -> RetentionPolicy:

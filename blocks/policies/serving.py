@@ -103,7 +103,7 @@ class AccessPolicy(Block):
     )
     # A presigned form is one PUT: S3 ends it at 5 GiB.
     largest_upload_mib: int = field(6, "Uploads above this size are refused; a form ends at 5120.", 5120, ge=1, le=5120)
-    export_hours: int = field(7, "Hours the URL of a bulk download lasts.", 24, ge=1, le=168)
+    export_hours: int = field(7, "Hours the URLs of bulk downloads and reports last.", 24, ge=1, le=168)
     download_roots: str = field(
         8, "Folders on a worker's disk that bulk downloads may be written below, separated by commas.", ""
     )

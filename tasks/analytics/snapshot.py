@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EARLIEST = date(2000, 1, 1)
+PRESSED_PERCENT = 80
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Refreshed:
     rows: dict[str, int]
     operations_since: date
     whole: bool
+    pressed: tuple[str, ...] = ()
+    """Customers that use 80 % of their quota or more."""
 
     def summary(self) -> str:
         """One line for a person."""
@@ -118,8 +121,11 @@ class _Snapshot:
         priced = shapes.prices(analytics.locations(connection), self.policy)
         shared = analytics.shared_originals(connection)
         rows: dict[str, int] = {"snapshots": 1}
+        pressed: list[str] = []
         for span in analytics.spans(connection):
             for table, frame in self._of_customers(span, priced, shared, days_to_compare(self.day, known)).items():
+                if table == "customers":
+                    pressed += frame.loc[frame["used_percent"].ge(PRESSED_PERCENT).fillna(False), "customer"].tolist()
                 rows[table] = rows.get(table, 0) + write_frame(
                     connection, frame.assign(day=self.day), f"analytics.{table}"
                 )
@@ -131,7 +137,7 @@ class _Snapshot:
         # The newest day that was written before was not over then: it is read once more, and all since.
         since = known[0] if known else self._first_logged()
         rows["operations"] = _write_operations(connection, since, self.day, self.zone)
-        return Refreshed(self.day, rows, since, whole=True)
+        return Refreshed(self.day, rows, since, whole=True, pressed=tuple(pressed))
 
     def _note(self) -> None:
         self.connection.execute(
@@ -147,7 +153,7 @@ class _Snapshot:
         self, span: Span, priced: pd.DataFrame, shared: pd.DataFrame, compared: list[date]
     ) -> dict[str, pd.DataFrame]:
         connection = self.connection
-        known = analytics.customers(connection, span)
+        known = analytics.customers(connection, span, self.at)
         stored = analytics.stored(connection, span)
         used = shapes.usage(stored, known, priced)
         quotas = shapes.quotas(known, used)

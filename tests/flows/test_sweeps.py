@@ -214,7 +214,7 @@ def test_lifecycle(saved: str, catalog: CatalogDatabase, location: OpenLocation)
     put_bytes(location.store, "temp/a/blob", b"12345", {})
     assert apply_lifecycle(dry_run=True, return_state=True).name == "DryRun"
     reach = {row["rule"]: row for row in artifact(saved, "lifecycle-reach")}
-    assert set(reach) == {"temp_days", "failed_days", "exports_days", "probe_days", "multipart_days"}
+    assert set(reach) == {"temp_days", "failed_days", "exports_days", "probe_days", "reports_days", "multipart_days"}
     assert reach["temp_days"]["done by"] == "the server"
     try:
         assert apply_lifecycle(return_state=True).name == "Completed"

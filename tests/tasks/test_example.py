@@ -2,9 +2,9 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tasks.example import seed_example
-from reports.figures import read_figures
 from reports.exporting import export
+from reports.figures import read_figures
+from tasks.example import seed_example
 from tests.helpers import one
 
 

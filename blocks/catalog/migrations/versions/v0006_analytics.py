@@ -156,7 +156,7 @@ CREATE TABLE analytics.operations (
 );
 COMMENT ON TABLE analytics.operations IS 'What was done on each day, from the operation log: ingests, deletions, purges, moves. A day is whole once the next has begun.';
 COMMENT ON COLUMN analytics.operations.api_key_id IS 'The customer; 0 where an object was nobody''s.';
-COMMENT ON COLUMN analytics.operations.operation IS 'ingest, register-outputs, trash, release, purge, expire, compress-jobs, tier-jobs, …';
+COMMENT ON COLUMN analytics.operations.operation IS 'ingest, register, upload, trash, release, purge, expire, compress-jobs, tier-jobs, …';
 COMMENT ON COLUMN analytics.operations.rule IS 'The policy''s field that asked for it, or empty.';
 COMMENT ON COLUMN analytics.operations.runs IS 'Runs that did it.';
 COMMENT ON COLUMN analytics.operations.jobs IS 'Jobs it was done to.';

@@ -1,0 +1,87 @@
+"""Who may read the schema `analytics`, and nothing else: roles of PostgreSQL, in one group."""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import ProgrammingError
+
+from blocks.catalog.block import CatalogDatabase
+from blocks.errors import InvalidInputError, RefusedError
+
+GROUP = "transcode_flow_analysts"
+STATEMENT_MINUTES = 5
+"""A query of an analyst's that takes longer ends: the catalog's server has other work."""
+
+
+def grant_readers(connection: Connection) -> bool:
+    """Let the group read all of `analytics` as it is now; whether there is such a group on this server."""
+    if not _exists(connection, GROUP):
+        return False
+    connection.execute(text(f"GRANT USAGE ON SCHEMA analytics TO {GROUP}"))
+    connection.execute(text(f"GRANT SELECT ON ALL TABLES IN SCHEMA analytics TO {GROUP}"))
+    return True
+
+
+def create_reader(catalog: CatalogDatabase, name: str) -> str:
+    """A role that logs in and reads; returns its password, which is kept nowhere. One that exists gets a new password.
+
+    Raises:
+        InvalidInputError: the name is none for a role, or the catalog's own.
+        RefusedError: there is a role of this name that is no analyst, or the catalog's role may not make any.
+    """
+    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", name, flags=re.ASCII) or name.startswith("pg_"):
+        raise InvalidInputError(
+            f"{name[:80]!r} is no name for an analyst: 1 to 63 of a-z, 0-9 and _, not a digit first"
+        )
+    if name in (catalog.username, GROUP):
+        raise InvalidInputError(f"{name} is the catalog's own role: choose another name for the analyst")
+    password = secrets.token_urlsafe(24)
+
+    def work(connection: Connection) -> str:
+        if not _exists(connection, GROUP):
+            connection.execute(text(f"CREATE ROLE {GROUP} NOLOGIN"))
+        grant_readers(connection)
+        known = _exists(connection, name)
+        if known and not _is_analyst(connection, name):
+            raise RefusedError(f"there is a role {name} already, and it is no analyst: choose another name")
+        verb = "ALTER" if known else "CREATE"
+        _run(connection, f"{verb} ROLE %I LOGIN NOSUPERUSER PASSWORD %L", name, password)
+        if not known:
+            _run(connection, f"GRANT {GROUP} TO %I", name)
+        # Against mistakes; what keeps the catalog safe are the rights it does not have.
+        _run(connection, "ALTER ROLE %I SET default_transaction_read_only = on", name)
+        _run(connection, f"ALTER ROLE %I SET statement_timeout = '{STATEMENT_MINUTES}min'", name)
+        return password
+
+    try:
+        return catalog.transaction(work)
+    except ProgrammingError as error:
+        if getattr(error.orig, "pgcode", "") != "42501":
+            raise
+        raise RefusedError(
+            f"the role {catalog.username} may not make roles: have a superuser run CREATE ROLE {GROUP}; CREATE ROLE "
+            f"{name} LOGIN PASSWORD '…' IN ROLE {GROUP}; and then `python -m flows upgrade`, which lets them read"
+        ) from error
+
+
+def _exists(connection: Connection, role: str) -> bool:
+    found = connection.execute(text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": role}).scalar()
+    return found is not None
+
+
+def _is_analyst(connection: Connection, role: str) -> bool:
+    return bool(
+        connection.execute(text("SELECT pg_has_role(:role, :group, 'member') AND NOT rolsuper FROM pg_roles "
+                                " WHERE rolname = :role"), {"role": role, "group": GROUP}).scalar()
+    )  # fmt: skip
+
+
+def _run(connection: Connection, form: str, *values: str) -> None:
+    """A statement that takes no parameters: PostgreSQL itself quotes the values into it."""
+    names = ", ".join(f":v{number}" for number in range(len(values)))
+    given = {f"v{number}": value for number, value in enumerate(values)}
+    statement = connection.execute(text(f"SELECT format(:form, {names})"), {"form": form, **given}).scalar_one()
+    connection.exec_driver_sql(statement.replace("%", "%%"))

@@ -1,0 +1,51 @@
+"""What a run found, written down and told: for the figures of the day, and for whoever listens to events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.findings import Found, record_findings
+from flows.events import CORRUPT, DRIFT, tell
+from flows.opening import run_label
+from tasks import findings
+from tasks.lifecycle_reach import RuleReach
+from tasks.reconcile import Drift
+from tasks.verify import VerifyReport
+
+HARMLESS = ("young orphan", "newer", "spare", "transition")
+"""Kinds of drift that are nothing to wake somebody for."""
+
+
+def note_drift(database: CatalogDatabase, catalog: str, drifted: Sequence[Drift]) -> None:
+    """What a reconciliation found in each place."""
+    found = findings.of_drift(drifted)
+    _write(database, "reconcile-quota", [one.place for one in drifted], found)
+    if serious := [one for one in found if one.finding not in HARMLESS]:
+        tell(DRIFT, catalog, **_sums(serious))
+
+
+def note_lag(database: CatalogDatabase, reach: Mapping[str, Sequence[RuleReach]]) -> None:
+    """What the bucket's rules should have reached."""
+    _write(database, "apply-lifecycle", list(reach), findings.of_lifecycle(reach))
+
+
+def note_unsound(database: CatalogDatabase, catalog: str, reports: Mapping[str, VerifyReport]) -> None:
+    """What was read and is not its content, or not there."""
+    found = [one for place, report in reports.items() for one in findings.of_verification(place, report)]
+    _write(database, "verify-objects", list(reports), found)
+    if found:
+        first = next(one for report in reports.values() for one in report.hurt)
+        tell(CORRUPT, catalog, such_as=first.key, **_sums(found))
+
+
+def _write(database: CatalogDatabase, operation: str, places: Sequence[str], found: Sequence[Found]) -> None:
+    database.transaction(lambda connection: record_findings(connection, operation, places, found, run=run_label()))
+
+
+def _sums(found: Sequence[Found]) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for one in found:
+        name = one.finding.replace(" ", "_")
+        sums[name] = sums.get(name, 0) + one.objects
+    return sums
