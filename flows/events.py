@@ -1,4 +1,4 @@
-"""Events of our own, which alarms listen to and the UI's event feed shows: what happened, to which catalog or customer."""
+"""Events of our own, which alarms listen to and the UI's feed shows: what happened, to which catalog or customer."""
 
 from __future__ import annotations
 

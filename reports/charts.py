@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from blocks.catalog.analytics import AGES
+from blocks.catalog.facts import AGES
 from reports import words
 from reports.figures import HISTORY_DAYS, RECENT_DAYS, Figures
 
@@ -243,7 +243,8 @@ def _time(size: Size, first: date, last: date) -> Any:
     label = "utcFormat(datum.value, '%d %b')"
     if (until - first).days > 100:
         # The year stands below its first month, and below the first of all.
-        label = "[utcFormat(datum.value, '%b'), datum.index == 0 || utcFormat(datum.value, '%m') == '01' ? utcFormat(datum.value, '%Y') : '']"
+        first_of_year = "datum.index == 0 || utcFormat(datum.value, '%m') == '01'"
+        label = f"[utcFormat(datum.value, '%b'), {first_of_year} ? utcFormat(datum.value, '%Y') : '']"
     return alt.X(
         "day:T",
         title=None,

@@ -1,8 +1,8 @@
-"""The report as one HTML page, which opens without a network: tiles, charts, sortable tables, and what each figure is."""
+"""The report as one HTML page, which opens without a network: tiles, charts, tables, and what each figure is."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -161,19 +161,25 @@ def _cell(name: str, value: Any, numeric: bool) -> Cell:
         return value
     if pd.isna(value):
         return Cell("", "", numeric)
-    if name.endswith("_bytes") or name in ("bytes", "growth_bytes_per_day"):
-        return Cell(format_bytes(round(value)), str(round(value)), numeric)
-    if name in ("monthly_cost", "saved_per_month"):
-        return Cell(words.money(float(value)), str(float(value)), numeric)
-    if name == "used_percent":
-        return Cell(words.percent(float(value)), str(float(value)), numeric)
-    if name.endswith("_at"):
-        return Cell(f"{value:%Y-%m-%d %H:%M}", f"{value:%Y%m%d%H%M}", numeric)
-    if value is True or value is False or str(type(value).__name__) == "bool_":
-        return Cell("yes" if value else "no", None, numeric)
+    for suffix, shown, sort in _SHOWN:
+        if name.endswith(suffix):
+            return Cell(shown(value), str(sort(value)), numeric)
     if numeric:
         return Cell(f"{value:,.1f}" if isinstance(value, float) else f"{value:,}", str(value), numeric)
     return Cell(str(value), None, numeric)
+
+
+_SHOWN: tuple[tuple[str, Callable[[Any], str], Callable[[Any], object]], ...] = (
+    ("bytes", lambda size: format_bytes(round(size)), round),
+    ("bytes_per_day", lambda size: format_bytes(round(size)), round),
+    ("monthly_cost", lambda amount: words.money(float(amount)), float),
+    ("saved_per_month", lambda amount: words.money(float(amount)), float),
+    ("used_percent", lambda share: words.percent(float(share)), float),
+    ("_at", lambda at: f"{at:%Y-%m-%d %H:%M}", lambda at: f"{at:%Y%m%d%H%M}"),
+    ("disabled", lambda yes: "yes" if yes else "no", int),
+    ("drill_ok", lambda yes: "yes" if yes else "no", int),
+)
+"""By the end of a column's name: how a value is shown, and what it is sorted by."""
 
 
 @lru_cache(maxsize=1)

@@ -52,7 +52,7 @@ def percent(share: float) -> str:
 
 def days(value: float | None) -> str:
     """`12 days`, `less than a day`, `over 10 years`; none is `never`."""
-    if value is None or value != value:
+    if value is None:
         return "never"
     if value > LONGEST_DAYS:
         return "over 10 years"
@@ -158,7 +158,8 @@ def of_pressure(figures: Figures) -> str:
             f"Used: {percent(float(limited['used_percent'].fillna(100).iloc[0]))}; full: {until_full(limited.iloc[0])}."
         )
     full = pressed(figures)
-    text = f"{len(full)} of {_count(len(limited), 'customer')} with a quota use{'s' if len(full) == 1 else ''} more than 80 % of it"
+    some = f"{len(full)} of {_count(len(limited), 'customer')} with a quota"
+    text = f"{some} use{'s' if len(full) == 1 else ''} more than 80 % of it"
     soon = limited[limited["days_until_full"].astype("float64").le(LONGEST_DAYS)].sort_values("days_until_full")
     if len(soon):
         text += f"; at the present pace the first to be full is {soon.iloc[0]['customer']}: {until_full(soon.iloc[0])}"
@@ -216,8 +217,12 @@ def of_customers(figures: Figures) -> str:
         return "Nothing is stored yet."
     most = table.head(5)
     share = percent(100 * float(most["monthly_cost"].sum()) / total)
-    who = "The customer that costs most makes" if len(most) == 1 else f"The {len(most)} customers that cost most make"
-    return f"{who} {share} of the cost; {most.iloc[0]['customer']} alone {percent(100 * float(most.iloc[0]['monthly_cost']) / total)}."
+    who = "The customer that costs most makes"
+    if len(most) > 1:
+        who = f"The {len(most)} customers that cost most make"
+    first = most.iloc[0]
+    alone = percent(100 * float(first["monthly_cost"]) / total)
+    return f"{who} {share} of the cost; {first['customer']} alone {alone}."
 
 
 def of_flow(figures: Figures) -> str:

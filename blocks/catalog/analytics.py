@@ -1,21 +1,18 @@
-"""The facts that a day's figures are made of, each one aggregate, and the schema `analytics` that they are written to.
-
-What is stored is read from totals that are kept as things change, so that a night's figures cost what has changed, and
-the number of jobs; never a look at every object.
-"""
+"""The schema `analytics`: a day is written in one transaction, and read as of one moment."""
 
 from __future__ import annotations
 
-import io
-import os
-import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING
+from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from blocks.errors import RefusedError
+from blocks.catalog.facts import Span
+from blocks.catalog.frames import read_frame
+from blocks.catalog.locations import read_identity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,19 +21,25 @@ DAILY = ("snapshots", "usage", "customers", "savings", "notable_jobs", "ages", "
 """Tables that hold what is known of a moment. `operations` holds what happened on a day, and can be told later."""
 LIST_DAYS = 31
 """Days that lists of jobs are kept."""
-LISTED = 10
-"""Jobs of one customer in one list."""
-CUSTOMERS_AT_ONCE = 5_000
-"""Customers whose figures are in memory together."""
-_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Span:
-    """Ids of customers, both included."""
+class Snapshot:
+    """A day that there are figures of, and the moment, the run and the catalog that they are from."""
 
-    first: int
-    last: int
+    day: date
+    taken_at: datetime
+    run: str
+    time_zone: str
+    catalog_id: UUID
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a column of a table means."""
+
+    column: str
+    meaning: str
 
 
 def begin_snapshot(connection: Connection) -> datetime:
@@ -61,223 +64,31 @@ def begin_reading(connection: Connection) -> None:
     connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
 
 
-def spans(connection: Connection) -> list[Span]:
-    """All customers in parts that fit into memory."""
-    rows = connection.execute(
+def clear_day(connection: Connection, day: date) -> None:
+    """Remove what is known of a day's moment, to be written anew in the same transaction; and lists past their time."""
+    for table in DAILY:
+        connection.execute(text(f"DELETE FROM analytics.{table} WHERE day = :day"), {"day": day})
+    connection.execute(
+        text("DELETE FROM analytics.notable_jobs WHERE day < CAST(:day AS date) - :keep"),
+        {"day": day, "keep": LIST_DAYS},
+    )
+
+
+def note_snapshot(connection: Connection, day: date, at: datetime, *, run: str, zone: str) -> None:
+    """That there are figures of a day, and which moment they are of."""
+    connection.execute(
         text(
-            "SELECT min(id), max(id) FROM (SELECT id, (row_number() OVER (ORDER BY id) - 1) / :most AS part "
-            "  FROM api_keys) AS numbered GROUP BY part ORDER BY 1"
+            "INSERT INTO analytics.snapshots (day, taken_at, run, time_zone, catalog_id) "
+            "VALUES (:day, :at, :run, :zone, :catalog)"
         ),
-        {"most": CUSTOMERS_AT_ONCE},
-    )
-    return [Span(*row) for row in rows]
-
-
-_DTYPES = {16: "boolean", 20: "Int64", 21: "Int64", 23: "Int64", 25: "str", 701: "Float64", 1043: "str",
-           1184: "datetime64[us, UTC]"}  # fmt: skip
-"""pandas' types by PostgreSQL's: a column without a value in any row has its type nevertheless."""
-
-
-def read_frame(connection: Connection, statement: str, **parameters: Any) -> pd.DataFrame:
-    """The rows of a query, with types that know null."""
-    import pandas as pd
-
-    result = connection.execute(text(statement), parameters)
-    # As psycopg2 describes a column: its name, and PostgreSQL's number for its type.
-    described: Any = result.cursor.description if result.cursor is not None else ()
-    types = {one.name: _DTYPES.get(one.type_code, "object") for one in described}
-    return pd.DataFrame.from_records(result.all(), columns=list(types)).astype(types)
-
-
-def stored(connection: Connection, span: Span) -> pd.DataFrame:
-    """What customers store: api_key_id, kind, location_id, codec, state, objects, size_bytes, stored_bytes."""
-    return read_frame(
-        connection,
-        "SELECT api_key_id, kind, location_id, codec, state, objects, size_bytes, stored_bytes FROM storage_totals "
-        " WHERE api_key_id BETWEEN :first AND :last",
-        **vars(span),
+        {"day": day, "at": at, "run": run, "zone": zone, "catalog": read_identity(connection).catalog_id},
     )
 
 
-def customers(connection: Connection, span: Span, now: datetime) -> pd.DataFrame:
-    """Quotas and counters: api_key_id, customer, disabled, jobs, quota_bytes, used_bytes, reserved_bytes.
-
-    A reservation that has lapsed holds nothing.
-    """
-    return read_frame(
-        connection,
-        "SELECT k.id AS api_key_id, k.label AS customer, k.disabled_at IS NOT NULL AS disabled, "
-        "       coalesce(a.jobs, 0) AS jobs, k.storage_quota_bytes AS quota_bytes, "
-        "       k.storage_used_bytes AS used_bytes, "
-        "       k.storage_reserved_bytes - coalesce(r.lapsed, 0) AS reserved_bytes "
-        "  FROM api_keys k "
-        "  LEFT JOIN (SELECT api_key_id, sum(bytes)::bigint AS lapsed FROM reservations "
-        "              WHERE expires_at <= :now GROUP BY api_key_id) r ON r.api_key_id = k.id "
-        "  LEFT JOIN (SELECT api_key_id, sum(jobs)::bigint AS jobs FROM age_totals WHERE since = 'created' "
-        "                AND api_key_id BETWEEN :first AND :last GROUP BY api_key_id) a ON a.api_key_id = k.id "
-        " WHERE k.id BETWEEN :first AND :last ORDER BY k.id",
-        now=now,
-        **vars(span),
-    )
-
-
-def locations(connection: Connection) -> pd.DataFrame:
-    """Every location there is or was: location_id, location, tier, price_per_gib_month (null: by the policy)."""
-    return read_frame(
-        connection,
-        "SELECT id AS location_id, name AS location, tier, CAST(price_per_gib_month AS double precision) "
-        "       AS price_per_gib_month FROM locations ORDER BY id",
-    )
-
-
-def duplicates(connection: Connection, span: Span) -> pd.DataFrame:
-    """Videos that came again, by customer and where the first lies: api_key_id, location_id, objects, saved_bytes."""
-    return read_frame(
-        connection,
-        "SELECT o.api_key_id, o.location_id, sum(d.times)::bigint AS objects, "
-        "       sum(d.times * o.size_bytes)::bigint AS saved_bytes "
-        "  FROM job_duplicates d JOIN stored_objects o ON o.job_id = d.job_id AND o.kind = 'original' "
-        "   AND o.state IN ('live', 'missing', 'corrupt') "
-        " WHERE o.api_key_id BETWEEN :first AND :last GROUP BY 1, 2",
-        **vars(span),
-    )
-
-
-def shared_originals(connection: Connection) -> pd.DataFrame:
-    """Originals that another customer stored before: api_key_id, location_id, objects, saved_bytes.
-
-    The first customer of a video keeps it; what all others store of it is what a wider scope would save.
-    """
-    return read_frame(
-        connection,
-        "WITH copies AS (SELECT o.api_key_id, o.location_id, o.size_bytes, "
-        "    row_number() OVER by_hash AS nth, first_value(o.api_key_id) OVER by_hash AS first_key "
-        "    FROM shared_sources s JOIN stored_objects o ON o.sha256 = s.sha256 AND o.kind = 'original' "
-        "     AND o.state IN ('live', 'missing', 'corrupt') "
-        "    JOIN jobs j ON j.id = o.job_id AND NOT j.reprocess "
-        "    WINDOW by_hash AS (PARTITION BY o.sha256 ORDER BY j.created_at, j.id)) "
-        "SELECT api_key_id, location_id, count(*) AS objects, sum(size_bytes)::bigint AS saved_bytes "
-        "  FROM copies WHERE nth > 1 AND api_key_id <> first_key GROUP BY 1, 2 ORDER BY 1, 2",
-    )
-
-
-_LISTS = {
-    "largest": "ORDER BY t.size_bytes DESC, t.job_id",
-    "coldest": "AND t.completed_at IS NOT NULL ORDER BY greatest(t.completed_at, t.read_at), t.job_id",
-    "never read": "AND t.completed_at IS NOT NULL AND t.read_at IS NULL ORDER BY t.size_bytes DESC, t.job_id",
-}
-"""Each as an index has it: a customer's first few are found without looking at the others."""
-
-
-def notable_jobs(connection: Connection, span: Span) -> pd.DataFrame:
-    """Each customer's largest, coldest and never read jobs: the columns of analytics.notable_jobs but the day."""
-    lists = " UNION ALL ".join(
-        f"SELECT '{name}' AS list, k.label AS customer, n.* FROM api_keys k, LATERAL ("
-        f"  SELECT t.*, row_number() OVER ()::int AS rank FROM (SELECT * FROM job_totals t WHERE t.api_key_id = k.id "
-        f"  {which} LIMIT :most) t) n WHERE k.id BETWEEN :first AND :last"
-        for name, which in _LISTS.items()
-    )
-    return read_frame(
-        connection,
-        "SELECT n.list, n.api_key_id, n.rank, n.customer, CAST(n.job_id AS text) AS job_id, j.filename, j.tier, "
-        "       n.objects, n.size_bytes, n.stored_bytes, n.created_at, n.read_at AS last_read_at "
-        f" FROM ({lists}) n JOIN jobs j ON j.id = n.job_id ORDER BY 1, 2, 3",
-        most=LISTED,
-        **vars(span),
-    )
-
-
-AGES = ("under 7 days", "7 to 30 days", "30 to 90 days", "90 to 180 days", "180 to 365 days", "a year or more", "never")
-"""Classes of age, youngest first; `never` is of what nobody ever asked for."""
-
-
-def ages(connection: Connection, span: Span, now: datetime) -> pd.DataFrame:
-    """How old jobs are, and how long unread, in days of UTC: the columns of analytics.ages but the day."""
-    return read_frame(
-        connection,
-        "WITH aged AS (SELECT *, CASE WHEN day = 'infinity' THEN 2147483647 "
-        "    ELSE CAST(CAST(:now AS timestamptz) AT TIME ZONE 'UTC' AS date) - day END AS days FROM age_totals "
-        "   WHERE api_key_id BETWEEN :first AND :last) "
-        "SELECT a.api_key_id, k.label AS customer, a.since, CASE WHEN days = 2147483647 THEN 'never' "
-        "         WHEN days < 7 THEN 'under 7 days' WHEN days < 30 THEN '7 to 30 days' "
-        "         WHEN days < 90 THEN '30 to 90 days' WHEN days < 180 THEN '90 to 180 days' "
-        "         WHEN days < 365 THEN '180 to 365 days' ELSE 'a year or more' END AS age, "
-        "       sum(a.jobs)::bigint AS jobs, sum(a.stored_bytes)::bigint AS stored_bytes "
-        "  FROM aged a JOIN api_keys k ON k.id = a.api_key_id GROUP BY 1, 2, 3, 4 ORDER BY 1, 3, 4",
-        now=now,
-        **vars(span),
-    )
-
-
-def operations(connection: Connection, since: datetime, until: datetime) -> pd.DataFrame:
-    """What was done in a time: the columns of analytics.operations but the day; api_key_id is 0 for nobody's."""
-    return read_frame(
-        connection,
-        "SELECT o.*, coalesce(k.label, '') AS customer FROM ("
-        "  SELECT coalesce(api_key_id, 0) AS api_key_id, operation, rule, count(DISTINCT run) AS runs, "
-        "         count(DISTINCT job_id) AS jobs, count(*) AS objects, sum(bytes)::bigint AS bytes "
-        "    FROM operation_log WHERE at >= :since AND at < :until GROUP BY 1, 2, 3) o "
-        "  LEFT JOIN api_keys k ON k.id = o.api_key_id ORDER BY 1, 2, 3",
-        since=since,
-        until=until,
-    )
-
-
-def first_logged_at(connection: Connection) -> datetime | None:
-    """When the log begins: ids are given in the order of time, and have an index."""
-    at: datetime | None = connection.execute(text("SELECT at FROM operation_log ORDER BY id LIMIT 1")).scalar()
-    return at
-
-
-def findings(connection: Connection, now: datetime) -> pd.DataFrame:
-    """What each operation found last, and what is due by now: the columns of analytics.findings but the day."""
-    return read_frame(
-        connection,
-        "WITH newest AS (SELECT operation, location, max(at) AS at FROM findings WHERE at <= :now GROUP BY 1, 2) "
-        "SELECT f.operation, f.location, f.finding, sum(f.objects)::bigint AS objects, "
-        "       sum(f.size_bytes)::bigint AS size_bytes, min(f.oldest_at) AS oldest_at, f.at AS found_at "
-        "  FROM findings f JOIN newest n USING (operation, location, at) GROUP BY 1, 2, 3, f.at "
-        "UNION ALL "
-        "SELECT 'catalog', l.name, t.state, sum(t.objects)::bigint, sum(t.stored_bytes)::bigint, NULL, "
-        "       CAST(:now AS timestamptz) FROM storage_totals t JOIN locations l ON l.id = t.location_id "
-        " WHERE t.state IN ('missing', 'corrupt') GROUP BY 2, 3 "
-        "UNION ALL "
-        "SELECT 'cleanup', l.name, 'released bytes', count(*), sum(o.stored_bytes)::bigint, NULL, "
-        "       CAST(:now AS timestamptz) FROM stored_objects o JOIN locations l ON l.id = o.location_id "
-        " WHERE o.state = 'purging' GROUP BY l.name "
-        "UNION ALL "
-        "SELECT 'cleanup', l.name, 'old copies past their date', count(*), "
-        "       coalesce(sum(r.old_stored_bytes), 0)::bigint, min(r.release_after), CAST(:now AS timestamptz) "
-        "  FROM relocations r JOIN locations l ON l.id = r.old_location_id "
-        " WHERE r.state = 'swapped' AND r.release_after < :now GROUP BY l.name "
-        "UNION ALL "
-        "SELECT 'cleanup', l.name, 'trash past its date', count(*), sum(o.stored_bytes)::bigint, "
-        "       min(j.purge_after), CAST(:now AS timestamptz) "
-        "  FROM jobs j JOIN stored_objects o ON o.job_id = j.id JOIN locations l ON l.id = o.location_id "
-        " WHERE j.deleted_at IS NOT NULL AND j.status <> 'cleaned_up' AND j.purge_after < :now AND o.state = 'trashed' "
-        " GROUP BY l.name "
-        " ORDER BY 1, 2, 3",
-        now=now,
-    )
-
-
-def backups(connection: Connection, now: datetime) -> pd.DataFrame:
-    """How the backups are, from what was written down about them: one row, the columns of analytics.backups."""
-    return read_frame(
-        connection,
-        "SELECT v.at AS verified_at, EXTRACT(epoch FROM CAST(:now AS timestamptz) - v.at)::double precision / 3600 "
-        "         AS hours_since_verified, coalesce(v.backup, '') AS backup, coalesce(v.bytes, 0) AS bytes, "
-        "       coalesce(w.taken, 0) AS taken, coalesce(w.failed, 0) AS failed, d.at AS drilled_at, d.ok AS drill_ok, "
-        "       d.seconds AS recovery_seconds, coalesce(CASE WHEN NOT d.ok THEN d.because END, '') AS because "
-        "  FROM (SELECT count(*) FILTER (WHERE ok) AS taken, count(*) FILTER (WHERE NOT ok) AS failed "
-        "          FROM backup_checks WHERE what = 'backup' AND at <= :now "
-        "           AND at > CAST(:now AS timestamptz) - interval '7 days') w "
-        "  LEFT JOIN (SELECT * FROM backup_checks WHERE what IN ('backup', 'verification') AND ok AND at <= :now "
-        "              ORDER BY at DESC LIMIT 1) v ON true "
-        "  LEFT JOIN (SELECT * FROM backup_checks WHERE what = 'drill' AND at <= :now ORDER BY at DESC LIMIT 1) d "
-        "    ON true",
-        now=now,
-    )
+def clear_operations(connection: Connection, first: date, last: date) -> None:
+    """Remove what happened on these days, both included."""
+    between = text("DELETE FROM analytics.operations WHERE day BETWEEN :first AND :last")
+    connection.execute(between, {"first": first, "last": last})
 
 
 def snapshot_days(connection: Connection, before: date) -> list[date]:
@@ -299,68 +110,84 @@ def used_on(connection: Connection, span: Span, days: list[date]) -> pd.DataFram
     )
 
 
-def clear_day(connection: Connection, day: date) -> None:
-    """Remove what is known of a day's moment, to be written anew in the same transaction; and lists past their time."""
-    for table in DAILY:
-        connection.execute(text(f"DELETE FROM analytics.{table} WHERE day = :day"), {"day": day})
-    connection.execute(
-        text("DELETE FROM analytics.notable_jobs WHERE day < CAST(:day AS date) - :keep"),
-        {"day": day, "keep": LIST_DAYS},
+def find_snapshot(connection: Connection, day: date | None) -> Snapshot | None:
+    """The snapshot of this day, or the newest where none is given."""
+    row = connection.execute(
+        text(
+            "SELECT day, taken_at, run, time_zone, catalog_id FROM analytics.snapshots "
+            " WHERE CAST(:day AS date) IS NULL OR day = :day ORDER BY day DESC LIMIT 1"
+        ),
+        {"day": day},
+    ).one_or_none()
+    return Snapshot(*row) if row else None
+
+
+_OWN = "(CAST(:only AS bigint) IS NULL OR api_key_id = :only)"
+
+
+def read_day(connection: Connection, table: str, day: date, only: int | None = None) -> pd.DataFrame:
+    """A table of the schema as of a day, of one customer or of all; `table` is a name in code."""
+    own = "" if only is None else f"AND {_OWN}"
+    statement = f"SELECT * FROM analytics.{table} WHERE day = :day {own} ORDER BY 2, 3, 4, 5"
+    return read_frame(connection, statement, day=day, only=only).drop(columns="day")
+
+
+def read_operations(connection: Connection, since: date, until: date, only: int | None) -> pd.DataFrame:
+    """What was done after one day and up to another: day, operation, rule, runs, jobs, objects, bytes."""
+    return read_frame(
+        connection,
+        "SELECT day, operation, rule, sum(runs)::bigint AS runs, sum(jobs)::bigint AS jobs, "
+        "       sum(objects)::bigint AS objects, sum(bytes)::bigint AS bytes "
+        f" FROM analytics.operations WHERE day > :since AND day <= :until AND {_OWN} "
+        " GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
+        since=since,
+        until=until,
+        only=only,
     )
 
 
-def clear_operations(connection: Connection, first: date, last: date) -> None:
-    """Remove what happened on these days, both included."""
-    between = text("DELETE FROM analytics.operations WHERE day BETWEEN :first AND :last")
-    connection.execute(between, {"first": first, "last": last})
+def read_usage_by_day(connection: Connection, since: date, until: date, only: int | None) -> pd.DataFrame:
+    """What was stored on each day: day, tier, size_bytes, stored_bytes, monthly_cost."""
+    return read_frame(
+        connection,
+        "SELECT day, tier, sum(size_bytes)::bigint AS size_bytes, sum(stored_bytes)::bigint AS stored_bytes, "
+        "       sum(monthly_cost) AS monthly_cost "
+        f" FROM analytics.usage WHERE day > :since AND day <= :until AND {_OWN} GROUP BY 1, 2 ORDER BY 1, 2",
+        since=since,
+        until=until,
+        only=only,
+    )
 
 
-def write_frame(connection: Connection, frame: pd.DataFrame, table: str) -> int:
-    """Append a frame to a table by COPY, columns by name; returns its rows. `table` is a name in code, not a user's.
-
-    The text is made by Arrow in a thread while PostgreSQL reads what is there already.
-    """
-    import pyarrow as pa
-
-    if frame.empty:
-        return 0
-    arrow = pa.Table.from_pandas(frame, preserve_index=False)
-    columns = ", ".join(f'"{name}"' for name in arrow.column_names)
-    cursor = connection.connection.cursor()
-    reading, writing = os.pipe()
-    failed: list[BaseException] = []
-    writer = threading.Thread(target=_write_csv, args=(arrow, writing, failed), name="copy")
-    writer.start()
-    try:
-        with os.fdopen(reading, "rb", buffering=0) as source:
-            cursor.copy_expert(
-                f"COPY {table} ({columns}) FROM STDIN WITH (FORMAT csv)", _Checked(source, failed), size=_READ_BYTES
-            )
-    finally:
-        writer.join()
-        cursor.close()
-    return len(frame)
+def read_savings_by_day(
+    connection: Connection, since: date, until: date, only: int | None, *, without: str
+) -> pd.DataFrame:
+    """What was saved on each day, but for one source: day, source, saved_bytes, saved_per_month."""
+    return read_frame(
+        connection,
+        "SELECT day, source, sum(saved_bytes)::bigint AS saved_bytes, sum(saved_per_month) AS saved_per_month "
+        f" FROM analytics.savings WHERE day > :since AND day <= :until AND {_OWN} AND source <> :without "
+        " GROUP BY 1, 2 ORDER BY 1, 2",
+        since=since,
+        until=until,
+        only=only,
+        without=without,
+    )
 
 
-class _Checked(io.RawIOBase):
-    """A pipe whose end is an error if the writer's was one: half a frame must not look like a whole one."""
-
-    def __init__(self, source: BinaryIO, failed: list[BaseException]) -> None:
-        self._source, self._failed = source, failed
-
-    def read(self, size: int = -1) -> bytes:
-        piece = self._source.read(size)
-        if not piece and self._failed:
-            raise RefusedError(f"a frame cannot be written as CSV: {self._failed[0]}")
-        return piece
-
-
-def _write_csv(arrow: Any, writing: int, failed: list[BaseException]) -> None:
-    from pyarrow import csv
-
-    with os.fdopen(writing, "wb") as sink:
-        try:
-            # Texts in quotes, nulls without: that is how COPY tells an empty text from none.
-            csv.write_csv(arrow, sink, csv.WriteOptions(include_header=False, batch_size=16_384))
-        except BaseException as error:  # whatever it is, the reader must not take this for the end
-            failed.append(error)
+def read_definitions(connection: Connection, tables: Sequence[str]) -> dict[str, tuple[str, tuple[Definition, ...]]]:
+    """What tables and columns mean, as the database itself explains them; the others' names say it."""
+    rows = connection.execute(
+        text(
+            "SELECT c.relname AS name, obj_description(c.oid) AS meaning, a.attname AS column, "
+            "       col_description(c.oid, a.attnum) AS explained "
+            "  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 "
+            " WHERE n.nspname = 'analytics' AND c.relkind = 'r' ORDER BY c.relname, a.attnum"
+        )
+    ).all()
+    found: dict[str, tuple[str, tuple[Definition, ...]]] = {}
+    for table in tables:
+        mine = [row for row in rows if row.name == table]
+        found[table] = (mine[0].meaning, tuple(Definition(row.column, row.explained) for row in mine if row.explained))
+    return found

@@ -25,8 +25,10 @@ class ExampleJob:
 _OUTPUTS = """(VALUES
     ('original', 'raw/video_original.mp4', 1.0, 0), ('video_360p', '360p/video_360p.mp4', 0.22, 0),
     ('video_720p', '720p/video_720p.mp4', 0.55, 0), ('audio', 'audio/audio.mp3', 0.04, 0),
-    ('transcript_txt', 'transcription/transcript.txt', 0, 31000), ('transcript_srt', 'transcription/transcript.srt', 0, 47000),
-    ('transcript_vtt', 'transcription/transcript.vtt', 0, 46000), ('transcript_json', 'transcription/transcript.json', 0, 260000),
+    ('transcript_txt', 'transcription/transcript.txt', 0, 31000),
+    ('transcript_srt', 'transcription/transcript.srt', 0, 47000),
+    ('transcript_vtt', 'transcription/transcript.vtt', 0, 46000),
+    ('transcript_json', 'transcription/transcript.json', 0, 260000),
     ('metadata', 'metadata.json', 0, 3800), ('hls_720p', '720p/segments/playlist.m3u8', 0, 5200),
     ('hls_720p', '720p/segments/segment_0000.ts', 0.3, 0), ('hls_720p', '720p/segments/segment_0001.ts', 0.28, 0)
     ) AS p (kind, name, share, beside)"""
@@ -105,8 +107,8 @@ def trash_older(connection: Connection, customer_id: int, before: datetime, at: 
     """A customer's old jobs go to the trash."""
     connection.execute(
         text(
-            "WITH gone AS (UPDATE jobs SET deleted_at = :at, purge_after = CAST(:at AS timestamptz) + interval '7 days' "
-            "    WHERE api_key_id = :key AND created_at < :before AND deleted_at IS NULL RETURNING id), "
+            "WITH gone AS (UPDATE jobs SET deleted_at = :at, "
+            "    purge_after = CAST(:at AS timestamptz) + interval '7 days' WHERE api_key_id = :key AND created_at < :before AND deleted_at IS NULL RETURNING id), "
             "moved AS (UPDATE stored_objects o SET state = 'trashed', trashed_state = 'live' FROM gone g "
             "    WHERE o.job_id = g.id AND o.state = 'live' RETURNING o.*) "
             "INSERT INTO operation_log (at, run, operation, rule, api_key_id, job_id, object_id, bytes) "

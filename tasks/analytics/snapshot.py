@@ -1,4 +1,4 @@
-"""Taking a day's figures: everything of one moment, written in one transaction; a second run of a day changes nothing."""
+"""Taking a day's figures: all of one moment, written in one transaction; a second run of a day changes nothing."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
-from blocks.catalog import CatalogDatabase, analytics, due
-from blocks.catalog.analytics import Span, write_frame
-from blocks.catalog.locations import read_identity
+from blocks.catalog import CatalogDatabase, analytics, due, facts
+from blocks.catalog.facts import Span
+from blocks.catalog.frames import write_frame
 from blocks.errors import InvalidInputError, RefusedError
 from blocks.policies import TierPolicy
 from tasks.analytics import shapes
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 EARLIEST = date(2000, 1, 1)
 PRESSED_PERCENT = 80
+UTC_DAYS = ZoneInfo("UTC")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def refresh(
     policy: TierPolicy,
     *,
     day: date | None = None,
-    zone: ZoneInfo = ZoneInfo("UTC"),
+    zone: ZoneInfo = UTC_DAYS,
     now: datetime | None = None,
     run: str = "manual",
 ) -> Refreshed:
@@ -98,8 +99,7 @@ def refresh(
 
 
 def _past_day(connection: Connection, day: date, zone: ZoneInfo) -> Refreshed:
-    known = connection.execute(text("SELECT 1 FROM analytics.snapshots WHERE day = :day"), {"day": day}).scalar()
-    if known is None:
+    if analytics.find_snapshot(connection, day) is None:
         raise RefusedError(f"there are no figures of {day}, and what was stored then cannot be read any more")
     return Refreshed(day, {"operations": _write_operations(connection, day, day, zone)}, day, whole=False)
 
@@ -117,12 +117,12 @@ class _Snapshot:
         connection = self.connection
         known = analytics.snapshot_days(connection, self.day)
         analytics.clear_day(connection, self.day)
-        self._note()
-        priced = shapes.prices(analytics.locations(connection), self.policy)
-        shared = analytics.shared_originals(connection)
+        analytics.note_snapshot(connection, self.day, self.at, run=self.run, zone=self.zone.key)
+        priced = shapes.prices(facts.locations(connection), self.policy)
+        shared = facts.shared_originals(connection)
         rows: dict[str, int] = {"snapshots": 1}
         pressed: list[str] = []
-        for span in analytics.spans(connection):
+        for span in facts.spans(connection):
             for table, frame in self._of_customers(span, priced, shared, days_to_compare(self.day, known)).items():
                 if table == "customers":
                     pressed += frame.loc[frame["used_percent"].ge(PRESSED_PERCENT).fillna(False), "customer"].tolist()
@@ -130,8 +130,8 @@ class _Snapshot:
                     connection, frame.assign(day=self.day), f"analytics.{table}"
                 )
         for table, frame in (
-            ("findings", analytics.findings(connection, self.at)),
-            ("backups", analytics.backups(connection, self.at)),
+            ("findings", facts.findings(connection, self.at)),
+            ("backups", facts.backups(connection, self.at)),
         ):
             rows[table] = write_frame(connection, frame.assign(day=self.day), f"analytics.{table}")
         # The newest day that was written before was not over then: it is read once more, and all since.
@@ -139,37 +139,25 @@ class _Snapshot:
         rows["operations"] = _write_operations(connection, since, self.day, self.zone)
         return Refreshed(self.day, rows, since, whole=True, pressed=tuple(pressed))
 
-    def _note(self) -> None:
-        self.connection.execute(
-            text(
-                "INSERT INTO analytics.snapshots (day, taken_at, run, time_zone, catalog_id) "
-                "VALUES (:day, :at, :run, :zone, :catalog)"
-            ),
-            {"day": self.day, "at": self.at, "run": self.run, "zone": self.zone.key,
-             "catalog": read_identity(self.connection).catalog_id},
-        )  # fmt: skip
-
     def _of_customers(
         self, span: Span, priced: pd.DataFrame, shared: pd.DataFrame, compared: list[date]
     ) -> dict[str, pd.DataFrame]:
         connection = self.connection
-        known = analytics.customers(connection, span, self.at)
-        stored = analytics.stored(connection, span)
+        known = facts.customers(connection, span, self.at)
+        stored = facts.stored(connection, span)
         used = shapes.usage(stored, known, priced)
         quotas = shapes.quotas(known, used)
         history = analytics.used_on(connection, span, compared)
         return {
             "usage": used,
             "customers": quotas.join(forecast(quotas, history, self.day)),
-            "savings": shapes.savings(
-                stored, analytics.duplicates(connection, span), shared, known, priced, self.policy
-            ),
-            "notable_jobs": analytics.notable_jobs(connection, span),
-            "ages": analytics.ages(connection, span, self.at),
+            "savings": shapes.savings(stored, facts.duplicates(connection, span), shared, known, priced, self.policy),
+            "notable_jobs": facts.notable_jobs(connection, span),
+            "ages": facts.ages(connection, span, self.at),
         }
 
     def _first_logged(self) -> date:
-        first = analytics.first_logged_at(self.connection)
+        first = facts.first_logged_at(self.connection)
         return min(self.day, first.astimezone(self.zone).date()) if first else self.day
 
 
@@ -180,6 +168,6 @@ def _write_operations(connection: Connection, first: date, last: date, zone: Zon
     for number in range((last - first).days + 1):
         day = first + timedelta(days=number)
         begins, ends = (datetime.combine(one, time(), zone).astimezone(UTC) for one in (day, day + timedelta(days=1)))
-        done = analytics.operations(connection, begins, ends)
+        done = facts.operations(connection, begins, ends)
         written += write_frame(connection, done.assign(day=day), "analytics.operations")
     return written

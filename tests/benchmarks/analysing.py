@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.analytics import write_frame
+from blocks.catalog.frames import write_frame
 from blocks.catalog.programs import find_program
 from blocks.policies import TierPolicy
 from tasks.analytics.snapshot import refresh
