@@ -22,7 +22,7 @@ def note_drift(database: CatalogDatabase, catalog: str, drifted: Sequence[Drift]
     found = findings.of_drift(drifted)
     _write(database, "reconcile-quota", [one.place for one in drifted], found)
     if serious := [one for one in found if one.finding not in HARMLESS]:
-        tell(DRIFT, catalog, **_sums(serious))
+        tell(DRIFT, catalog, of="catalog", **_sums(serious))
 
 
 def note_lag(database: CatalogDatabase, reach: Mapping[str, Sequence[RuleReach]]) -> None:
@@ -36,7 +36,7 @@ def note_unsound(database: CatalogDatabase, catalog: str, reports: Mapping[str, 
     _write(database, "verify-objects", list(reports), found)
     if found:
         first = next(one for report in reports.values() for one in report.hurt)
-        tell(CORRUPT, catalog, such_as=first.key, **_sums(found))
+        tell(CORRUPT, catalog, of="catalog", such_as=first.key, **_sums(found))
 
 
 def _write(database: CatalogDatabase, operation: str, places: Sequence[str], found: Sequence[Found]) -> None:

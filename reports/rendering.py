@@ -87,7 +87,7 @@ def listings(figures: Figures) -> list[Listing]:
     sums = [one for one in usage.columns if one not in ("customer", "kind", "tier")]
     by_kind = usage.groupby(["kind", "tier"], as_index=False)[sums].sum()
     found = [
-        _listing(figures, "customers", "Customers", "Quota, use, growth and when each quota is full, with an 80 % range.",
+        _listing(figures, "customers", "Customers", "Quota, use, growth, and when each quota is full (80 % range).",
                  _with_forecast(tables["customers"]).sort_values("used_bytes", ascending=False)),
         _listing(figures, "usage", "By kind and tier", "What is stored, and what it costs a month.",
                  by_kind.sort_values("size_bytes", ascending=False)),

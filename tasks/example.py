@@ -59,8 +59,7 @@ PROFILES = (
     Profile("kiosk-ads", 359, (2.0, 2.0), 45, 0.20, 0.100),
     Profile("lumen-labs", 0, (0.9, 0.9), 210, 0.50, 0.008),
 )
-_WORDS = ("morning", "harbour", "interview", "final", "trailer", "lecture", "match", "studio", "night", "garden", "tour",
-          "review")  # fmt: skip
+_WORDS = ("morning", "harbour", "interview", "final", "trailer", "lecture", "match", "studio", "night", "tour")
 
 
 @dataclass(frozen=True)
@@ -101,9 +100,8 @@ def seed_example(
         day = start + timedelta(days=number)
         at = datetime.combine(day, time(0, 5), UTC) if day < today else min(datetime.combine(day, time(0, 5), UTC), now)
         came = by_day.get(number, [])
-        catalog.transaction(
-            lambda connection, at=at, came=came, n=number: _play(connection, chance, n, at, came, known, keys)
-        )  # type: ignore[misc]  # bound here
+        played = _Day(number, at, came, known, keys)
+        catalog.transaction(lambda connection, day=played: _play(connection, chance, day))  # type: ignore[misc]  # bound here
         known += came
         if days - number <= DAILY or number % 7 == 0:
             refresh(catalog, TierPolicy(), now=min(now, datetime.combine(day, MORNING, UTC)), run="example")
@@ -133,9 +131,11 @@ def _plan(chance: np.random.Generator, days: int, start: date) -> list[Planned]:
                     Planned(day, number, ExampleJob(str(job), 0, name, source, size, at),
                             bool(chance.random() < profile.again))
                 )  # fmt: skip
-    seen: set[tuple[int, str]] = set()
     # A customer that has a clip already is not let in with it again.
-    return [one for one in planned if not ((key := (one.customer, one.job.source)) in seen or seen.add(key))]
+    once: dict[tuple[int, str], Planned] = {}
+    for one in planned:
+        once.setdefault((one.customer, one.job.source), one)
+    return list(once.values())
 
 
 def _set_up(connection: Connection, planned: list[Planned], start: date, days: int) -> list[int]:
@@ -162,37 +162,43 @@ def _set_up(connection: Connection, planned: list[Planned], start: date, days: i
     return keys
 
 
-def _play(
-    connection: Connection,
-    chance: np.random.Generator,
-    number: int,
-    at: datetime,
-    came: list[Planned],
-    known: list[Planned],
-    keys: list[int],
-) -> None:
-    run = f"example {number}"
+@dataclass(frozen=True)
+class _Day:
+    """A day to play: what comes in on it, what came before, and the customers' ids."""
+
+    number: int
+    at: datetime
+    came: list[Planned]
+    known: list[Planned]
+    keys: list[int]
+
+    def reads(self, one: Planned) -> float:
+        """How likely a job is asked for on this day: the newer the likelier."""
+        return PROFILES[one.customer].reads * 3 / (3 + self.number - one.day)
+
+
+def _play(connection: Connection, chance: np.random.Generator, day: _Day) -> None:
+    run, at = f"example {day.number}", day.at
     connection.execute(text("SET LOCAL synchronous_commit = off"))
-    jobs = [ExampleJob(**{**vars(one.job), "api_key_id": keys[one.customer]}) for one in came]
+    jobs = [ExampleJob(**{**vars(one.job), "api_key_id": day.keys[one.customer]}) for one in day.came]
     if jobs:
         example.add_jobs(connection, jobs, run=run)
-        if again := [one.job.id for one in came if one.again]:
+        if again := [one.job.id for one in day.came if one.again]:
             example.bring_again(connection, again, at)
-    read = [one.job.id for one in known if chance.random() < PROFILES[one.customer].reads * 3 / (3 + number - one.day)]
-    if read:
+    if read := [one.job.id for one in day.known if chance.random() < day.reads(one)]:
         example.read_jobs(connection, read, at)
-    for profile, key in zip(PROFILES, keys, strict=True):
+    for profile, key in zip(PROFILES, day.keys, strict=True):
         if profile.keep_days is not None:
             example.trash_older(connection, key, at - timedelta(days=profile.keep_days), at, run=run)
     example.purge_trash(connection, at, run=run)
-    if number % 7 == 0:
+    if day.number % 7 == 0:
         example.compress_texts(connection, at - timedelta(days=90), at, run=run)
         example.move_idle(connection, "cold", ["hot", "warm"], at - timedelta(days=180), at, run=run)
         example.move_idle(connection, "warm", ["hot"], at - timedelta(days=30), at, run=run)
-    if number in (7, 30, 120):
+    if day.number in (7, 30, 120):
         # As autovacuum would, had this taken a year.
         connection.execute(text("ANALYZE jobs, stored_objects, operation_log, job_totals, age_totals"))
-    _play_night(connection, chance, number, at)
+    _play_night(connection, chance, day.number, at)
 
 
 def _play_night(connection: Connection, chance: np.random.Generator, number: int, at: datetime) -> None:

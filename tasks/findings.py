@@ -20,7 +20,7 @@ def of_drift(drifted: Sequence[Drift]) -> list[Found]:
             line = sums.setdefault((place.place, one.what), [0, 0])
             line[0] += 1
             line[1] += one.size_bytes
-    found = [Found(place, what, *line) for (place, what), line in sums.items()]
+    found = [Found(place, what, number, size) for (place, what), (number, size) in sums.items()]
     off = {one.customer_id: abs(one.used_bytes - one.used_sum) for place in drifted for one in place.counters}
     return [*found, Found(drifted[0].place, COUNTERS, len(off), sum(off.values()))] if off else found
 

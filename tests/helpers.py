@@ -105,6 +105,35 @@ def run_elsewhere(catalog: CatalogDatabase, location: OpenLocation, script: str)
     )
 
 
+def assert_totals(catalog: CatalogDatabase) -> None:
+    """The totals, once what has changed is folded into them, are the sums over all objects."""
+    execute(catalog, "SELECT fold_storage_changes('-infinity')")
+    for kept, counted in (
+        (
+            "SELECT * FROM storage_totals",
+            "SELECT api_key_id, kind, location_id, codec, state, count(*), sum(size_bytes)::bigint, "
+            "       sum(stored_bytes)::bigint FROM stored_objects "
+            " WHERE state IN ('live', 'missing', 'corrupt', 'trashed') GROUP BY 1, 2, 3, 4, 5",
+        ),
+        (
+            "SELECT job_id, api_key_id, objects, size_bytes, stored_bytes, created_at, "
+            "       CASE WHEN completed_at IS NOT NULL THEN read_at END FROM job_totals",
+            "SELECT j.id, j.api_key_id, count(*), sum(o.size_bytes)::bigint, sum(o.stored_bytes)::bigint, "
+            "       j.created_at, CASE WHEN j.completed_at IS NOT NULL THEN j.last_accessed_at END "
+            "  FROM jobs j JOIN stored_objects o ON o.job_id = j.id "
+            " WHERE o.state IN ('live', 'missing', 'corrupt') GROUP BY j.id",
+        ),
+        (
+            "SELECT api_key_id, since, day, jobs, stored_bytes FROM age_totals WHERE jobs <> 0",
+            "SELECT api_key_id, s.since, s.day, count(*), sum(stored_bytes)::bigint FROM job_totals, LATERAL (VALUES "
+            "  ('created', (created_at AT TIME ZONE 'UTC')::date), "
+            "  ('read', coalesce((read_at AT TIME ZONE 'UTC')::date, 'infinity'))) AS s (since, day) GROUP BY 1, 2, 3",
+        ),
+    ):
+        difference = f"(({kept}) EXCEPT ({counted})) UNION ALL (({counted}) EXCEPT ({kept}))"
+        assert rows(catalog, difference) == [], kept
+
+
 def assert_sound(catalog: CatalogDatabase, *locations: OpenLocation) -> None:
     """Invariants 1, 2, 4 and 5 as they can be seen from outside, whatever a test did before."""
     # Locations that differ in their class alone lie in one bucket.
@@ -123,6 +152,7 @@ def assert_sound(catalog: CatalogDatabase, *locations: OpenLocation) -> None:
     ):
         assert row.used == row.used_sum, row.label
         assert row.reserved == row.reserved_sum, row.label
+    assert_totals(catalog)
     for row in rows(
         catalog,
         "SELECT location_id, key, codec, sha256, size_bytes, stored_bytes FROM stored_objects WHERE state = 'live'",

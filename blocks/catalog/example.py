@@ -108,7 +108,8 @@ def trash_older(connection: Connection, customer_id: int, before: datetime, at: 
     connection.execute(
         text(
             "WITH gone AS (UPDATE jobs SET deleted_at = :at, "
-            "    purge_after = CAST(:at AS timestamptz) + interval '7 days' WHERE api_key_id = :key AND created_at < :before AND deleted_at IS NULL RETURNING id), "
+            "    purge_after = CAST(:at AS timestamptz) + interval '7 days' "
+            "    WHERE api_key_id = :key AND created_at < :before AND deleted_at IS NULL RETURNING id), "
             "moved AS (UPDATE stored_objects o SET state = 'trashed', trashed_state = 'live' FROM gone g "
             "    WHERE o.job_id = g.id AND o.state = 'live' RETURNING o.*) "
             "INSERT INTO operation_log (at, run, operation, rule, api_key_id, job_id, object_id, bytes) "

@@ -53,7 +53,7 @@ def check_zone(name: str) -> ZoneInfo:
     """
     try:
         return ZoneInfo(name)
-    except (ValueError, OSError, ModuleNotFoundError) as error:  # what zoneinfo raises for odd names
+    except (KeyError, ValueError, OSError) as error:  # all of them are raised for odd names
         raise InvalidInputError(f"{shown(name)} is no time zone; write for example Europe/Berlin or UTC") from error
 
 

@@ -1,4 +1,4 @@
-"""Rows frame-to-postgres and growth-analytics: what a day's figures cost to write, and how that grows with the catalog."""
+"""Rows frame-to-postgres and growth-analytics: what a day's figures cost, and how that grows with the catalog."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def growth_analytics(bench: Bench) -> list[Measured]:
         now = datetime.now(UTC) + timedelta(days=number)
         for catalog in catalogs:
             add_due(catalog, DUE_JOBS)
-            seconds.append(timed(lambda at=catalog: refresh(at, TierPolicy(), now=now)))  # type: ignore[misc]  # bound here
+            seconds.append(timed(lambda at=catalog, now=now: refresh(at, TierPolicy(), now=now)))  # type: ignore[misc]  # bound here
         say(f"growth-analytics {number}: {', '.join(f'{1000 * one:.0f} ms' for one in seconds)}")
         if number:
             runs.append(seconds)

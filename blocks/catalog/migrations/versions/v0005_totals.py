@@ -208,11 +208,9 @@ BEGIN
         ON CONFLICT DO NOTHING
     )
     SELECT count(*) INTO folded FROM taken;
-    IF folded > 0 THEN
-        -- Small tables, by customers and not by objects.
-        DELETE FROM storage_totals WHERE objects = 0 AND size_bytes = 0 AND stored_bytes = 0;
-        DELETE FROM age_totals WHERE jobs = 0 AND stored_bytes = 0;
-    END IF;
+    -- Small tables, by customers and not by objects.
+    DELETE FROM storage_totals WHERE objects = 0 AND size_bytes = 0 AND stored_bytes = 0;
+    DELETE FROM age_totals WHERE jobs = 0 AND stored_bytes = 0;
     RETURN folded;
 END $$;
 
