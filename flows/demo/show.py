@@ -74,6 +74,7 @@ class Demo(Steps):
             self.upload_with_a_form()
             Night(self.out, self.catalog, self.folder, self.studio).run()
             Recovery(self.out, self.catalog).run()
+            self.take_figures()
             self.run_a_deployment(deployed)
         self.show_usage()
 
@@ -235,22 +236,33 @@ class Demo(Steps):
             check(state == "Completed", f"the run ended as {state}")
             say("issue-download-url: Completed")
 
-    def show_usage(self) -> None:
-        """Usage by customer and kind, and that it is what the quota counts."""
-        from reports.usage import usage_frame, usage_rows
+    def take_figures(self) -> None:
+        """The flow refresh-analytics, and its report; what it says a customer uses is what the quota counts."""
+        from flows.refresh_analytics import refresh_analytics
+        from reports.exporting import export
+        from reports.figures import read_figures
         from tasks.customers import list_keys
 
-        frame = usage_frame(self.catalog, [self.studio, self.hobby])
-        counted = {customer.label: customer.used_bytes for customer in list_keys(self.catalog)}[self.studio]
-        check(int(frame["size_bytes"].sum()) == counted, "the usage report and the quota's counter differ")
-        table = Table(title="\nusage by customer and kind", title_justify="left")
-        for column, justify in (("customer", "left"), ("kind", "left"), ("files", "right"), ("size", "right")):
+        with self.step("take the day's figures") as say:
+            refresh_analytics(keys=[self.studio])
+            self.figures = read_figures(self.catalog, customer=self.studio)
+            counted = {customer.label: customer.used_bytes for customer in list_keys(self.catalog)}[self.studio]
+            used = int(self.figures.tables["usage"]["size_bytes"].sum())
+            check(used == counted, f"the figures say {used} bytes, the quota's counter {counted}")
+            folder = self.stack.folder / "report"
+            folder.mkdir(exist_ok=True)
+            page, *_ = export(read_figures(self.catalog), folder, links=True)
+            say(f"the report opens offline: {page}")
+
+    def show_usage(self) -> None:
+        """What the customer stores now, by kind."""
+        usage = self.figures.tables["usage"].groupby("kind", as_index=False)[["objects", "size_bytes"]].sum()
+        table = Table(title=f"\nwhat {self.studio} stores", title_justify="left")
+        for column, justify in (("kind", "left"), ("files", "right"), ("size", "right")):
             table.add_column(column, justify=justify)  # type: ignore[arg-type]  # two of rich's literals
-        for customer, kind, objects, size in usage_rows(frame):
-            table.add_row(
-                customer, kind, objects, size, style="bold" if kind == "all" else "", end_section=kind == "all"
-            )
-        table.add_row(self.hobby, "all", "0", "0 B", style="bold")
+        for kind, objects, size in usage.itertuples(index=False, name=None):
+            table.add_row(str(kind), str(objects), _size(int(size)))
+        table.add_row("all", str(usage["objects"].sum()), _size(int(usage["size_bytes"].sum())), style="bold")
         self.out.print(table)
 
     def _ingest(self, customer: str, clips: list[Path]) -> Any:
@@ -314,4 +326,5 @@ Try next:
   make up                     keep the servers running, and see the runs in the Prefect UI
   make status                 what runs, and what the customers store
   make demo VIDEOS=~/Videos   the same with your own videos
+  make example                a year of history, and the report of it
   make down                   stop everything"""
