@@ -240,8 +240,11 @@ def _time(size: Size, first: date, last: date) -> Any:
     import altair as alt
 
     until = max(last, first + timedelta(days=1))
+    days = (until - first).days
+    # A few days have a tick each: Vega's own would be hours.
+    few = [str(first + timedelta(days=one)) for one in range(days + 1)] if days <= 2 * size.ticks else alt.Undefined
     label = "utcFormat(datum.value, '%d %b')"
-    if (until - first).days > 100:
+    if days > 100:
         # The year stands below its first month, and below the first of all.
         first_of_year = "datum.index == 0 || utcFormat(datum.value, '%m') == '01'"
         label = f"[utcFormat(datum.value, '%b'), {first_of_year} ? utcFormat(datum.value, '%Y') : '']"
@@ -249,7 +252,14 @@ def _time(size: Size, first: date, last: date) -> Any:
         "day:T",
         title=None,
         scale=alt.Scale(type="utc", domain=[str(first), str(until)]),
-        axis=alt.Axis(labelExpr=label, tickCount=size.ticks, labelOverlap="greedy", labelSeparation=8, grid=False),
+        axis=alt.Axis(
+            labelExpr=label,
+            values=few,
+            tickCount=size.ticks,
+            labelOverlap="greedy",
+            labelSeparation=8,
+            grid=False,
+        ),
     )
 
 

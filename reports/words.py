@@ -37,7 +37,9 @@ class Tile:
 
 
 def money(amount: float) -> str:
-    """`1,234`, `12.30`, `0.0042`, `0`: as many digits as say something."""
+    """`1,234`, `12.30`, `0.0042`, `<0.001`, `0`: as many digits as say something."""
+    if 0 < amount < 0.001:
+        return "<0.001"
     if amount == 0 or abs(amount) >= 100:
         return f"{amount:,.0f}"
     return f"{amount:,.2f}" if abs(amount) >= 1 else f"{amount:.2g}"
@@ -69,6 +71,8 @@ def until_full(row: pd.Series) -> str:
         return f"{kind}, {days(low)} at the earliest" if low is not None else kind
     if _number(row["growth_low"]) is None:
         return f"{days(middle)}, range not known yet"
+    if low is not None and high is not None and high <= LONGEST_DAYS:
+        return f"{days(middle)} ({low:.0f} to {high:.0f})"
     return f"{days(middle)} ({days(low)} to {days(high)})"
 
 
@@ -153,17 +157,23 @@ def of_pressure(figures: Figures) -> str:
     limited = table[table["quota_bytes"].notna()]
     if limited.empty:
         return "No customer has a quota." if not figures.customer else f"{figures.customer} has no quota."
-    if figures.customer:
-        return (
-            f"Used: {percent(float(limited['used_percent'].fillna(100).iloc[0]))}; full: {until_full(limited.iloc[0])}."
-        )
+    if len(limited) == 1:
+        return _of_one(limited.iloc[0])
     full = pressed(figures)
-    some = f"{len(full)} of {_count(len(limited), 'customer')} with a quota"
-    text = f"{some} use{'s' if len(full) == 1 else ''} more than 80 % of it"
+    use = "uses" if len(full) == 1 else "use"
+    text = f"{len(full)} of {len(limited)} customers with a quota {use} more than 80 % of it"
     soon = limited[limited["days_until_full"].astype("float64").le(LONGEST_DAYS)].sort_values("days_until_full")
     if len(soon):
         text += f"; at the present pace the first to be full is {soon.iloc[0]['customer']}: {until_full(soon.iloc[0])}"
     return f"{text}."
+
+
+def _of_one(row: pd.Series) -> str:
+    share = _number(row["used_percent"])
+    used = f"{row['customer']} uses {percent(100.0 if share is None else share)} of its quota"
+    if row["forecast"] == "growing":
+        return f"{used}; at the present pace it is full in {until_full(row)}."
+    return f"{used}: {until_full(row)}."
 
 
 def of_tiers(figures: Figures) -> str:
