@@ -45,7 +45,7 @@ def use_local_prefect() -> None:
     """
     # Prefect warns about events it has not sent yet whenever a short command ends.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("PREFECT_INTERNAL_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("EventsWorker").setLevel(logging.ERROR)
     if os.environ.get("PREFECT_API_URL"):
         return
     stack = local_stack()

@@ -28,8 +28,8 @@ _JOB_COLUMNS = [
     "last_read_at",
     "job_id",
 ]
-MOST_ROWS = 200
-"""Rows of a table on the page; the files have all."""
+MOST_ROWS, MOST_JOBS = 200, 25
+"""Rows of a table on the page, and of a list of jobs; the files have all."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +136,12 @@ def _with_forecast(customers: pd.DataFrame) -> pd.DataFrame:
 def _listing(figures: Figures, table: str, title: str, sentence: str, frame: pd.DataFrame, *, key: str = "") -> Listing:
     meanings = {one.column: one.meaning for one in figures.definitions[table][1]}
     columns = [Column(_title(name), meanings.get(name, ""), _is_number(name, frame[name])) for name in frame.columns]
-    shown = frame.head(MOST_ROWS)
+    most = MOST_JOBS if table == "notable_jobs" else MOST_ROWS
     rows = [
         [_cell(name, value, column.numeric) for name, value, column in zip(frame.columns, row, columns, strict=True)]
-        for row in shown.itertuples(index=False, name=None)
+        for row in frame.head(most).itertuples(index=False, name=None)
     ]
-    more = f"{MOST_ROWS} of {len(frame):,}; all are in {table}.csv." if len(frame) > MOST_ROWS else ""
+    more = f"{most} of {len(frame):,}; all are in {table}.csv." if len(frame) > most else ""
     return Listing(f"table-{key or table}", title, sentence, columns, rows, more)
 
 

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -122,6 +123,24 @@ def catalog(endpoints: Endpoints, sql: Callable[[str], None], template: str) -> 
     yield catalog
     catalog.engine.dispose()
     sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def played(endpoints: Endpoints, sql: Callable[[str], None], template: str) -> Iterator[CatalogDatabase]:
+    """A catalog with known content: weeks of the example up to 2026-11-20, for all tests that only read it."""
+    from tasks.example import seed_example
+
+    sql(f"CREATE DATABASE catalog_played TEMPLATE {template}")
+    catalog = CatalogDatabase(host=str(endpoints.postgres_folder), username="postgres", database="catalog_played")
+    catalog.transaction(
+        lambda connection: declare_place(
+            connection, name="main", store="main", bucket="played", prefix="", capabilities={}
+        )
+    )
+    seed_example(catalog, now=datetime(2026, 11, 20, 6, 30, tzinfo=UTC), days=100)
+    yield catalog
+    catalog.engine.dispose()
+    sql("DROP DATABASE catalog_played WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -15,8 +15,9 @@ from blocks.units import format_bytes
 from reports import words
 from reports.figures import read_figures
 from tests.helpers import assert_totals, one, rows
-from tests.tasks.analytics.conftest import NOW
 
+NOW = datetime(2026, 11, 20, 6, 30, tzinfo=UTC)
+"""The moment up to which the catalog was played."""
 DAY = NOW.date()
 PRICE = "CASE l.tier WHEN 'hot' THEN 0.023 WHEN 'warm' THEN 0.0125 ELSE 0.004 END / 1073741824.0"
 COUNTED = "o.state IN ('live', 'missing', 'corrupt')"
