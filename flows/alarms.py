@@ -60,8 +60,8 @@ class Wanted:
     crashes_run: bool = False
 
 
-def wanted(policy: BackupPolicy, *, window: timedelta | None = None) -> dict[str, Wanted]:
-    """All alarms by name. `window` instead of the usual times is for those who want to see one fire."""
+def wanted(policy: BackupPolicy, *, window: timedelta | None = None, silent: timedelta = SILENT) -> dict[str, Wanted]:
+    """All alarms by name. `window` and `silent` instead of the usual times are for those who want to see one fire."""
     overdue = window or timedelta(hours=policy.overdue_hours)
     return {
         "no good backup in time": Wanted(
@@ -96,13 +96,13 @@ def wanted(policy: BackupPolicy, *, window: timedelta | None = None) -> dict[str
         # States have names of our own, such as Partial: any event of the run says that it is not lost.
         "a run stands still": Wanted(
             EventTrigger(posture=Posture.Proactive, after={f"{RUN}.heartbeat"}, expect={f"{RUN}.*"},
-                         within=window or SILENT, threshold=1, for_each={"prefect.resource.id"}),
+                         within=silent, threshold=1, for_each={"prefect.resource.id"}),
             "Its process is gone without a word; it is marked as crashed, and the next run finishes its work.",
             crashes_run=True,
         ),
         "a run never started": Wanted(
             EventTrigger(posture=Posture.Proactive, after={f"{RUN}.Pending"}, expect={f"{RUN}.*"},
-                         within=window or LOST_PENDING, threshold=1, for_each={"prefect.resource.id"}),
+                         within=LOST_PENDING, threshold=1, for_each={"prefect.resource.id"}),
             "A worker took it and was lost before it began; it is marked as crashed.",
             crashes_run=True,
         ),
@@ -122,7 +122,9 @@ def _again(event: str, within: timedelta) -> EventTrigger:
                         for_each={"prefect.resource.id"})  # fmt: skip
 
 
-def set_alarms(policy: BackupPolicy, *, notify: str = "", window: timedelta | None = None) -> list[Alarm]:
+def set_alarms(
+    policy: BackupPolicy, *, notify: str = "", window: timedelta | None = None, silent: timedelta = SILENT
+) -> list[Alarm]:
     """Make the alarms, or bring them up to date; run again it changes nothing, and leaves disabled what is.
 
     `notify` is a notification block as `type/name`, such as `slack-webhook/ops`. Without one what an alarm did before
@@ -133,7 +135,7 @@ def set_alarms(policy: BackupPolicy, *, notify: str = "", window: timedelta | No
     """
     action = _action(notify)
     alarms = []
-    for name, one in wanted(policy, window=window).items():
+    for name, one in wanted(policy, window=window, silent=silent).items():
         with get_client(sync_client=True) as client:
             found = next(iter(client.read_automations_by_name(f"{PREFIX}{name}")), None)
             tells = [action] if action is not None else _telling(found)

@@ -67,4 +67,4 @@ def health_of(database: CatalogDatabase, backups: Backups, policy: BackupPolicy)
 
 def health_markdown(health: Health) -> str:
     """The figures as a table."""
-    return markdown_rows(health.rows())
+    return markdown_rows(health.rows(), head=("figure", "value"))

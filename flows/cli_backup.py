@@ -196,10 +196,13 @@ def show_alarms(read: Callable[[], list]) -> None:  # type: ignore[type-arg]  # 
     table = Table(title="alarms", title_justify="left")
     for column in ("alarm", "state", "tells", "fired last"):
         table.add_column(column, overflow="fold")
-    for one in read():
-        tells = "a notification block" if one.notifies else "the event feed only (python -m flows alarms --notify …)"
+    shown = read()
+    for one in shown:
+        tells = "a notification block" if one.notifies else "the event feed"
         table.add_row(one.name, "on" if one.enabled else "[yellow]off[/]", tells, one.fired_at or "never")
-    out.print(table if table.row_count else "no alarms yet; make them with `python -m flows alarms`")
+    if any(not one.notifies for one in shown):
+        table.caption = "for the others: python -m flows alarms --notify TYPE/NAME names a notification block"
+    out.print(table if shown else "no alarms yet; make them with `python -m flows alarms`")
 
 
 def show_health(opened: Opened) -> None:

@@ -65,7 +65,8 @@ def _form(issued: IssuedUpload) -> str:
             ("upload id", issued.upload_id),
             ("size", f"{issued.size_bytes} bytes, exactly"),
             ("until", f"{issued.expires_at:%Y-%m-%d %H:%M:%S} UTC"),
-        ]
+        ],
+        head=("of the form", "value"),
     )
     return (
         f"{rows}\n\n```\ncurl {fields} -F file=@FILE {shlex.quote(issued.form.url)}\n```\n\nThen run `complete-upload`."

@@ -107,9 +107,9 @@ def show_table(key: str, rows: Sequence[Mapping[str, Any]], description: str) ->
     create_table_artifact(key=key, table=plain, description=description)
 
 
-def markdown_rows(rows: Iterable[tuple[str, object]]) -> str:
+def markdown_rows(rows: Iterable[tuple[str, object]], *, head: tuple[str, str]) -> str:
     """A two-column Markdown table; pipes and backticks in values are made harmless."""
-    lines = ["| | |", "| --- | --- |"]
+    lines = [f"| {head[0]} | {head[1]} |", "| --- | --- |"]
     for name, value in rows:
         shown = str(value).replace("|", "\\|").replace("`", "'").replace("\n", " ")
         lines.append(f"| {name} | {shown} |")

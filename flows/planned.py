@@ -291,8 +291,11 @@ def _question(work: Work[F], plan: Plan, reasons: tuple[str, ...], lasts: timede
     labels = sorted({item.customer for item in plan.items if item.customer})
     customers = (escaped(", ".join(labels[:10])) or "none") + (" and others" if len(labels) > 10 else "")
     rules = markdown_rows(
-        (one.rule, f"{one.items} items, {one.objects} objects, {format_bytes(one.size_bytes)}")
-        for one in plan.by_rule()
+        (
+            (one.rule, f"{one.items} items, {one.objects} objects, {format_bytes(one.size_bytes)}")
+            for one in plan.by_rule()
+        ),
+        head=("rule", "plan"),
     )
     return (
         f"{lead} {'; '.join(reasons)}.\n\n{rules}\n\nCustomers: {customers}.\n\n"

@@ -106,7 +106,7 @@ def _show(database: CatalogDatabase, figures: Figures, files: Sequence[Published
     page, *others = files
     create_link_artifact(
         key=key, link=page.url, link_text=f"report of {figures.scope}, {figures.day}",
-        description=f"The page, as `{page.key}`; the link ends {until}.",
+        description=f"The link ends {until}; the page stays as {page.key}.",
     )  # fmt: skip
     links = "\n".join(f"- [{one.name}]({one.url}), `{one.key}`" for one in others)
     create_markdown_artifact(

@@ -23,8 +23,7 @@ _CONTENT_TYPES = {
     "avi": "video/x-msvideo", "ts": "video/mp2t", "m4s": "video/iso.segment", "mp3": "audio/mpeg", "m4a": "audio/mp4",
     "wav": "audio/wav", "m3u8": "application/vnd.apple.mpegurl", "txt": "text/plain; charset=utf-8",
     "srt": "application/x-subrip", "vtt": "text/vtt", "json": "application/json", "jpg": "image/jpeg",
-    "jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp", "html": "text/html; charset=utf-8",
-    "csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet",
+    "jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp",
 }  # fmt: skip
 
 _FIXED = {

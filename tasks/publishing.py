@@ -10,10 +10,13 @@ from pathlib import Path
 from blocks.catalog import CatalogDatabase
 from blocks.object_store.presigning import presign_get
 from blocks.object_store.transfer import put_bytes
-from tasks.layout import content_type, report_key
+from tasks.layout import report_key
 from tasks.stores import OpenLocation, require_own
 
-_INLINE = ("html",)
+_MEDIA_TYPES = {".html": "text/html; charset=utf-8", ".csv": "text/csv; charset=utf-8",
+                ".parquet": "application/vnd.apache.parquet"}  # fmt: skip
+"""Of our own files. A customer's page is never served as one: it could act as whoever opens it."""
+_SHOWN = (".html",)
 """What a browser shows rather than saves."""
 
 
@@ -50,11 +53,10 @@ def publish(
     for path in files:
         key, body = report_key(day, scope, path.name), path.read_bytes()
         put_bytes(
-            location.store, key, body, {"Content-Type": content_type(path.name)},
+            location.store, key, body, {"Content-Type": _MEDIA_TYPES[path.suffix]},
             checksums=location.capabilities.reads_checksum_headers,
         )  # fmt: skip
-        shown = path.suffix.removeprefix(".") in _INLINE
-        filename = None if shown else f"{day}-{scope}-{path.name}"
+        filename = None if path.suffix in _SHOWN else f"{day}-{scope}-{path.name}"
         done.append(Published(path.name, key, len(body), presign_get(location.store, key, lasts, filename=filename)))
     return done
 

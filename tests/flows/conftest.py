@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,9 @@ from uuid import UUID
 
 import pytest
 from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.variables import Variable
 from prefect_aws.credentials import MinIOCredentials
 
 from blocks.catalog import CatalogDatabase
@@ -18,7 +24,10 @@ from blocks.object_store import ObjectStore
 from blocks.policies import POLICIES, BackupPolicy, IngestPolicy
 from tasks.backups.cutover import drop_leftovers
 from tasks.customers import create_key
+from tests.conftest import RunningStack
 from tests.helpers import assert_sound, write_video
+
+PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -80,3 +89,19 @@ def new_jobs(saved: str, tmp_path: Path) -> Callable[[int], list[UUID]]:
         return [outcome.job_id for outcome in report.outcomes]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def worker(running_stack: RunningStack, prefect_api: str) -> RunningStack:
+    """Deployments and a worker, which ends with the stack."""
+    Variable.set("storage_timezone", "UTC", overwrite=True)
+    names = [option for name in ("delete-jobs", "cleanup", "restore", "set-quota") for option in ("--name", name)]
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="local", type="process"), overwrite=True)
+    subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *names,
+         "--prefect-file", str(PROJECT / "prefect.yaml")],
+        cwd=PROJECT, env={**os.environ, **running_stack.stack.environment()}, check=True, capture_output=True,
+    )  # fmt: skip
+    running_stack.stack.start_worker(cwd=running_stack.stack.folder)
+    return running_stack

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +14,6 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
-from prefect.variables import Variable
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.databases import database_names, maintenance
@@ -33,25 +29,6 @@ from tests.flows.test_flows import latest_artifact
 from tests.helpers import execute, one, rows, stored_keys
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
-PROJECT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def worker(running_stack: RunningStack, prefect_api: str) -> RunningStack:
-    """Deployments and a worker, which ends with the stack."""
-    Variable.set("storage_timezone", "UTC", overwrite=True)
-    names = [option for name in ("delete-jobs", "cleanup", "restore") for option in ("--name", name)]
-    with get_client(sync_client=True) as client:
-        from prefect.client.schemas.actions import WorkPoolCreate
-
-        client.create_work_pool(WorkPoolCreate(name="local", type="process"), overwrite=True)
-    subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *names,
-         "--prefect-file", str(PROJECT / "prefect.yaml")],
-        cwd=PROJECT, env={**os.environ, **running_stack.stack.environment()}, check=True, capture_output=True,
-    )  # fmt: skip
-    running_stack.stack.start_worker(cwd=running_stack.stack.folder)
-    return running_stack
 
 
 @pytest.fixture

@@ -12,4 +12,4 @@ def test_a_file_name_is_only_a_name_in_markdown() -> None:
 
 
 def test_a_table_keeps_its_cells() -> None:
-    assert markdown_rows([("name", "a|b\n`c`")]).splitlines()[-1] == r"| name | a\|b 'c' |"
+    assert markdown_rows([("name", "a|b\n`c`")], head=("what", "value")).splitlines()[-1] == r"| name | a\|b 'c' |"

@@ -74,13 +74,14 @@ def test_what_the_policy_asks_for() -> None:
         "failed_days": _expires("failed_days", "a/b/failed/", 7),
         "exports_days": _expires("exports_days", "a/b/exports/", 8),
         "probe_days": _expires("probe_days", "a/b/probe/", 1),
+        "reports_days": _expires("reports_days", "a/b/reports/", 400),
         "multipart_days": _rule("multipart_days", "a/b/", AbortIncompleteMultipartUpload={"DaysAfterInitiation": 3}),
         "transition_days": _rule(
             "transition_days", "a/b/processed/", Transitions=[{"Days": 90, "StorageClass": "GLACIER"}]
         ),
     }
     prefixes = [one.prefix for one in wanted_rules(RetentionPolicy(), "", ALL)]
-    assert prefixes == ["temp/", "failed/", "exports/", "probe/", ""]
+    assert prefixes == ["temp/", "failed/", "exports/", "probe/", "reports/", ""]
 
 
 def _rule(name: str, prefix: str, **does: Any) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def test_a_plan_compares_by_meaning_and_leaves_others_in_their_place() -> None:
     assert plan.kept == ("temp_days",)
     assert plan.changed == ("failed_days",)
     assert plan.removed == ("of_old", "temp_days"), "the second of one ID goes"
-    assert plan.added == ("exports_days", "probe_days", "multipart_days")
+    assert plan.added == ("exports_days", "probe_days", "reports_days", "multipart_days")
     assert plan.foreign == (elsewhere[0].id, "theirs")
     assert plan.rules[:4] == [elsewhere[0].as_rule(), kept, THEIRS, wanted[1].as_rule()]
     again = plan_rules(plan.rules, wanted, "a")
@@ -165,7 +166,7 @@ def test_a_changed_policy_and_a_hand_changed_rule(open_in: Callable[..., OpenLoc
     report = apply_rules(location, RetentionPolicy(failed_days=30))
     assert report.changed == ("temp_days", "failed_days")
     assert report.removed == ("transition_days",)
-    assert report.unchanged == ("exports_days", "probe_days", "multipart_days")
+    assert report.unchanged == ("exports_days", "probe_days", "reports_days", "multipart_days")
     rules = read_rules(location.store)
     assert rules[1]["Expiration"] == {"Days": 30}
     assert {one["Status"] for one in rules} == {"Enabled"}
