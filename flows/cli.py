@@ -11,7 +11,8 @@ import typer
 from rich.table import Table
 
 from blocks.errors import InvalidInputError
-from flows.cli_backup import alarms, backup_app, show_alarms, show_health
+from flows.cli_alarms import alarms, show_alarms
+from flows.cli_backup import backup_app, show_health
 from flows.cli_reports import analyst, example, report
 from flows.cli_restore import restore
 from flows.console import clear_errors, err, out, plain

@@ -1,10 +1,10 @@
-"""`python -m flows backup …` and `alarms`: which backups there are, and who is told where there are none."""
+"""`python -m flows backup …`: which backups there are, and how they are."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -174,35 +174,6 @@ def backup_key(
         err.print(f"public key {made.recipient}; the secret key is shown this once:", highlight=False)
         assert made.identity is not None  # noqa: S101 -- it was just made
         sys.stdout.write(made.identity.get_secret_value() + "\n")
-
-
-def alarms(
-    notify: Annotated[str, typer.Option(help="Notification block to tell, such as slack-webhook/ops.")] = "",
-    policy: PolicyName = "default",
-) -> None:
-    """Make the alarms in Prefect, or bring them up to date; safe to run at every deployment."""
-    with clear_errors():
-        use_local_prefect()
-        from blocks.loading import load_block
-        from blocks.policies import BackupPolicy
-        from flows.alarms import list_alarms, set_alarms
-
-        set_alarms(load_block(BackupPolicy, policy), notify=notify)
-        show_alarms(list_alarms)
-
-
-def show_alarms(read: Callable[[], list]) -> None:  # type: ignore[type-arg]  # flows.alarms imports Prefect: not here
-    """The alarms as a table."""
-    table = Table(title="alarms", title_justify="left")
-    for column in ("alarm", "state", "tells", "fired last"):
-        table.add_column(column, overflow="fold")
-    shown = read()
-    for one in shown:
-        tells = "a notification block" if one.notifies else "the event feed"
-        table.add_row(one.name, "on" if one.enabled else "[yellow]off[/]", tells, one.fired_at or "never")
-    if any(not one.notifies for one in shown):
-        table.caption = "for the others: python -m flows alarms --notify TYPE/NAME names a notification block"
-    out.print(table if shown else "no alarms yet; make them with `python -m flows alarms`")
 
 
 def show_health(opened: Opened) -> None:
