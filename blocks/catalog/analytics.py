@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 DAILY = ("snapshots", "usage", "customers", "savings", "notable_jobs", "ages", "findings", "backups")
 """Tables that hold what is known of a moment. `operations` holds what happened on a day, and can be told later."""
+DAILY_DAYS = 400
+"""Days that each have their snapshot; of months before that the first one stays."""
 LIST_DAYS = 31
 """Days that lists of jobs are kept."""
 
@@ -72,6 +74,25 @@ def clear_day(connection: Connection, day: date) -> None:
         text("DELETE FROM analytics.notable_jobs WHERE day < CAST(:day AS date) - :keep"),
         {"day": day, "keep": LIST_DAYS},
     )
+
+
+def thin_out(connection: Connection, day: date) -> int:
+    """Of months that are long past keep the first snapshot of each; returns how many went.
+
+    What was done (`operations`) stays for every day.
+    """
+    gone = list(
+        connection.execute(
+            text(
+                "SELECT day FROM analytics.snapshots WHERE day < CAST(:day AS date) - :kept AND day NOT IN "
+                "  (SELECT min(day) FROM analytics.snapshots GROUP BY date_trunc('month', day))"
+            ),
+            {"day": day, "kept": DAILY_DAYS},
+        ).scalars()
+    )
+    for table in DAILY if gone else ():
+        connection.execute(text(f"DELETE FROM analytics.{table} WHERE day = ANY (:days)"), {"days": gone})
+    return len(gone)
 
 
 def note_snapshot(connection: Connection, day: date, at: datetime, *, run: str, zone: str) -> None:

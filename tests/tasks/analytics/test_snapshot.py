@@ -177,6 +177,17 @@ def test_growth_bridges_a_missing_day(catalog: CatalogDatabase, acme: str) -> No
     assert row.days_until_full == pytest.approx((10 * 1024**2 - 40000) / 1000)
 
 
+def test_of_months_long_past_the_first_day_stays(catalog: CatalogDatabase, acme: str) -> None:
+    log(catalog, "2025-01-20T05:00Z", "purge")
+    for day in (date(2025, 1, 7), date(2025, 1, 20), date(2025, 2, 1), date(2025, 2, 2), date(2025, 12, 24)):
+        take(catalog, datetime(day.year, day.month, day.day, 6, tzinfo=UTC))
+    take(catalog)
+    kept = [date(2025, 1, 7), date(2025, 2, 1), date(2025, 12, 24), NOW.date()]
+    for table in ("snapshots", "customers", "backups"):
+        assert [row.day for row in rows(catalog, f"SELECT day FROM analytics.{table} ORDER BY day")] == kept, table
+    assert one(catalog, "SELECT count(*) FROM analytics.operations") == 1
+
+
 def test_a_past_day_tells_what_was_done(catalog: CatalogDatabase, acme: str) -> None:
     take(catalog, NOW - timedelta(days=1))
     before = content(catalog)
