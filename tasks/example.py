@@ -22,6 +22,7 @@ from blocks.policies import GIB, MIB, TierPolicy
 from tasks.analytics.snapshot import refresh
 
 DAYS = 365
+SIZE_WITH_OUTPUTS = 2.4
 DAILY = 92
 """Days at the end whose figures are taken each morning; weekly before that, as what was done is told by the log."""
 MORNING = time(6, 30)
@@ -94,13 +95,17 @@ def seed_example(
     by_day: dict[int, list[Planned]] = {}
     for one in planned:
         by_day.setdefault(one.day, []).append(one)
-    keys = catalog.transaction(lambda connection: _set_up(connection, planned, start, days))
+    catalog.transaction(lambda connection: _set_up(connection, start, days))
+    arrivals = {number: profile.first_day * days // DAYS for number, profile in enumerate(PROFILES)}
+    quotas = {number: _quota(planned, number, days) for number in arrivals}
+    keys: dict[int, int] = {}
     known: list[Planned] = []
     for number in range(days):
         day = start + timedelta(days=number)
         at = datetime.combine(day, time(0, 5), UTC) if day < today else min(datetime.combine(day, time(0, 5), UTC), now)
         came = by_day.get(number, [])
-        played = _Day(number, at, came, known, keys)
+        new = {one: quotas[one] for one, first in arrivals.items() if first == number}
+        played = _Day(number, at, new, came, known, keys)
         catalog.transaction(lambda connection, day=played: _play(connection, chance, day))  # type: ignore[misc]  # bound here
         known += came
         if days - number <= DAILY or number % 7 == 0:
@@ -138,7 +143,7 @@ def _plan(chance: np.random.Generator, days: int, start: date) -> list[Planned]:
     return list(once.values())
 
 
-def _set_up(connection: Connection, planned: list[Planned], start: date, days: int) -> list[int]:
+def _set_up(connection: Connection, start: date, days: int) -> None:
     if connection.execute(text("SELECT count(*) FROM api_keys")).scalar_one():
         raise RefusedError("the catalog holds customers already: an example is made in an empty one")
     if not connection.execute(text("SELECT count(*) FROM locations")).scalar_one():
@@ -149,28 +154,29 @@ def _set_up(connection: Connection, planned: list[Planned], start: date, days: i
     connection.execute(
         text("SELECT create_log_partitions(:start, :months)"), {"start": start, "months": days // 28 + 2}
     )
-    keys = []
-    for number, profile in enumerate(PROFILES):
-        # What a job comes to with its outputs, less what is deleted by then.
-        kept = [one for one in planned if one.customer == number
-                and (profile.keep_days is None or one.day >= days - profile.keep_days)]  # fmt: skip
-        total = sum(one.job.size_bytes for one in kept) * 2.4
-        quota = None if profile.fullness is None else max(1, round(total / profile.fullness / GIB)) * GIB
-        born = datetime.combine(start + timedelta(days=profile.first_day * days // DAYS), time(), UTC)
-        hashed = hashlib.sha256(f"example {profile.label}".encode()).hexdigest()
-        keys.append(example.add_customer(connection, profile.label, hashed, quota, born))
-    return keys
+
+
+def _quota(planned: list[Planned], number: int, days: int) -> int | None:
+    """What leaves a customer as full as its profile says: a job comes to so much with its outputs."""
+    profile = PROFILES[number]
+    if profile.fullness is None:
+        return None
+    kept = (one for one in planned if one.customer == number
+            and (profile.keep_days is None or one.day >= days - profile.keep_days))  # fmt: skip
+    total = sum(one.job.size_bytes for one in kept) * SIZE_WITH_OUTPUTS
+    return max(1, round(total / profile.fullness / GIB)) * GIB
 
 
 @dataclass(frozen=True)
 class _Day:
-    """A day to play: what comes in on it, what came before, and the customers' ids."""
+    """A day to play: who is new (and their quotas), what comes in, what came before, and the customers' ids."""
 
     number: int
     at: datetime
+    new: dict[int, int | None]
     came: list[Planned]
     known: list[Planned]
-    keys: list[int]
+    keys: dict[int, int]
 
     def reads(self, one: Planned) -> float:
         """How likely a job is asked for on this day: the newer the likelier."""
@@ -180,6 +186,10 @@ class _Day:
 def _play(connection: Connection, chance: np.random.Generator, day: _Day) -> None:
     run, at = f"example {day.number}", day.at
     connection.execute(text("SET LOCAL synchronous_commit = off"))
+    for number, quota in day.new.items():
+        label = PROFILES[number].label
+        hashed = hashlib.sha256(f"example {label}".encode()).hexdigest()
+        day.keys[number] = example.add_customer(connection, label, hashed, quota, at)
     jobs = [ExampleJob(**{**vars(one.job), "api_key_id": day.keys[one.customer]}) for one in day.came]
     if jobs:
         example.add_jobs(connection, jobs, run=run)
@@ -187,9 +197,9 @@ def _play(connection: Connection, chance: np.random.Generator, day: _Day) -> Non
             example.bring_again(connection, again, at)
     if read := [one.job.id for one in day.known if chance.random() < day.reads(one)]:
         example.read_jobs(connection, read, at)
-    for profile, key in zip(PROFILES, day.keys, strict=True):
-        if profile.keep_days is not None:
-            example.trash_older(connection, key, at - timedelta(days=profile.keep_days), at, run=run)
+    for number, key in day.keys.items():
+        if (keep := PROFILES[number].keep_days) is not None:
+            example.trash_older(connection, key, at - timedelta(days=keep), at, run=run)
     example.purge_trash(connection, at, run=run)
     if day.number % 7 == 0:
         example.compress_texts(connection, at - timedelta(days=90), at, run=run)

@@ -120,13 +120,19 @@ def snapshot_days(connection: Connection, before: date) -> list[date]:
     return list(rows.scalars())
 
 
-def used_on(connection: Connection, span: Span, days: list[date]) -> pd.DataFrame:
-    """What customers used on these days: api_key_id, day, used_bytes."""
+def used_on(connection: Connection, span: Span, days: list[date], today: date) -> pd.DataFrame:
+    """What customers used on these days, and on the first day of those who came since: api_key_id, day, used_bytes."""
     return read_frame(
         connection,
         "SELECT api_key_id, day, used_bytes FROM analytics.customers "
-        " WHERE day = ANY (CAST(:days AS date[])) AND api_key_id BETWEEN :first AND :last ORDER BY 1, 2",
+        " WHERE day = ANY (CAST(:days AS date[])) AND api_key_id BETWEEN :first AND :last "
+        "UNION SELECT c.api_key_id, c.day, c.used_bytes FROM api_keys k "
+        "  JOIN analytics.customers c ON c.api_key_id = k.id "
+        "   AND c.day = (SELECT min(s.day) FROM analytics.snapshots s WHERE s.taken_at >= k.created_at) "
+        " WHERE k.id BETWEEN :first AND :last AND k.created_at > (SELECT min(d) FROM unnest(CAST(:days AS date[])) d) "
+        "   AND c.day < :today ORDER BY 1, 2",
         days=days,
+        today=today,
         **vars(span),
     )
 

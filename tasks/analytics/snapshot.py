@@ -148,7 +148,7 @@ class _Snapshot:
         stored = facts.stored(connection, span)
         used = shapes.usage(stored, known, priced)
         quotas = shapes.quotas(known, used)
-        history = analytics.used_on(connection, span, compared)
+        history = analytics.used_on(connection, span, compared, self.day)
         return {
             "usage": used,
             "customers": quotas.join(forecast(quotas, history, self.day)),
