@@ -53,9 +53,9 @@ def watching_quota(catalog: CatalogDatabase, *, api_key: str = "", job_id: str =
 
 def quota_level(customer: Customer) -> int:
     """0, 80 or 100: the highest of these that used and reserved bytes have reached, in percent of the quota."""
-    if not customer.quota_bytes:
-        return 0
     taken = customer.used_bytes + customer.reserved_bytes
+    if customer.quota_bytes is None or not taken:
+        return 0
     return max((level for level in (0, NEARLY_FULL_PERCENT, FULL_PERCENT)
                 if taken * 100 >= level * customer.quota_bytes), default=0)  # fmt: skip
 

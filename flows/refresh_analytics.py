@@ -56,8 +56,8 @@ def refresh_analytics(
 
     All figures are of one moment and written in one transaction; a second run of a day writes the same again, and a
     reader never sees half. The report goes to reports/ in the bucket and is shown as link artifacts that say when they
-    end. It runs daily. It never changes what it counts; of a past day it writes what was done on it, since what was
-    stored then cannot be read any more.
+    end. It runs daily. It never changes what it counts; of a past day it writes what was done on it, and no
+    report, since what was stored then cannot be read any more.
 
     Args:
         date: Day to write, such as 2026-05-01; today in the storage time zone unless given.
@@ -75,14 +75,15 @@ def refresh_analytics(
     written = refresh(database, load_block(TierPolicy, policy), day=day, zone=zone, run=run_label())
     get_run_logger().info(written.summary())
     _tell_quotas(database, written)
-    if location is not None:
-        scopes = ["", *customers]
+    # A past day's report lies there already, and its lists of jobs may be gone by now.
+    scopes = ["", *customers] if location is not None and written.whole else []
+    if location is not None and scopes:
         with progress_of("refresh-analytics", f"Reports of {written.day}", len(scopes)) as progress:
             for customer in scopes:
                 figures = read_figures(database, customer=customer, day=written.day)
                 _show(database, figures, _report(database, location, figures, lasts), lasts)
                 progress(1)
-    return done(f"{written.summary()}; {len(customers) + 1 if location else 0} reports", None)
+    return done(f"{written.summary()}; {len(scopes)} reports", None)
 
 
 def _label(database: CatalogDatabase, key: str) -> str:
@@ -100,8 +101,8 @@ def _report(
 
 
 def _show(database: CatalogDatabase, figures: Figures, files: Sequence[Published], lasts: timedelta) -> None:
-    key = f"report-{figures.customer.lower()}" if figures.customer else "report"
-    key = "".join(char if char.isalnum() else "-" for char in key)
+    # By the id: labels may differ in what an artifact's key cannot hold.
+    key = f"report-customer-{figures.customer_id}" if figures.customer else "report"
     until = ends_at(database.transaction(due.now), lasts)
     page, *others = files
     create_link_artifact(

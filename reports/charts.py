@@ -200,7 +200,7 @@ def _over_time(
     data, unit = (
         _scaled(table, column) if column.endswith("_bytes") else (table.rename(columns={column: "a month"}), "a month")
     )
-    data = _whole(data[["day", by, unit]], by, unit)
+    data = _whole(data[["day", by, unit]], by, unit, figures)
     title = None if stack == "normalize" else unit
     y_axis = _axis(size, percent=True) if stack == "normalize" else _axis(size)
     first = max(min(table["day"]), figures.day - timedelta(days=HISTORY_DAYS - 1))
@@ -218,13 +218,14 @@ def _over_time(
     )
 
 
-def _whole(data: pd.DataFrame, by: str, value: str) -> pd.DataFrame:
+def _whole(data: pd.DataFrame, by: str, value: str, figures: Figures) -> pd.DataFrame:
     """A value for each day and series, 0 where there is none: areas end where their series ends."""
     wide = data.pivot_table(index="day", columns=by, values=value, aggfunc="sum", fill_value=0)
+    wide = wide.reindex([one for one in figures.days if one >= min(data["day"])], fill_value=0)
     if len(wide) == 1:
         # A single day is a line without width: it is drawn as wide as a day.
         wide = wide.reindex([wide.index[0], wide.index[0] + timedelta(days=1)], method="ffill")
-    long = wide.reset_index().melt("day", var_name=by, value_name=value)
+    long = wide.rename_axis("day").reset_index().melt("day", var_name=by, value_name=value)
     return long.assign(day=long["day"].map(str)).astype({by: "str", value: "float64"})
 
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 HISTORY_DAYS = 365
 RECENT_DAYS = 30
 """Days of operations that a report lists."""
-OF_CUSTOMERS = ("customers", "usage", "savings", "notable_jobs", "ages")
+OF_CUSTOMERS = ("customers", "usage", "savings", "ages")
+MOST_JOBS = 25
+"""Jobs in each list of a report."""
 OF_THE_PLATFORM = ("findings", "backups")
 """Tables that are nobody's: no customer's report has them."""
 BETWEEN_CUSTOMERS = "wider deduplication"
@@ -32,8 +34,8 @@ class Figures(Snapshot):
     """Everything a report tells.
 
     `tables` are those of the schema `analytics` as they are on `day`, `operations` of the last 30 days; `daily` has a
-    row for each day and tier, `saved_daily` one for each day and source, up to a year back; a day without figures has
-    none. `customer` is empty where the report is of all.
+    row for each day and tier, `saved_daily` one for each day and source, up to a year back; `days` are all that there
+    are figures of. `customer` is empty where the report is of all.
     """
 
     customer: str
@@ -41,6 +43,7 @@ class Figures(Snapshot):
     tables: Mapping[str, pd.DataFrame]
     daily: pd.DataFrame
     saved_daily: pd.DataFrame
+    days: tuple[date, ...]
     definitions: Mapping[str, tuple[str, tuple[Definition, ...]]]
 
     @property
@@ -68,6 +71,7 @@ def _read(connection: Connection, customer: str, day: date | None) -> Figures:
         when = f"of {day}" if day else "yet"
         raise NotFoundError(f"there are no figures {when}: run the flow refresh-analytics")
     tables = {name: analytics.read_day(connection, name, found.day, only) for name in OF_CUSTOMERS}
+    tables["notable_jobs"] = analytics.read_notable_jobs(connection, found.day, only, MOST_JOBS)
     if key is None:
         tables |= {name: analytics.read_day(connection, name, found.day) for name in OF_THE_PLATFORM}
     else:
@@ -82,5 +86,6 @@ def _read(connection: Connection, customer: str, day: date | None) -> Figures:
         tables=tables,
         daily=analytics.read_usage_by_day(connection, year, found.day, only),
         saved_daily=analytics.read_savings_by_day(connection, year, found.day, only, without=BETWEEN_CUSTOMERS),
+        days=tuple(sorted([*(one for one in analytics.snapshot_days(connection, found.day) if one > year), found.day])),
         definitions=analytics.read_definitions(connection, list(tables)),
     )

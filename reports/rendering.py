@@ -17,19 +17,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from jinja2 import Template
 
-_JOB_COLUMNS = [
-    "customer",
-    "filename",
-    "size_bytes",
-    "stored_bytes",
-    "objects",
-    "tier",
-    "created_at",
-    "last_read_at",
-    "job_id",
-]
-MOST_ROWS, MOST_JOBS = 200, 25
-"""Rows of a table on the page, and of a list of jobs; the files have all."""
+_JOB_COLUMNS = ["customer", "size_bytes", "stored_bytes", "objects", "tier", "created_at", "last_read_at", "job_id"]
+MOST_ROWS = 200
+"""Rows of a table on the page; the files have all."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +84,13 @@ def listings(figures: Figures) -> list[Listing]:
         _listing(figures, "savings", "Savings", "What is not stored, and what that saves a month.",
                  tables["savings"].drop(columns="api_key_id").sort_values("saved_per_month", ascending=False)),
     ]  # fmt: skip
+    jobs = tables["notable_jobs"]
     for name, sentence in words.LIST_SENTENCES.items():
-        jobs = tables["notable_jobs"].assign(idle_since=lambda table: table["last_read_at"].fillna(table["created_at"]))
-        order, rising = ("size_bytes", False) if name != "coldest" else ("idle_since", True)
-        mine = jobs[jobs["list"] == name].sort_values(order, ascending=rising)
+        mine = jobs.loc[jobs["list"] == name, _JOB_COLUMNS]
         found.append(
-            _listing(figures, "notable_jobs", f"{name.capitalize()} jobs", sentence,
-                     mine[_JOB_COLUMNS], key=name.replace(" ", "-"))
-        )  # fmt: skip
-    recent = (
-        tables["operations"].groupby(["operation", "rule"], as_index=False)[["runs", "jobs", "objects", "bytes"]].sum()
-    )
+            _listing(figures, "notable_jobs", f"{name.capitalize()} jobs", sentence, mine, key=name.replace(" ", "-"))
+        )
+    recent = tables["operations"].groupby(["operation", "rule"], as_index=False)[["objects", "bytes"]].sum()
     found.append(
         _listing(figures, "operations", "Done in the last 30 days", "From the operation log, by what asked for it.",
                  recent.sort_values("bytes", ascending=False))
@@ -136,12 +122,11 @@ def _with_forecast(customers: pd.DataFrame) -> pd.DataFrame:
 def _listing(figures: Figures, table: str, title: str, sentence: str, frame: pd.DataFrame, *, key: str = "") -> Listing:
     meanings = {one.column: one.meaning for one in figures.definitions[table][1]}
     columns = [Column(_title(name), meanings.get(name, ""), _is_number(name, frame[name])) for name in frame.columns]
-    most = MOST_JOBS if table == "notable_jobs" else MOST_ROWS
     rows = [
         [_cell(name, value, column.numeric) for name, value, column in zip(frame.columns, row, columns, strict=True)]
-        for row in frame.head(most).itertuples(index=False, name=None)
+        for row in frame.head(MOST_ROWS).itertuples(index=False, name=None)
     ]
-    more = f"{most} of {len(frame):,}; all are in {table}.csv." if len(frame) > most else ""
+    more = f"{MOST_ROWS} of {len(frame):,}; all are in {table}.csv." if len(frame) > MOST_ROWS else ""
     return Listing(f"table-{key or table}", title, sentence, columns, rows, more)
 
 

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 NEARLY_FULL_PERCENT, FULL_PERCENT = 80.0, 100.0
 LONGEST_DAYS = 3650
 """Beyond ten years a date is no forecast any more."""
-REMOVED = ("purge", "expire", "remove-old-bytes", "remove-orphan")
-"""Operations that took bytes away from a store."""
+REMOVED = ("purge", "expire", "remove-orphan")
+"""Operations that took bytes away for good; old copies of what was moved are not among them."""
 TAKEN_IN = ("ingest", "register", "upload")
 """Operations that brought bytes into one."""
 LIST_SENTENCES = {
-    "largest": "The jobs that hold most bytes of content.",
+    "largest": "The jobs that hold most bytes of content. Lists of jobs are kept for 31 days.",
     "coldest": "The completed jobs that nobody has asked for longest.",
     "never read": "Completed jobs that nobody ever asked for, largest first.",
 }
@@ -128,7 +128,7 @@ def tiles(figures: Figures) -> list[Tile]:
 
 def growth(figures: Figures, back: int = 30) -> str:
     """How much more or less is stored than some weeks ago."""
-    total = _by_day(figures.daily, "size_bytes")
+    total = _by_day(figures, "size_bytes")
     then = _on_or_before(total, figures.day - timedelta(days=back))
     if then is None:
         return "no figures of a month ago"
@@ -141,8 +141,8 @@ def growth(figures: Figures, back: int = 30) -> str:
 
 def of_growth(figures: Figures) -> str:
     """What the chart of growth shows."""
-    total = _by_day(figures.daily, "size_bytes")
-    if total.empty:
+    total = _by_day(figures, "size_bytes")
+    if not int(total.max()):
         return "Nothing is stored yet."
     text = f"{_whose(figures)} {format_bytes(stored(figures))}, {growth(figures)}"
     first = total.index[0]
@@ -247,8 +247,9 @@ def _whose(figures: Figures) -> str:
     return f"{figures.customer} stores" if figures.customer else "Customers store"
 
 
-def _by_day(table: pd.DataFrame, column: str) -> pd.Series:
-    return table.groupby("day")[column].sum().sort_index()
+def _by_day(figures: Figures, column: str) -> pd.Series:
+    # A day on which nothing was stored has no rows, and is a day.
+    return figures.daily.groupby("day")[column].sum().reindex(list(figures.days), fill_value=0)
 
 
 def _on_or_before(series: pd.Series, day: date) -> int | None:

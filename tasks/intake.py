@@ -6,8 +6,8 @@ them live. Killed anywhere, the reservation lapses and the next arrival of the s
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,10 +22,10 @@ from blocks.catalog.jobs import (
     Arrived,
     Output,
     commit_arrivals,
-    count_duplicates,
     fail_jobs,
     list_outputs,
     meet_known,
+    note_sources,
 )
 from blocks.catalog.objects import NewObject
 from blocks.catalog.tables import JobStatus, ObjectKind
@@ -112,16 +112,21 @@ def take_in(
             _duplicate(one, *arrived[one.sha256]) if one.sha256 in arrived else outcome
             for one, outcome in zip(hashed, outcomes, strict=True)
         ]
-    _count_duplicates(catalog, outcomes)
+    _note_sources(catalog, outcomes)
     return outcomes
 
 
-def _count_duplicates(catalog: CatalogDatabase, outcomes: Sequence[IngestOutcome]) -> None:
-    again = Counter(one.job_id for one in outcomes if one.result == "duplicate" and one.job_id is not None)
-    if again:
+def _note_sources(catalog: CatalogDatabase, outcomes: Sequence[IngestOutcome]) -> None:
+    came = [(one.job_id, _digest(one.source)) for one in outcomes
+            if one.result in ("ingested", "duplicate") and one.job_id is not None]  # fmt: skip
+    if came:
         # A figure for reports: nobody's videos are refused for want of it.
         with suppress(CatalogUnavailableError):
-            catalog.single_statement(lambda connection: count_duplicates(connection, again))
+            catalog.single_statement(lambda connection: note_sources(connection, came))
+
+
+def _digest(source: str) -> UUID:
+    return UUID(hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:32])
 
 
 Known = dict[str, tuple[KnownJob, tuple[Output, ...]]]

@@ -47,9 +47,11 @@ class Definition:
 def begin_snapshot(connection: Connection) -> datetime:
     """Everything read from here on is of one moment, which is returned; totals are folded up to it.
 
-    To be called first in a transaction. Another refresh at the same time makes this one wait, and then start anew.
+    To be called first in a transaction. Another refresh at the same time makes this one wait.
     """
     connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+    # A lock takes no snapshot yet: what is read after the wait is what the other one has written.
+    connection.execute(text("LOCK TABLE analytics.snapshots IN SHARE ROW EXCLUSIVE MODE"))
     # A read is noted when its transaction began, and seen when that has ended: an hour is longer than any.
     connection.execute(
         text(
@@ -67,9 +69,12 @@ def begin_reading(connection: Connection) -> None:
 
 
 def clear_day(connection: Connection, day: date) -> None:
-    """Remove what is known of a day's moment, to be written anew in the same transaction; and lists past their time."""
+    """Remove what is known of a day's moment, to be written anew in the same transaction; and lists past their time.
+
+    Days after it go too: a time zone further east was set before, where tomorrow had begun.
+    """
     for table in DAILY:
-        connection.execute(text(f"DELETE FROM analytics.{table} WHERE day = :day"), {"day": day})
+        connection.execute(text(f"DELETE FROM analytics.{table} WHERE day >= :day"), {"day": day})
     connection.execute(
         text("DELETE FROM analytics.notable_jobs WHERE day < CAST(:day AS date) - :keep"),
         {"day": day, "keep": LIST_DAYS},
@@ -106,16 +111,16 @@ def note_snapshot(connection: Connection, day: date, at: datetime, *, run: str, 
     )
 
 
-def clear_operations(connection: Connection, first: date, last: date) -> None:
-    """Remove what happened on these days, both included."""
-    between = text("DELETE FROM analytics.operations WHERE day BETWEEN :first AND :last")
-    connection.execute(between, {"first": first, "last": last})
+def clear_operations(connection: Connection, day: date) -> None:
+    """Remove what happened on a day."""
+    connection.execute(text("DELETE FROM analytics.operations WHERE day = :day"), {"day": day})
 
 
-def snapshot_days(connection: Connection, before: date) -> list[date]:
-    """The days before this one that there are figures of, newest first."""
+def snapshot_days(connection: Connection, before: date, zone: str = "") -> list[date]:
+    """The days before this one that there are figures of, newest first; in one time zone, or in all."""
     rows = connection.execute(
-        text("SELECT day FROM analytics.snapshots WHERE day < :before ORDER BY day DESC"), {"before": before}
+        text("SELECT day FROM analytics.snapshots WHERE day < :before AND :zone IN ('', time_zone) ORDER BY day DESC"),
+        {"before": before, "zone": zone},
     )
     return list(rows.scalars())
 
@@ -159,12 +164,32 @@ def read_day(connection: Connection, table: str, day: date, only: int | None = N
     return read_frame(connection, statement, day=day, only=only).drop(columns="day")
 
 
-def read_operations(connection: Connection, since: date, until: date, only: int | None) -> pd.DataFrame:
-    """What was done after one day and up to another: day, operation, rule, runs, jobs, objects, bytes."""
+def read_notable_jobs(connection: Connection, day: date, only: int | None, most: int) -> pd.DataFrame:
+    """The first of each list on a day, of one customer or of all, without the names of files.
+
+    A report lies in a bucket for a long time: a legal erasure must not have to look for names in it.
+    """
     return read_frame(
         connection,
-        "SELECT day, operation, rule, sum(runs)::bigint AS runs, sum(jobs)::bigint AS jobs, "
-        "       sum(objects)::bigint AS objects, sum(bytes)::bigint AS bytes "
+        "SELECT list, api_key_id, customer, job_id, tier, objects, size_bytes, stored_bytes, created_at, completed_at, "
+        "       last_read_at FROM (SELECT *, row_number() OVER (PARTITION BY list ORDER BY "
+        "    CASE WHEN list <> 'coldest' THEN -size_bytes END, greatest(completed_at, last_read_at), job_id) AS place "
+        f"    FROM analytics.notable_jobs WHERE day = :day AND {_OWN}) AS placed "
+        " WHERE place <= :most ORDER BY list, place",
+        day=day,
+        only=only,
+        most=most,
+    ).astype({"job_id": "str"})
+
+
+def read_operations(connection: Connection, since: date, until: date, only: int | None) -> pd.DataFrame:
+    """What was done after one day and up to another: day, operation, rule, objects, bytes.
+
+    Runs and jobs of a customer and a day do not add up, and are left out.
+    """
+    return read_frame(
+        connection,
+        "SELECT day, operation, rule, sum(objects)::bigint AS objects, sum(bytes)::bigint AS bytes "
         f" FROM analytics.operations WHERE day > :since AND day <= :until AND {_OWN} "
         " GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
         since=since,

@@ -6,11 +6,11 @@ import random
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
-from sqlalchemy import URL, Connection, Engine, create_engine
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import NullPool
 
@@ -100,7 +100,7 @@ class CatalogDatabase(Block):
 
     def direct_engine(self, *, maintenance: bool = False) -> Engine:
         """An engine without a pool, for sessions that hold something: locks, snapshots, renames."""
-        return create_engine(self.url(maintenance=maintenance), poolclass=NullPool)
+        return _in_utc(create_engine(self.url(maintenance=maintenance), poolclass=NullPool))
 
     def single_statement(self, work: Callable[[Connection], T]) -> T:
         """As `transaction`, for work that is one statement: it commits itself, with no COMMIT to wait for."""
@@ -153,7 +153,19 @@ def _engine(url: URL, pool_size: int, *, autocommit: bool = False) -> Engine:
     if autocommit:
         return _engine(url, pool_size).execution_options(isolation_level="AUTOCOMMIT")
     # No ping before each use: a connection that was lost is noticed by the statement, which runs again.
-    return create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_timeout=60)
+    return _in_utc(create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_timeout=60))
+
+
+def _in_utc(engine: Engine) -> Engine:
+    """Times come back in UTC, as everything that shows one says, whatever zone the server is set to."""
+
+    @event.listens_for(engine, "connect")
+    def set_zone(connection: Any, _: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET TIME ZONE 'UTC'")
+        connection.commit()
+
+    return engine
 
 
 def _first_line(error: DBAPIError) -> str:

@@ -73,6 +73,7 @@ def add_jobs(connection: Connection, jobs: Sequence[ExampleJob], *, run: str) ->
             "made AS (INSERT INTO jobs (id, api_key_id, status, filename, source_file_hash, created_at, updated_at, "
             "    completed_at) SELECT id, key, 'completed', filename, repeat(md5(source), 2), at, at, "
             "    at + interval '20 minutes' FROM came), "
+            "sources AS (INSERT INTO source_hits SELECT id, CAST(md5(filename) AS uuid) FROM came), "
             "stored AS (INSERT INTO stored_objects (id, job_id, api_key_id, kind, name, location_id, key, size_bytes, "
             "    stored_bytes, sha256, state, created_at, verified_at) "
             "    SELECT CAST(md5(c.id || p.name) AS uuid), c.id, c.key, p.kind, p.name, "
@@ -90,8 +91,11 @@ def add_jobs(connection: Connection, jobs: Sequence[ExampleJob], *, run: str) ->
 
 
 def bring_again(connection: Connection, jobs: Sequence[str], at: datetime) -> None:
-    """The same videos once more, which sent nothing."""
-    connection.execute(text("INSERT INTO duplicate_hits SELECT unnest(CAST(:jobs AS uuid[])), 1"), {"jobs": list(jobs)})
+    """The same videos from somewhere else, which sent nothing."""
+    connection.execute(
+        text("INSERT INTO source_hits SELECT j, gen_random_uuid() FROM unnest(CAST(:jobs AS uuid[])) j"),
+        {"jobs": list(jobs)},
+    )
     read_jobs(connection, jobs, at)
 
 

@@ -17,7 +17,7 @@ from blocks.catalog.frames import read_frame
 if TYPE_CHECKING:
     import pandas as pd
 
-LISTED = 10
+LISTED = 25
 """Jobs of one customer in one list."""
 CUSTOMERS_AT_ONCE = 5_000
 """Customers whose figures are in memory together."""
@@ -134,7 +134,7 @@ def notable_jobs(connection: Connection, span: Span) -> pd.DataFrame:
     return read_frame(
         connection,
         "SELECT n.list, n.api_key_id, n.rank, n.customer, CAST(n.job_id AS text) AS job_id, j.filename, j.tier, "
-        "       n.objects, n.size_bytes, n.stored_bytes, n.created_at, n.read_at AS last_read_at "
+        "       n.objects, n.size_bytes, n.stored_bytes, n.created_at, n.completed_at, n.read_at AS last_read_at "
         f" FROM ({lists}) n JOIN jobs j ON j.id = n.job_id ORDER BY 1, 2, 3",
         most=LISTED,
         **vars(span),
@@ -183,11 +183,24 @@ def first_logged_at(connection: Connection) -> datetime | None:
     return at
 
 
+def log_kept_since(connection: Connection) -> datetime:
+    """Since when the log is whole: whole months of it go, and what went is told by figures alone."""
+    since: datetime = connection.execute(
+        text(
+            "SELECT coalesce(min(to_date(right(c.relname, 7), 'YYYY_MM')), 'infinity')::timestamp AT TIME ZONE 'UTC' "
+            "  FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid "
+            " WHERE i.inhparent = 'operation_log'::regclass AND c.relname ~ '^operation_log_[0-9]{4}_[0-9]{2}$'"
+        )
+    ).scalar_one()
+    return since
+
+
 def findings(connection: Connection, now: datetime) -> pd.DataFrame:
     """What each operation found last, and what is due by now: the columns of analytics.findings but the day."""
     return read_frame(
         connection,
-        "WITH newest AS (SELECT operation, location, max(at) AS at FROM findings WHERE at <= :now GROUP BY 1, 2) "
+        "WITH newest AS (SELECT f.operation, f.location, max(f.at) AS at FROM findings f "
+        "    JOIN locations l ON l.name = f.location AND l.retired_at IS NULL WHERE f.at <= :now GROUP BY 1, 2) "
         "SELECT f.operation, f.location, f.finding, sum(f.objects)::bigint AS objects, "
         "       sum(f.size_bytes)::bigint AS size_bytes, min(f.oldest_at) AS oldest_at, f.at AS found_at "
         "  FROM findings f JOIN newest n USING (operation, location, at) GROUP BY 1, 2, 3, f.at "

@@ -5,7 +5,7 @@ Every function runs inside a transaction that touches one customer, and locks th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -185,14 +185,14 @@ def meet_known(
     return {sha256: (job, outputs.get(job.job_id, ())) for sha256, job in known.items()}
 
 
-def count_duplicates(connection: Connection, again: Mapping[UUID, int]) -> None:
-    """Note how often videos of these jobs were brought again, and sent and stored nothing."""
+def note_sources(connection: Connection, sources: Sequence[tuple[UUID, UUID]]) -> None:
+    """Note from where videos of these jobs were brought: the job, and a digest of its source."""
     connection.execute(
         text(
-            "INSERT INTO duplicate_hits (job_id, times) "
-            "SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:times AS bigint[]))"
+            "INSERT INTO source_hits (job_id, source) "
+            "SELECT * FROM unnest(CAST(:jobs AS uuid[]), CAST(:sources AS uuid[]))"
         ),
-        {"ids": [str(job_id) for job_id in again], "times": list(again.values())},
+        {"jobs": [str(job) for job, _ in sources], "sources": [str(source) for _, source in sources]},
     )
 
 

@@ -9,19 +9,25 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import ProgrammingError
 
 from blocks.catalog.block import CatalogDatabase
+from blocks.catalog.locations import read_identity
 from blocks.errors import InvalidInputError, RefusedError
 
-GROUP = "transcode_flow_analysts"
 STATEMENT_MINUTES = 5
 """A query of an analyst's that takes longer ends: the catalog's server has other work."""
 
 
+def group_of(connection: Connection) -> str:
+    """The group of this catalog's analysts: roles are the whole server's, and catalogs are not each other's."""
+    return f"transcode_flow_analysts_{read_identity(connection).catalog_id.hex[:12]}"
+
+
 def grant_readers(connection: Connection) -> bool:
     """Let the group read all of `analytics` as it is now; whether there is such a group on this server."""
-    if not _exists(connection, GROUP):
+    group = group_of(connection)
+    if not _exists(connection, group):
         return False
-    connection.execute(text(f"GRANT USAGE ON SCHEMA analytics TO {GROUP}"))
-    connection.execute(text(f"GRANT SELECT ON ALL TABLES IN SCHEMA analytics TO {GROUP}"))
+    connection.execute(text(f"GRANT USAGE ON SCHEMA analytics TO {group}"))
+    connection.execute(text(f"GRANT SELECT ON ALL TABLES IN SCHEMA analytics TO {group}"))
     return True
 
 
@@ -36,21 +42,22 @@ def create_reader(catalog: CatalogDatabase, name: str) -> str:
         raise InvalidInputError(
             f"{name[:80]!r} is no name for an analyst: 1 to 63 of a-z, 0-9 and _, not a digit first"
         )
-    if name in (catalog.username, GROUP):
+    group = catalog.transaction(group_of)
+    if name in (catalog.username, group):
         raise InvalidInputError(f"{name} is the catalog's own role: choose another name for the analyst")
     password = secrets.token_urlsafe(24)
 
     def work(connection: Connection) -> str:
-        if not _exists(connection, GROUP):
-            connection.execute(text(f"CREATE ROLE {GROUP} NOLOGIN"))
+        if not _exists(connection, group):
+            connection.execute(text(f"CREATE ROLE {group} NOLOGIN"))
         grant_readers(connection)
         known = _exists(connection, name)
-        if known and not _is_analyst(connection, name):
+        if known and not _is_analyst(connection, name, group):
             raise RefusedError(f"there is a role {name} already, and it is no analyst: choose another name")
         verb = "ALTER" if known else "CREATE"
-        _run(connection, f"{verb} ROLE %I LOGIN NOSUPERUSER PASSWORD %L", name, password)
+        _run(connection, f"{verb} ROLE %I LOGIN PASSWORD %L", name, password)
         if not known:
-            _run(connection, f"GRANT {GROUP} TO %I", name)
+            _run(connection, f"GRANT {group} TO %I", name)
         # Against mistakes; what keeps the catalog safe are the rights it does not have.
         _run(connection, "ALTER ROLE %I SET default_transaction_read_only = on", name)
         _run(connection, f"ALTER ROLE %I SET statement_timeout = '{STATEMENT_MINUTES}min'", name)
@@ -62,8 +69,8 @@ def create_reader(catalog: CatalogDatabase, name: str) -> str:
         if getattr(error.orig, "pgcode", "") != "42501":
             raise
         raise RefusedError(
-            f"the role {catalog.username} may not make roles: have a superuser run CREATE ROLE {GROUP}; CREATE ROLE "
-            f"{name} LOGIN PASSWORD '…' IN ROLE {GROUP}; and then `python -m flows upgrade`, which lets them read"
+            f"the role {catalog.username} may not make roles: have a superuser run CREATE ROLE {group}; CREATE ROLE "
+            f"{name} LOGIN PASSWORD '…' IN ROLE {group}; and then `python -m flows upgrade`, which lets them read"
         ) from error
 
 
@@ -72,10 +79,10 @@ def _exists(connection: Connection, role: str) -> bool:
     return found is not None
 
 
-def _is_analyst(connection: Connection, role: str) -> bool:
+def _is_analyst(connection: Connection, role: str, group: str) -> bool:
     return bool(
         connection.execute(text("SELECT pg_has_role(:role, :group, 'member') AND NOT rolsuper FROM pg_roles "
-                                " WHERE rolname = :role"), {"role": role, "group": GROUP}).scalar()
+                                " WHERE rolname = :role"), {"role": role, "group": group}).scalar()
     )  # fmt: skip
 
 

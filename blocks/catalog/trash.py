@@ -243,6 +243,11 @@ def erase_jobs(connection: Connection, customer_id: int, job_ids: Sequence[UUID]
         ),
         {"ids": [str(one) for one in gone]},
     )
+    # What figures tell of a single job: its file's name in lists, and where it was brought from.
+    for table in ("analytics.notable_jobs", "job_sources", "job_duplicates", "source_hits"):
+        connection.execute(
+            text(f"DELETE FROM {table} WHERE job_id = ANY (CAST(:ids AS uuid[]))"), {"ids": [str(one) for one in gone]}
+        )
     connection.execute(
         text(
             "WITH gone AS (DELETE FROM jobs WHERE id = ANY (CAST(:ids AS uuid[])) RETURNING id, api_key_id) "

@@ -44,9 +44,9 @@ def quotas(customers: pd.DataFrame, used: pd.DataFrame) -> pd.DataFrame:
     """Customers with what is free of their quota, in percent too, and what they cost; `used` is what `usage` gave."""
     taken = customers["used_bytes"] + customers["reserved_bytes"]
     free = (customers["quota_bytes"] - taken).clip(lower=0)
-    share = (100 * taken.astype("Float64") / customers["quota_bytes"].astype("Float64")).where(
-        customers["quota_bytes"] > 0
-    )
+    quota = customers["quota_bytes"].astype("Float64")
+    share = (100 * taken.astype("Float64") / quota).where(quota > 0)
+    share = share.mask((quota == 0) & (taken > 0), 100.0)
     cost = used.groupby("api_key_id")["monthly_cost"].sum()
     costs = customers["api_key_id"].map(cost).astype("Float64").fillna(0.0)
     return customers.assign(free_bytes=free, used_percent=share, monthly_cost=costs)

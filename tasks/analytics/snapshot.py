@@ -89,7 +89,7 @@ def refresh(
     if day is not None and not EARLIEST <= day <= today:
         raise InvalidInputError(f"date={day} lies outside of {EARLIEST} to {today}, today in {zone.key}")
     if day is not None and day < today:
-        return catalog.transaction(lambda connection: _past_day(connection, day, zone))
+        return catalog.transaction(lambda connection: _past_day(connection, day))
 
     def write(connection: Connection) -> Refreshed:
         at = analytics.begin_snapshot(connection)
@@ -98,9 +98,15 @@ def refresh(
     return catalog.transaction(write)
 
 
-def _past_day(connection: Connection, day: date, zone: ZoneInfo) -> Refreshed:
-    if analytics.find_snapshot(connection, day) is None:
+def _past_day(connection: Connection, day: date) -> Refreshed:
+    known = analytics.find_snapshot(connection, day)
+    if known is None:
         raise RefusedError(f"there are no figures of {day}, and what was stored then cannot be read any more")
+    # As its day began and ended then.
+    zone = check_zone(known.time_zone)
+    kept = facts.log_kept_since(connection)
+    if _begin(day, zone) < kept:
+        raise RefusedError(f"the log of {day} is gone (it begins at {kept:%Y-%m-%d}): its figures stay as they are")
     return Refreshed(day, {"operations": _write_operations(connection, day, day, zone)}, day, whole=False)
 
 
@@ -116,6 +122,7 @@ class _Snapshot:
     def write(self) -> Refreshed:
         connection = self.connection
         known = analytics.snapshot_days(connection, self.day)
+        same_zone = analytics.snapshot_days(connection, self.day, self.zone.key)
         analytics.clear_day(connection, self.day)
         analytics.thin_out(connection, self.day)
         analytics.note_snapshot(connection, self.day, self.at, run=self.run, zone=self.zone.key)
@@ -135,8 +142,9 @@ class _Snapshot:
             ("backups", facts.backups(connection, self.at)),
         ):
             rows[table] = write_frame(connection, frame.assign(day=self.day), f"analytics.{table}")
-        # The newest day that was written before was not over then: it is read once more, and all since.
-        since = known[0] if known else self._first_logged()
+        # The newest day that was written before was not over then: it is read once more, and all since. Days that began
+        # elsewhere are all read again, as far as the log goes: their hours would be counted twice, or not at all.
+        since = known[0] if known and known[0] in same_zone[:1] else self._first_logged()
         rows["operations"] = _write_operations(connection, since, self.day, self.zone)
         return Refreshed(self.day, rows, since, whole=True, pressed=tuple(pressed))
 
@@ -162,13 +170,20 @@ class _Snapshot:
         return min(self.day, first.astimezone(self.zone).date()) if first else self.day
 
 
+def _begin(day: date, zone: ZoneInfo) -> datetime:
+    return datetime.combine(day, time(), zone).astimezone(UTC)
+
+
 def _write_operations(connection: Connection, first: date, last: date, zone: ZoneInfo) -> int:
-    """What happened on these days, both included, as the log has it now."""
-    analytics.clear_operations(connection, first, last)
-    written = 0
+    """What happened on these days, both included, as the log has it now; days it does not hold any more stay."""
+    kept, written = facts.log_kept_since(connection), 0
     for number in range((last - first).days + 1):
         day = first + timedelta(days=number)
-        begins, ends = (datetime.combine(one, time(), zone).astimezone(UTC) for one in (day, day + timedelta(days=1)))
-        done = facts.operations(connection, begins, ends)
-        written += write_frame(connection, done.assign(day=day), "analytics.operations")
+        begins, ends = _begin(day, zone), _begin(day + timedelta(days=1), zone)
+        if ends <= kept:
+            continue
+        analytics.clear_operations(connection, day)
+        written += write_frame(
+            connection, facts.operations(connection, begins, ends).assign(day=day), "analytics.operations"
+        )
     return written

@@ -19,10 +19,10 @@ CREATE TABLE storage_changes (
     size_bytes   bigint NOT NULL,
     stored_bytes bigint NOT NULL
 );
--- Videos that were brought again, and sent and stored nothing; appended as well.
-CREATE TABLE duplicate_hits (
-    job_id uuid   NOT NULL,
-    times  bigint NOT NULL CHECK (times > 0)
+-- From where videos were brought, appended as well: `source` is a digest of the path, the URL or the form.
+CREATE TABLE source_hits (
+    job_id uuid NOT NULL,
+    source uuid NOT NULL
 );
 CREATE TABLE storage_totals (
     api_key_id   bigint NOT NULL,
@@ -61,20 +61,27 @@ CREATE TABLE age_totals (
     stored_bytes bigint NOT NULL,
     PRIMARY KEY (api_key_id, since, day)
 );
+-- A nightly run of the same folder is no copy: each source of a job counts once, and all but the first as a duplicate.
+CREATE TABLE job_sources (
+    job_id uuid NOT NULL,
+    source uuid NOT NULL,
+    PRIMARY KEY (job_id, source)
+);
 CREATE TABLE job_duplicates (
     job_id uuid   PRIMARY KEY,
-    times  bigint NOT NULL
+    times  bigint NOT NULL CHECK (times > 0)
 );
 -- Hashes that more than one job was seen to have: candidates, to be looked at by whoever asks.
 CREATE TABLE shared_sources (
     sha256 text PRIMARY KEY
 );
 COMMENT ON TABLE storage_changes IS 'Changes of what is stored since the last fold';
-COMMENT ON TABLE duplicate_hits IS 'Videos that were brought again since the last fold';
+COMMENT ON TABLE source_hits IS 'From where videos were brought since the last fold';
+COMMENT ON TABLE job_sources IS 'From where each video was brought, since this is kept';
 COMMENT ON TABLE storage_totals IS 'What is stored by key, kind, location, codec and state, up to the last fold';
 COMMENT ON TABLE job_totals IS 'What counts against quotas by job, up to the last fold';
 COMMENT ON TABLE age_totals IS 'The same by the days jobs came in and were read last, up to the last fold';
-COMMENT ON TABLE job_duplicates IS 'How often each video was brought again, up to the last fold';
+COMMENT ON TABLE job_duplicates IS 'From how many other places each video was brought again, up to the last fold';
 COMMENT ON TABLE shared_sources IS 'Hashes of videos that several jobs may have';
 """
 
@@ -137,11 +144,13 @@ CREATE FUNCTION fold_storage_changes(p_read_since timestamptz DEFAULT NULL) RETU
 DECLARE
     folded bigint;
 BEGIN
-    PERFORM pg_advisory_xact_lock(1718576227, 1);
+    LOCK TABLE storage_totals IN SHARE ROW EXCLUSIVE MODE;
     WITH taken AS (
         DELETE FROM storage_changes RETURNING *
     ), hits AS (
-        DELETE FROM duplicate_hits RETURNING *
+        DELETE FROM source_hits RETURNING *
+    ), sources AS (
+        INSERT INTO job_sources SELECT DISTINCT job_id, source FROM hits ON CONFLICT DO NOTHING RETURNING job_id
     ), by_kind AS (
         INSERT INTO storage_totals AS t
         SELECT api_key_id, kind, location_id, codec, state, sum(objects), sum(size_bytes), sum(stored_bytes)
@@ -151,7 +160,13 @@ BEGIN
            SET objects = t.objects + excluded.objects, size_bytes = t.size_bytes + excluded.size_bytes,
                stored_bytes = t.stored_bytes + excluded.stored_bytes
     ), brought AS (
-        INSERT INTO job_duplicates AS d SELECT job_id, sum(times) FROM hits GROUP BY job_id
+        INSERT INTO job_duplicates AS d
+        SELECT n.job_id, n.times FROM (
+            -- The first source of a job is where it came from.
+            SELECT s.job_id, count(*) - CASE WHEN EXISTS (SELECT FROM job_sources b WHERE b.job_id = s.job_id)
+                                             THEN 0 ELSE 1 END AS times
+              FROM sources s GROUP BY s.job_id) n
+         WHERE n.times > 0
         ON CONFLICT (job_id) DO UPDATE SET times = d.times + excluded.times
     ), changed AS (
         SELECT job_id, min(api_key_id) AS api_key_id, sum(objects) AS objects, sum(size_bytes) AS size_bytes,
@@ -217,7 +232,7 @@ END $$;
 -- Totals from the objects themselves: for a catalog that had none, and for whoever switched the triggers off.
 CREATE FUNCTION recount_storage() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_advisory_xact_lock(1718576227, 1);
+    LOCK TABLE storage_totals IN SHARE ROW EXCLUSIVE MODE;
     LOCK TABLE stored_objects IN SHARE ROW EXCLUSIVE MODE;
     DELETE FROM storage_changes;
     DELETE FROM storage_totals;

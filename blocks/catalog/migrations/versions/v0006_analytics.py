@@ -77,7 +77,7 @@ COMMENT ON COLUMN analytics.customers.used_bytes IS 'Bytes that count against th
 COMMENT ON COLUMN analytics.customers.reserved_bytes IS 'Bytes admitted that have not arrived yet.';
 COMMENT ON COLUMN analytics.customers.quota_bytes IS 'The quota; null is no limit.';
 COMMENT ON COLUMN analytics.customers.free_bytes IS 'Quota less used and reserved, never below 0; null without a quota.';
-COMMENT ON COLUMN analytics.customers.used_percent IS 'Used and reserved, in percent of the quota; null without a quota or with one of 0.';
+COMMENT ON COLUMN analytics.customers.used_percent IS 'Used and reserved, in percent of the quota; 100 of a quota of 0 with anything in it; null without a quota.';
 COMMENT ON COLUMN analytics.customers.monthly_cost IS 'The sum of usage.monthly_cost.';
 COMMENT ON COLUMN analytics.customers.history_days IS 'Days that the growth is measured over, 90 at most.';
 COMMENT ON COLUMN analytics.customers.growth_bytes_per_day IS 'Used bytes now less those at the start of that time, a day; null before 7 days.';
@@ -99,7 +99,7 @@ CREATE TABLE analytics.savings (
     PRIMARY KEY (day, api_key_id, source)
 );
 COMMENT ON TABLE analytics.savings IS 'What deduplication, compression and tiers save now, and what deduplication across customers would.';
-COMMENT ON COLUMN analytics.savings.source IS 'deduplication: videos that came again and were not stored again, as long as the first is there. compression: content less stored bytes. tiers: what hot storage would cost more. wider deduplication: what is not saved, originals that another customer stored before (not told to customers).';
+COMMENT ON COLUMN analytics.savings.source IS 'deduplication: videos that came again from elsewhere (another path, URL or form) and were not stored again, as long as the first is there. compression: content less stored bytes. tiers: what hot storage would cost more. wider deduplication: what is not saved, originals that another customer stored before (not told to customers).';
 COMMENT ON COLUMN analytics.savings.objects IS 'Objects, or copies that were not stored, that it is about.';
 COMMENT ON COLUMN analytics.savings.saved_bytes IS 'Bytes that are not stored for it; 0 for tiers.';
 COMMENT ON COLUMN analytics.savings.saved_per_month IS 'Money a month: those bytes at the price of where they would lie.';
@@ -117,10 +117,11 @@ CREATE TABLE analytics.notable_jobs (
     size_bytes    bigint NOT NULL,
     stored_bytes  bigint NOT NULL,
     created_at    timestamptz NOT NULL,
+    completed_at  timestamptz,
     last_read_at  timestamptz,
     PRIMARY KEY (day, list, api_key_id, rank)
 );
-COMMENT ON TABLE analytics.notable_jobs IS 'Each customer''s first 10 jobs of each list; kept 31 days.';
+COMMENT ON TABLE analytics.notable_jobs IS 'Each customer''s first 25 jobs of each list; kept 31 days.';
 COMMENT ON COLUMN analytics.notable_jobs.list IS 'largest: most bytes of content. coldest: completed, and longest without being asked for. never read: completed, never asked for, largest first.';
 COMMENT ON COLUMN analytics.notable_jobs.rank IS 'Place in the customer''s list, from 1.';
 COMMENT ON COLUMN analytics.notable_jobs.filename IS 'The file name the customer gave.';
@@ -142,6 +143,11 @@ COMMENT ON COLUMN analytics.ages.since IS 'created: since the job came in. read:
 COMMENT ON COLUMN analytics.ages.age IS 'under 7 days, 7 to 30 days, 30 to 90 days, 90 to 180 days, 180 to 365 days, a year or more, never.';
 COMMENT ON COLUMN analytics.ages.stored_bytes IS 'Bytes as stored of those jobs.';
 
+-- One customer's year is read without looking at the others'.
+CREATE INDEX usage_by_customer ON analytics.usage (api_key_id, day);
+CREATE INDEX customers_by_customer ON analytics.customers (api_key_id, day);
+CREATE INDEX savings_by_customer ON analytics.savings (api_key_id, day);
+
 CREATE TABLE analytics.operations (
     day         date NOT NULL,
     api_key_id  bigint NOT NULL,
@@ -158,8 +164,8 @@ COMMENT ON TABLE analytics.operations IS 'What was done on each day, from the op
 COMMENT ON COLUMN analytics.operations.api_key_id IS 'The customer; 0 where an object was nobody''s.';
 COMMENT ON COLUMN analytics.operations.operation IS 'ingest, register, upload, trash, release, purge, expire, compress-jobs, tier-jobs, …';
 COMMENT ON COLUMN analytics.operations.rule IS 'The policy''s field that asked for it, or empty.';
-COMMENT ON COLUMN analytics.operations.runs IS 'Runs that did it.';
-COMMENT ON COLUMN analytics.operations.jobs IS 'Jobs it was done to.';
+COMMENT ON COLUMN analytics.operations.runs IS 'Runs that did it, of this customer on this day: they do not add up.';
+COMMENT ON COLUMN analytics.operations.jobs IS 'Jobs it was done to, on this day: they do not add up over days.';
 COMMENT ON COLUMN analytics.operations.objects IS 'Lines of the log: one for each object.';
 COMMENT ON COLUMN analytics.operations.bytes IS 'Bytes as stored of those objects.';
 
@@ -175,7 +181,7 @@ CREATE TABLE analytics.findings (
     PRIMARY KEY (day, operation, location, finding)
 );
 COMMENT ON TABLE analytics.findings IS 'Drift, corrupt and missing objects, lifecycle and cleanup lag: what each operation found when it last looked.';
-COMMENT ON COLUMN analytics.findings.operation IS 'reconcile-quota: catalog against store. apply-lifecycle: objects a rule should have reached. cleanup: what is due and still there. catalog: objects marked missing or corrupt.';
+COMMENT ON COLUMN analytics.findings.operation IS 'reconcile-quota: catalog against store. apply-lifecycle: objects a rule should have reached. cleanup: what is due and still there. verify-objects: what was read and is not its content. catalog: objects marked missing or corrupt.';
 COMMENT ON COLUMN analytics.findings.finding IS 'What was found; none where it found nothing.';
 COMMENT ON COLUMN analytics.findings.size_bytes IS 'Bytes of those objects, as far as they are known.';
 COMMENT ON COLUMN analytics.findings.oldest_at IS 'Since when the oldest of them is due, where that is known.';
@@ -228,9 +234,9 @@ SELECT u.day, u.tier, sum(u.objects)::bigint AS objects, sum(u.size_bytes)::bigi
 COMMENT ON VIEW analytics.daily IS 'All customers together, by day and tier: what a chart over time wants.';
 
 CREATE VIEW analytics.cleanup_results AS
-SELECT day, operation, rule, sum(runs)::bigint AS runs, sum(objects)::bigint AS objects, sum(bytes)::bigint AS bytes
+SELECT day, operation, rule, sum(objects)::bigint AS objects, sum(bytes)::bigint AS bytes
   FROM analytics.operations WHERE operation IN ('release', 'purge', 'expire', 'remove-old-bytes', 'remove-orphan') GROUP BY day, operation, rule;
-COMMENT ON VIEW analytics.cleanup_results IS 'What was given up and removed, by day and rule. release: rows whose space was given up, by the rule that asked for it; purge: their bytes are gone; the others removed bytes that no row named.';
+COMMENT ON VIEW analytics.cleanup_results IS 'What was given up and removed, by day and rule. release: rows whose space was given up, by the rule that asked for it; purge: their bytes are gone; remove-old-bytes: old copies of what was moved, whose content is still stored; the others: bytes that no row named.';
 """
 
 
