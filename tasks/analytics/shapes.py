@@ -46,7 +46,7 @@ def quotas(customers: pd.DataFrame, used: pd.DataFrame) -> pd.DataFrame:
     free = (customers["quota_bytes"] - taken).clip(lower=0)
     quota = customers["quota_bytes"].astype("Float64")
     share = (100 * taken.astype("Float64") / quota).where(quota > 0)
-    share = share.mask((quota == 0) & (taken > 0), 100.0)
+    share = share.mask(((quota == 0) & (taken > 0)).fillna(False), 100.0)
     cost = used.groupby("api_key_id")["monthly_cost"].sum()
     costs = customers["api_key_id"].map(cost).astype("Float64").fillna(0.0)
     return customers.assign(free_bytes=free, used_percent=share, monthly_cost=costs)

@@ -167,7 +167,8 @@ class _Snapshot:
 
     def _first_logged(self) -> date:
         first = facts.first_logged_at(self.connection)
-        return min(self.day, first.astimezone(self.zone).date()) if first else self.day
+        # The day before it may have been its day elsewhere.
+        return min(self.day, first.astimezone(self.zone).date() - timedelta(days=1)) if first else self.day
 
 
 def _begin(day: date, zone: ZoneInfo) -> datetime:

@@ -72,9 +72,9 @@ def test_the_days_figures_and_their_report(
     page = httpx.get(artifacts("report")[-1].data.split("](")[1].removesuffix(")"))
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert "Customers store" in page.text
-    own = httpx.get(artifacts("report-acme")[-1].data.split("](")[1].removesuffix(")"))
+    own = httpx.get(artifacts("report-customer-1")[-1].data.split("](")[1].removesuffix(")"))
     assert "<h1>Storage of acme</h1>" in own.text
-    files = artifacts("report-acme-files")[-1].data
+    files = artifacts("report-customer-1-files")[-1].data
     table = httpx.get(files.split("usage.csv](")[1].partition(")")[0])
     assert table.status_code == 200
     assert "attachment" in table.headers["content-disposition"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from uuid import UUID
@@ -21,6 +21,7 @@ from reports.exporting import PAGE, export
 from reports.figures import read_figures
 from tasks.analytics.snapshot import refresh
 from tasks.customers import create_key
+from tasks.stores import OpenLocation
 from tests.helpers import execute, one, rows
 
 NOW = datetime(2026, 11, 20, 6, 30, tzinfo=UTC)
@@ -105,12 +106,21 @@ def test_numbers_on_the_page_are_those_of_sql(played: CatalogDatabase, tmp_path:
         )
     }
     largest = page.column("largest", "job id")
-    assert [cell[0] for cell in largest][:3] == [
+    assert [cell[0] for cell in largest] == [
         str(row.job_id)
         for row in rows(
             played,
             "SELECT job_id, sum(size_bytes) AS size FROM stored_objects WHERE state = 'live' GROUP BY 1 "
-            " ORDER BY size DESC LIMIT 3",
+            " ORDER BY size DESC, job_id LIMIT 25",
+        )
+    ]
+    coldest = page.column("coldest", "job id")
+    assert [cell[0] for cell in coldest] == [
+        str(row.id)
+        for row in rows(
+            played,
+            "SELECT id FROM jobs WHERE deleted_at IS NULL AND completed_at IS NOT NULL "
+            " ORDER BY greatest(completed_at, last_accessed_at), id LIMIT 25",
         )
     ]
 
@@ -148,7 +158,7 @@ def test_every_column_is_explained_or_says_itself(played: CatalogDatabase, tmp_p
 
 def test_files_hold_what_the_tables_hold(played: CatalogDatabase, tmp_path: Path) -> None:
     read(played, tmp_path)
-    for name in ("usage", "customers", "savings", "notable_jobs", "ages"):
+    for name in ("usage", "customers", "savings", "ages"):
         wanted = one(played, f"SELECT count(*) FROM analytics.{name} WHERE day = :day", day=NOW.date())
         csv, parquet = pd.read_csv(tmp_path / f"{name}.csv"), pd.read_parquet(tmp_path / f"{name}.parquet")
         assert len(csv) == len(parquet) == wanted, name
@@ -205,31 +215,70 @@ def test_keys_without_a_quota(catalog: CatalogDatabase, tmp_path: Path) -> None:
     assert page.captions["pressure"] == "free has no quota."
 
 
-HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)">.mp4'
+HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'
 
 
 def test_names_with_markup_are_text(catalog: CatalogDatabase, new_job: Callable[..., UUID], tmp_path: Path) -> None:
-    job = new_job(b"a")
-    execute(catalog, "UPDATE jobs SET filename = :name WHERE id = CAST(:id AS uuid)", name=HOSTILE, id=str(job))
+    new_job(b"a")
+    # A label cannot be made like this; whoever reaches the table could.
+    execute(catalog, "UPDATE api_keys SET label = :name", name=HOSTILE)
     refresh(catalog, TierPolicy())
     text, page = read(catalog, tmp_path)
     assert page.scripts == 1
-    assert page.addresses == [one for one in page.addresses if "alert" not in one and one != "x"]
-    assert [cell[0] for cell in page.column("largest", "filename")] == [HOSTILE]
+    assert [one for one in page.addresses if "alert" in one or one == "x"] == []
+    assert [cell[0] for cell in page.column("largest", "customer")] == [HOSTILE]
     assert HOSTILE not in text
 
 
-@pytest.mark.parametrize("name", ["=1+1", "+49", "-2", "@SUM(A1)", "\tx", "plain.mp4"])
+def test_no_report_tells_the_name_of_a_file(
+    catalog: CatalogDatabase, new_job: Callable[..., UUID], tmp_path: Path
+) -> None:
+    job = new_job(b"a")
+    execute(catalog, "UPDATE jobs SET filename = 'a secret.mp4' WHERE id = CAST(:id AS uuid)", id=str(job))
+    refresh(catalog, TierPolicy())
+    assert one(catalog, "SELECT count(*) FROM analytics.notable_jobs WHERE filename = 'a secret.mp4'") == 1
+    text, _ = read(catalog, tmp_path)
+    assert str(job) in text
+    for path in tmp_path.iterdir():
+        assert b"a secret" not in path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+49", "-2", "@SUM(A1)", "\tx", "plain"])
 def test_a_spreadsheet_runs_nothing(
     catalog: CatalogDatabase, new_job: Callable[..., UUID], tmp_path: Path, name: str
 ) -> None:
-    job = new_job(b"a")
-    execute(catalog, "UPDATE jobs SET filename = :name WHERE id = CAST(:id AS uuid)", name=name, id=str(job))
+    new_job(b"a")
+    execute(catalog, "UPDATE api_keys SET label = :name", name=name)
     refresh(catalog, TierPolicy())
     read(catalog, tmp_path)
-    kept = pd.read_csv(tmp_path / "notable_jobs.csv", keep_default_na=False)["filename"].tolist()
-    assert kept == [name if name == "plain.mp4" else f"'{name}"]
-    assert pd.read_parquet(tmp_path / "notable_jobs.parquet")["filename"].tolist() == [name]
+    kept = pd.read_csv(tmp_path / "customers.csv", keep_default_na=False)["customer"].tolist()
+    assert kept == [name if name == "plain" else f"'{name}"]
+    assert pd.read_parquet(tmp_path / "customers.parquet")["customer"].tolist() == [name]
+
+
+def test_a_day_on_which_nothing_was_stored_is_a_day(
+    catalog: CatalogDatabase, location: OpenLocation, acme: str
+) -> None:
+    def hold(size: int, back: int) -> None:
+        execute(catalog, "DELETE FROM stored_objects")
+        if size:
+            execute(
+                catalog,
+                "INSERT INTO jobs (id, api_key_id, status, filename) VALUES (gen_random_uuid(), 1, 'queued', 'f')",
+            )
+            execute(
+                catalog,
+                "INSERT INTO stored_objects (id, job_id, api_key_id, kind, name, location_id, key, size_bytes, "
+                "  stored_bytes, sha256, state) SELECT gen_random_uuid(), id, 1, 'original', 'f', :location, "
+                "  CAST(id AS text), :size, :size, repeat('0', 64), 'live' FROM jobs ORDER BY created_at DESC LIMIT 1",
+                location=location.place.id, size=size,
+            )  # fmt: skip
+        refresh(catalog, TierPolicy(), now=NOW - timedelta(days=back))
+
+    for size, back in ((1000, 34), (0, 33), (0, 30), (0, 1), (4000, 0)):
+        hold(size, back)
+    figures = read_figures(catalog)
+    assert words.growth(figures) == "3.9 KiB more than 30 days ago"
 
 
 @pytest.mark.parametrize(

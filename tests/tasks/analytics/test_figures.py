@@ -137,7 +137,7 @@ def test_notable_jobs(played: CatalogDatabase, name: str, order: str) -> None:
         theirs = rows(
             played,
             f"SELECT CAST(id AS text), filename, tier, objects, size, stored FROM ({JOBS}) x "
-            f" WHERE api_key_id = :key AND {order} LIMIT 10",
+            f" WHERE api_key_id = :key AND {order} LIMIT 25",
             key=key.id,
         )
         assert [tuple(row) for row in ours] == [tuple(row) for row in theirs]
@@ -224,12 +224,12 @@ def test_growth_and_days_until_full(played: CatalogDatabase) -> None:
         if wanted is None:
             assert (row.growth_bytes_per_day, row.forecast in ("too little history", "no quota")) == (None, True)
             continue
-        mean, rates = wanted
+        mean, spent, rates = wanted
         assert math.isclose(row.growth_bytes_per_day, mean)
         if len(rates) < 3:
             assert row.growth_low is None
             continue
-        margin = t90[len(rates) - 1] * statistics.stdev(rates) / math.sqrt(len(rates))
+        margin = t90[len(rates) - 1] * statistics.stdev(rates) * math.sqrt(7 / spent + 1 / 2)
         assert math.isclose(row.growth_low, mean - margin, rel_tol=1e-9, abs_tol=1e-3)
         assert math.isclose(row.growth_high, mean + margin, rel_tol=1e-9, abs_tol=1e-3)
         for rate, full in ((mean, row.days_until_full), (mean + margin, row.days_until_full_low),
@@ -240,8 +240,8 @@ def test_growth_and_days_until_full(played: CatalogDatabase) -> None:
                 assert math.isclose(full, row.free_bytes / rate)
 
 
-def growth(known: dict[date, int], day: date) -> tuple[float, list[float]] | None:
-    """Bytes a day over 13 weeks at most, and those of each whole week."""
+def growth(known: dict[date, int], day: date) -> tuple[float, int, list[float]] | None:
+    """Bytes a day over four weeks, the days between, and the paces of whole weeks over 13."""
     points: list[tuple[date, int]] = []
     for week in range(14):
         until = day - timedelta(days=7 * week)
@@ -252,15 +252,18 @@ def growth(known: dict[date, int], day: date) -> tuple[float, list[float]] | Non
     if oldest is not None and (oldest, known[oldest]) not in points:
         points.append((oldest, known[oldest]))
     points.sort()
-    days = (points[-1][0] - points[0][0]).days
-    if days < 7:
+    while len(points) > 1 and points[0][1] == points[1][1] == 0:
+        points.pop(0)
+    base = next((one for one in reversed(points) if (day - one[0]).days >= 28), points[0])
+    spent = (points[-1][0] - base[0]).days
+    if spent < 7:
         return None
     rates = [
         (later[1] - earlier[1]) / (later[0] - earlier[0]).days
         for earlier, later in pairwise(points)
         if (later[0] - earlier[0]).days >= 6
     ]
-    return (points[-1][1] - points[0][1]) / days, rates
+    return (points[-1][1] - base[1]) / spent, spent, rates
 
 
 def test_what_counts_against_quotas_is_what_usage_says(played: CatalogDatabase) -> None:

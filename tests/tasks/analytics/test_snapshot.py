@@ -87,9 +87,13 @@ def test_duplicates_are_what_deduplication_saves(
     pair = [str(write_video(tmp_path / f"pair {n}.mp4", b"a pair")) for n in range(2)]
     ingest_videos(catalog, location, policy, api_key="acme", sources=pair)
     take(catalog)
-    assert rows(catalog, "SELECT source, objects, saved_bytes FROM analytics.savings") == [
-        ("deduplication", 1 + 3 + 1, 4 * 12 + 6)
-    ]
+    wanted = [("deduplication", 3 + 1, 3 * 12 + 6)]
+    assert rows(catalog, "SELECT source, objects, saved_bytes FROM analytics.savings") == wanted
+    # The same folder, night after night, is no further copy.
+    for _ in range(3):
+        ingest_videos(catalog, location, policy, api_key="acme", sources=copies)
+        take(catalog)
+    assert rows(catalog, "SELECT source, objects, saved_bytes FROM analytics.savings") == wanted
 
 
 def test_a_read_is_seen_the_next_day(catalog: CatalogDatabase, new_job: Callable[..., UUID]) -> None:
@@ -122,6 +126,7 @@ def test_a_lapsed_reservation_holds_nothing(catalog: CatalogDatabase, acme: str)
 
 
 def log(catalog: CatalogDatabase, at: str, operation: str, size: int = 1) -> None:
+    execute(catalog, "SELECT create_log_partitions(CAST(CAST(:at AS timestamptz) AS date), 1)", at=at)
     execute(
         catalog,
         "INSERT INTO operation_log (at, run, operation, bytes) VALUES (:at, 'r', :operation, :size)",
@@ -200,6 +205,46 @@ def test_a_past_day_tells_what_was_done(catalog: CatalogDatabase, acme: str) -> 
     assert rows(catalog, "SELECT day, objects FROM analytics.operations") == [(date(2026, 5, 9), 1)]
 
 
+def test_a_past_day_whose_log_is_gone_stays(catalog: CatalogDatabase) -> None:
+    log(catalog, "2026-05-09T20:00Z", "purge")
+    take(catalog, NOW - timedelta(days=1))
+    before = content(catalog)
+    # Months of the log go as a whole.
+    execute(catalog, "SELECT drop_log_partitions('2026-06-01')")
+    with pytest.raises(RefusedError, match="the log of 2026-05-09 is gone"):
+        take(catalog, day=date(2026, 5, 9))
+    take(catalog)
+    assert content(catalog)["operations"] == before["operations"], "nor does the next night lose it"
+
+
+def test_another_time_zone_counts_every_line_once(catalog: CatalogDatabase) -> None:
+    begin = datetime.now(UTC).replace(day=3, hour=0, minute=30, second=0, microsecond=0)
+    for hour in range(0, 72, 5):
+        log(catalog, str(begin + timedelta(hours=hour)), "purge")
+    for number, zone in enumerate(("UTC", "Pacific/Auckland", "America/Los_Angeles", "UTC")):
+        now = begin + timedelta(days=3 + number, hours=20)
+        take(catalog, now, zone=ZoneInfo(zone))
+        assert one(catalog, "SELECT sum(objects)::bigint FROM analytics.operations") == 15, zone
+        newest = one(catalog, "SELECT max(day) FROM analytics.snapshots")
+        assert newest == now.astimezone(ZoneInfo(zone)).date(), "no day of tomorrow stays in front"
+
+
+def test_a_quota_of_nothing_that_holds_something_is_full(
+    catalog: CatalogDatabase, acme: str, new_job: Callable[..., UUID]
+) -> None:
+    new_job(b"a")
+    set_quota(catalog, api_key=acme, quota="0")
+    assert take(catalog).pressed == ("acme",)
+    assert rows(catalog, "SELECT used_percent, forecast FROM analytics.customers") == [(100, "full")]
+
+
+def test_times_are_utc_whatever_the_server_says(catalog: CatalogDatabase, sql: Callable[[str], None]) -> None:
+    sql(f"ALTER DATABASE {catalog.database} SET timezone = 'America/New_York'")
+    catalog.engine.dispose()
+    take(catalog)
+    assert one(catalog, "SELECT taken_at FROM analytics.snapshots").utcoffset() == timedelta(0)
+
+
 @pytest.mark.parametrize("day", [date(2026, 5, 11), date(9999, 12, 31), date(1999, 12, 31)])
 def test_other_days_are_refused(catalog: CatalogDatabase, day: date) -> None:
     with pytest.raises(InvalidInputError, match=f"date={day} lies outside of 2000-01-01 to 2026-05-10"):
@@ -267,8 +312,11 @@ def test_a_run_that_breaks_off_leaves_the_day_before(
     assert one(catalog, "SELECT size_bytes FROM analytics.usage") == 3, "nothing of the totals was lost with it"
 
 
-def test_two_runs_at_once(catalog: CatalogDatabase, new_job: Callable[..., UUID]) -> None:
+@pytest.mark.parametrize("quiet", [False, True])
+def test_two_runs_at_once(catalog: CatalogDatabase, new_job: Callable[..., UUID], quiet: bool) -> None:
     new_job(b"a")
+    if quiet:
+        execute(catalog, "SELECT fold_storage_changes()")
     errors: list[BaseException] = []
 
     def work() -> None:
@@ -310,11 +358,18 @@ def test_a_price_of_a_location_goes_before_the_policys(catalog: CatalogDatabase,
 
 
 def test_findings_are_those_of_the_last_look(catalog: CatalogDatabase) -> None:
+    for name in ("a", "b", "retired"):
+        execute(
+            catalog, "INSERT INTO locations (name, store, bucket, retired_at) VALUES (:name, :name, 'x', :at)",
+            name=name, at=NOW if name == "retired" else None,
+        )  # fmt: skip
+
     def note(operation: str, places: list[str], *found: Found) -> None:
         catalog.transaction(lambda connection: record_findings(connection, operation, places, found, run="r"))
 
     note("reconcile-quota", ["a", "b"], Found("a", "orphan", 3, 30), Found("a", "missing", 1, 10))
     note("reconcile-quota", ["a"])
+    note("reconcile-quota", ["retired"], Found("retired", "orphan", 3, 30))
     note("apply-lifecycle", ["a"], Found("a", "temp_days overdue", 2, 0, NOW))
     take(catalog, datetime.now(UTC))
     assert rows(

@@ -79,9 +79,9 @@ COMMENT ON COLUMN analytics.customers.quota_bytes IS 'The quota; null is no limi
 COMMENT ON COLUMN analytics.customers.free_bytes IS 'Quota less used and reserved, never below 0; null without a quota.';
 COMMENT ON COLUMN analytics.customers.used_percent IS 'Used and reserved, in percent of the quota; 100 of a quota of 0 with anything in it; null without a quota.';
 COMMENT ON COLUMN analytics.customers.monthly_cost IS 'The sum of usage.monthly_cost.';
-COMMENT ON COLUMN analytics.customers.history_days IS 'Days that the growth is measured over, 90 at most.';
-COMMENT ON COLUMN analytics.customers.growth_bytes_per_day IS 'Used bytes now less those at the start of that time, a day; null before 7 days.';
-COMMENT ON COLUMN analytics.customers.growth_low IS 'Lower end of the 80 % range of that average, from how its whole weeks differ; null before 3 weeks.';
+COMMENT ON COLUMN analytics.customers.history_days IS 'Days of history behind the forecast, 91 at most.';
+COMMENT ON COLUMN analytics.customers.growth_bytes_per_day IS 'The pace of the last 4 weeks, or since the first bytes: used bytes now less those then, a day; null before 7 days.';
+COMMENT ON COLUMN analytics.customers.growth_low IS 'Lower end of the range that about 8 of 10 paces of the next weeks fall into, from how whole weeks differ; null before 3 weeks.';
 COMMENT ON COLUMN analytics.customers.growth_high IS 'Upper end of that range.';
 COMMENT ON COLUMN analytics.customers.days_until_full IS 'Free bytes over growth; null where it does not grow, or without a quota.';
 COMMENT ON COLUMN analytics.customers.days_until_full_low IS 'The same at the upper end of the growth: the earliest.';
