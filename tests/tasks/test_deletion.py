@@ -14,8 +14,9 @@ import pytest
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.snapshots import exported_snapshot
 from blocks.errors import InvalidInputError, NotFoundError, QuotaExceededError, RefusedError
-from blocks.policies import AccessPolicy, IngestPolicy, RetentionPolicy
+from blocks.policies import AccessPolicy, IngestPolicy, RetentionPolicy, TierPolicy
 from tasks.access import issue_download_url
+from tasks.analytics.snapshot import refresh
 from tasks.customers import create_key, set_quota
 from tasks.deletion import (
     Wanted,
@@ -219,10 +220,24 @@ def test_an_erasure_leaves_only_the_log(
     archive = bulk_download(
         sweep.catalog, Locations(sweep.catalog, location), access, job_ids=[gone, stays], kinds=["original"]
     ).url
+    refresh(sweep.catalog, TierPolicy())
+    assert one(sweep.catalog, "SELECT count(*) FROM analytics.notable_jobs WHERE job_id = :id", id=str(gone))
     delete(sweep, gone)
     report = erase(sweep, gone)
     assert [outcome.result for outcome in report.outcomes] == ["done"]
     assert report.objects == 17
+    tables = rows(
+        sweep.catalog,
+        "SELECT format('%I.%I', table_schema, table_name) AS name FROM information_schema.columns "
+        "  JOIN information_schema.tables USING (table_schema, table_name) "
+        " WHERE column_name = 'job_id' AND table_type = 'BASE TABLE' AND table_name NOT LIKE 'operation_log%' "
+        "   AND table_name NOT IN ('relocations', 'storage_changes')",
+    )
+    assert len(tables) > 6
+    for table in tables:
+        assert one(sweep.catalog, f"SELECT count(*) FROM {table.name} WHERE job_id = :id", id=str(gone)) == 0, (
+            table.name
+        )
     for table, column in (("jobs", "id"), ("stored_objects", "job_id"), ("reservations", "job_id")):
         assert one(sweep.catalog, f"SELECT count(*) FROM {table} WHERE {column} = :id", id=gone) == 0
     assert one(sweep.catalog, "SELECT count(*) FROM operation_log WHERE job_id = :id", id=gone) > 17
