@@ -30,10 +30,12 @@ def note_lag(database: CatalogDatabase, reach: Mapping[str, Sequence[RuleReach]]
     _write(database, "apply-lifecycle", list(reach), findings.of_lifecycle(reach))
 
 
-def note_unsound(database: CatalogDatabase, catalog: str, reports: Mapping[str, VerifyReport]) -> None:
-    """What was read and is not its content, or not there."""
+def note_unsound(
+    database: CatalogDatabase, catalog: str, reports: Mapping[str, VerifyReport], *, some_kinds: bool
+) -> None:
+    """What was read and is not its content, or not there. Of some kinds alone nobody can say that there was none."""
     found = [one for place, report in reports.items() for one in findings.of_verification(place, report)]
-    _write(database, "verify-objects", list(reports), found)
+    _write(database, "verify-objects", [] if some_kinds else list(reports), found)
     if found:
         first = next(one for report in reports.values() for one in report.hurt)
         tell(CORRUPT, catalog, of="catalog", such_as=first.key, **_sums(found))

@@ -48,7 +48,7 @@ def verify_objects(
     # What has to be restored first cannot be read every week.
     names = stores or [place.name for place in database.transaction(list_places) if not place.needs_restore]
     places = {name: _verify_place(database, name, rules, share, kinds, catalog, policy) for name in names}
-    note_unsound(database, catalog, places)
+    note_unsound(database, catalog, places, some_kinds=bool(kinds))
     report = verify.join(list(places.values()))
     rows = [
         {"result": one.result, "kind": one.kind, "job": one.job_id, "key": one.key, "detail": one.detail,
