@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up example down status test test-fast lint bench lock clean
+.PHONY: help demo up example down status test chaos test-fast lint bench lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | sort | while IFS="$$(printf '\t')" read -r target text; do printf '  make %-10s %s\n' "$$target" "$$text"; done
@@ -25,10 +25,13 @@ status: $(VENV)/.local-installed  ## what runs, and what customers store
 	@$(BIN)/python -m flows status || test $$? -eq 3
 
 test: $(VENV)/.dev-installed  ## all tests, against real servers
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -m "not chaos" $(ARGS)
+
+chaos: $(VENV)/.dev-installed  ## processes killed at many points, and alarms that take their time; minutes more
+	@$(BIN)/python -m pytest -m chaos $(ARGS)
 
 test-fast: $(VENV)/.dev-installed  ## the tests that need no Prefect server: for the seconds between two edits
-	@$(BIN)/python -m pytest -m "not prefect and not slow" -x -q $(ARGS)
+	@$(BIN)/python -m pytest -m "not prefect and not slow and not chaos" -x -q $(ARGS)
 
 lint: $(VENV)/.dev-installed  ## formatting, lint, types, and the direction of imports
 	@$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -14,7 +14,7 @@ from prefect.states import Completed, Running
 from blocks.policies import BackupPolicy
 from flows.alarms import list_alarms, set_alarms
 
-pytestmark = [pytest.mark.prefect, pytest.mark.slow]
+pytestmark = [pytest.mark.prefect, pytest.mark.chaos]
 
 
 @flow(name="a-flow-of-a-test")

@@ -278,7 +278,7 @@ migrate_storage(from_location="main", to_location="far", dry_run=False)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_migration_killed_in_the_middle_goes_on_from_the_rows(  # type: ignore[no-untyped-def]
     saved: str, catalog, location, outputs, another, far_server: str
 ) -> None:

@@ -102,11 +102,11 @@ def recovered(catalog: CatalogDatabase, location: OpenLocation, cold: OpenLocati
 
 
 def points(catalog: CatalogDatabase) -> Iterator[int]:
-    # The ends of each kind of call, and some in the middle; all of them take minutes (`make chaos`, later).
+    # The ends of each kind of call, and some in the middle; all of them take minutes.
     yield from (3, 6, *range(10, 50, 10))
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 @pytest.mark.timeout(600)
 def test_killed_at_every_step(  # type: ignore[no-untyped-def]
     catalog, location, cold, job: UUID, die, sql, endpoints

@@ -17,6 +17,8 @@ from tasks.backups.cutover import drop_leftovers, reopen
 from tasks.stores import OpenLocation
 from tests.helpers import one, run_elsewhere
 
+pytestmark = pytest.mark.chaos
+
 OPENING = """
 import signal
 from datetime import timedelta
