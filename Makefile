@@ -24,7 +24,7 @@ down:  ## stop them; data stays in .local
 status: $(VENV)/.local-installed  ## what runs, and what customers store
 	@$(BIN)/python -m flows status || test $$? -eq 3
 
-test: $(VENV)/.dev-installed  ## all tests, against real servers
+test: $(VENV)/.dev-installed  ## the tests, against real servers
 	@$(BIN)/python -m pytest -m "not chaos" $(ARGS)
 
 chaos: $(VENV)/.dev-installed  ## processes killed at many points, and alarms that take their time; minutes more
