@@ -262,6 +262,7 @@ def touched_at(client: SyncPrefectClient, automation: UUID) -> str:
     return str(client.request("GET", "/automations/{id}", path_params={"id": automation}).json()["updated"])
 
 
+@pytest.mark.chaos
 def test_alarms_ring(saved: str, phone: list[str]) -> None:
     policy, soon = BackupPolicy(), timedelta(seconds=12)
     with get_client(sync_client=True) as client:
