@@ -186,11 +186,15 @@ def meet_known(
 
 
 def note_sources(connection: Connection, sources: Sequence[tuple[UUID, UUID]]) -> None:
-    """Note from where videos of these jobs were brought: the job, and a digest of its source."""
+    """Note from where videos of these jobs were brought: the job, and a digest of its source.
+
+    Nobody waits for the disk: what a crash of the server loses of it is a figure of a report.
+    """
     connection.execute(
         text(
             "INSERT INTO source_hits (job_id, source) "
-            "SELECT * FROM unnest(CAST(:jobs AS uuid[]), CAST(:sources AS uuid[]))"
+            "SELECT h.* FROM unnest(CAST(:jobs AS uuid[]), CAST(:sources AS uuid[])) h, "
+            "  (SELECT set_config('synchronous_commit', 'off', true)) s"
         ),
         {"jobs": [str(job) for job, _ in sources], "sources": [str(source) for _, source in sources]},
     )
