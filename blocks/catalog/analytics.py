@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from blocks.catalog.facts import Span
 from blocks.catalog.frames import read_frame
 from blocks.catalog.locations import read_identity
+from blocks.errors import RefusedError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,14 +45,23 @@ class Definition:
     meaning: str
 
 
-def begin_snapshot(connection: Connection) -> datetime:
-    """Everything read from here on is of one moment, which is returned; totals are folded up to it.
+FURTHEST_EAST_DAYS = 2
+"""Days that another time zone can be ahead: from UTC-12 to UTC+14 are 26 hours."""
 
-    To be called first in a transaction. Another refresh at the same time makes this one wait.
+
+def begin_writing(connection: Connection) -> None:
+    """One writer of the schema at a time, readers as ever; what is read from here on is of one moment.
+
+    To be called first in a transaction: a lock takes no snapshot yet, so that what is read after a wait is what the
+    other one has written.
     """
     connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-    # A lock takes no snapshot yet: what is read after the wait is what the other one has written.
     connection.execute(text("LOCK TABLE analytics.snapshots IN SHARE ROW EXCLUSIVE MODE"))
+
+
+def begin_snapshot(connection: Connection) -> datetime:
+    """As `begin_writing`, with totals folded up to that moment, which is returned."""
+    begin_writing(connection)
     # A read is noted when its transaction began, and seen when that has ended: an hour is longer than any.
     connection.execute(
         text(
@@ -71,10 +81,24 @@ def begin_reading(connection: Connection) -> None:
 def clear_day(connection: Connection, day: date) -> None:
     """Remove what is known of a day's moment, to be written anew in the same transaction; and lists past their time.
 
-    Days after it go too: a time zone further east was set before, where tomorrow had begun.
+    The next days go too: a time zone further east was set before, where they had begun.
+
+    Raises:
+        RefusedError: there are figures of days that no time zone has reached. A clock is wrong, and nobody's history
+            is removed on its word.
     """
+    newest = find_snapshot(connection, None)
+    furthest = day + timedelta(days=FURTHEST_EAST_DAYS)
+    if newest is not None and newest.day > furthest:
+        raise RefusedError(
+            f"there are figures of {newest.day}, and by PostgreSQL's clock today is {day}: nothing is written. If the "
+            f"clock is right now and was ahead then, remove them: DELETE FROM analytics.snapshots WHERE day > '{day}'"
+        )
     for table in DAILY:
-        connection.execute(text(f"DELETE FROM analytics.{table} WHERE day >= :day"), {"day": day})
+        connection.execute(
+            text(f"DELETE FROM analytics.{table} WHERE day BETWEEN :day AND :furthest"),
+            {"day": day, "furthest": furthest},
+        )
     connection.execute(
         text("DELETE FROM analytics.notable_jobs WHERE day < CAST(:day AS date) - :keep"),
         {"day": day, "keep": LIST_DAYS},

@@ -82,7 +82,7 @@ def refresh(
 
     Raises:
         InvalidInputError: the day lies in the future, or before there were computers to store videos.
-        RefusedError: there are no figures of that past day.
+        RefusedError: there are no figures of that past day, or its log is gone, or there are figures of days to come.
     """
     moment = now or catalog.transaction(due.now)
     today = moment.astimezone(zone).date()
@@ -99,6 +99,7 @@ def refresh(
 
 
 def _past_day(connection: Connection, day: date) -> Refreshed:
+    analytics.begin_writing(connection)
     known = analytics.find_snapshot(connection, day)
     if known is None:
         raise RefusedError(f"there are no figures of {day}, and what was stored then cannot be read any more")

@@ -229,6 +229,39 @@ def test_another_time_zone_counts_every_line_once(catalog: CatalogDatabase) -> N
         assert newest == now.astimezone(ZoneInfo(zone)).date(), "no day of tomorrow stays in front"
 
 
+def test_a_clock_that_fell_behind_removes_no_history(catalog: CatalogDatabase, acme: str) -> None:
+    for back in range(3):
+        take(catalog, NOW + timedelta(days=back))
+    before = content(catalog)
+    with pytest.raises(RefusedError, match="figures of 2026-05-12, and by PostgreSQL's clock today is 2025-05"):
+        take(catalog, NOW - timedelta(days=365))
+    assert content(catalog) == before
+    # The way out that the message names.
+    execute(catalog, "DELETE FROM analytics.snapshots WHERE day > '2025-05-10'")
+    take(catalog, NOW - timedelta(days=365))
+    assert rows(catalog, "SELECT day FROM analytics.snapshots") == [(date(2025, 5, 10),)]
+
+
+def test_a_past_day_while_another_run_writes(catalog: CatalogDatabase, acme: str) -> None:
+    log(catalog, "2026-05-09T20:00Z", "purge")
+    take(catalog, NOW - timedelta(days=1))
+    errors: list[BaseException] = []
+
+    def work(day: date | None) -> None:
+        try:
+            take(catalog, day=day)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(day,)) for day in (None, date(2026, 5, 9)) * 3]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert rows(catalog, "SELECT day, objects FROM analytics.operations") == [(date(2026, 5, 9), 1)]
+
+
 def test_a_quota_of_nothing_that_holds_something_is_full(
     catalog: CatalogDatabase, acme: str, new_job: Callable[..., UUID]
 ) -> None:

@@ -156,7 +156,9 @@ BEGIN
     ), hits AS (
         DELETE FROM source_hits RETURNING *
     ), sources AS (
-        INSERT INTO job_sources SELECT DISTINCT job_id, source FROM hits ON CONFLICT DO NOTHING RETURNING job_id
+        -- Of a job that was erased meanwhile nothing is kept.
+        INSERT INTO job_sources SELECT DISTINCT h.job_id, h.source FROM hits h JOIN jobs j ON j.id = h.job_id
+        ON CONFLICT DO NOTHING RETURNING job_id
     ), by_kind AS (
         INSERT INTO storage_totals AS t
         SELECT api_key_id, kind, location_id, codec, state, sum(objects), sum(size_bytes), sum(stored_bytes)
