@@ -11,7 +11,7 @@ from prefect.events import emit_event
 from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.customers import Customer, find_customer
+from blocks.catalog.customers import FULL_PERCENT, NEARLY_FULL_PERCENT, Customer, find_customer
 from blocks.catalog.jobs import find_job
 from blocks.errors import StorageError
 from blocks.units import format_bytes
@@ -24,7 +24,6 @@ QUOTA_NEARLY_FULL, QUOTA_FULL = "quota.nearly-full", "quota.full"
 DRIFT, CORRUPT = "drift.found", "object.unsound"
 APPROVAL = "approval.wanted"
 RAN_NIGHTLY, RAN_WEEKLY = "schedule.nightly", "schedule.weekly"
-NEARLY_FULL_PERCENT, FULL_PERCENT = 80, 100
 
 Subject = Literal["catalog", "customer", "flow"]
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from blocks.catalog.customers import FULL_PERCENT, NEARLY_FULL_PERCENT
 from blocks.catalog.facts import AGES
 from reports import words
 from reports.figures import HISTORY_DAYS, RECENT_DAYS, Figures
@@ -99,7 +100,7 @@ def pressure(figures: Figures, size: Size) -> Drawing:
     share = table["used_percent"].astype("float64")
     data = pd.DataFrame(
         {"customer": table["customer"].astype(str), "percent": share.round(1),
-         "state": ["full" if one >= 100 else "nearly full" if one >= words.NEARLY_FULL_PERCENT else "room left"
+         "state": ["full" if one >= FULL_PERCENT else "nearly full" if one >= NEARLY_FULL_PERCENT else "room left"
                    for one in share]}
     )  # fmt: skip
     bars = (
@@ -112,7 +113,7 @@ def pressure(figures: Figures, size: Size) -> Drawing:
             color=_color("state", ("room left", "nearly full", "full")),
         )
     )  # fmt: skip
-    limits = pd.DataFrame({"percent": [words.NEARLY_FULL_PERCENT, words.FULL_PERCENT]})
+    limits = pd.DataFrame({"percent": [NEARLY_FULL_PERCENT, FULL_PERCENT]})
     lines = alt.Chart(limits).mark_rule(color="var(--ink-soft)", strokeDash=[4, 3], aria=False).encode(x="percent:Q")
     return alt.layer(bars, lines)
 

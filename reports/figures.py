@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase, analytics
-from blocks.catalog.analytics import Definition, Snapshot
+from blocks.catalog.analytics import WIDER, Definition, Snapshot
 from blocks.catalog.customers import find_customer
 from blocks.errors import NotFoundError
 
@@ -25,8 +25,6 @@ MOST_JOBS = 25
 """Jobs in each list of a report."""
 OF_THE_PLATFORM = ("findings", "backups")
 """Tables that are nobody's: no customer's report has them."""
-BETWEEN_CUSTOMERS = "wider deduplication"
-"""A saving that would tell a customer what another one stores."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def _read(connection: Connection, customer: str, day: date | None) -> Figures:
         tables |= {name: analytics.read_day(connection, name, found.day) for name in OF_THE_PLATFORM}
     else:
         own = tables["savings"]
-        tables["savings"] = own[own["source"] != BETWEEN_CUSTOMERS]
+        tables["savings"] = own[own["source"] != WIDER]
     recent, year = (found.day - timedelta(days=back) for back in (RECENT_DAYS, HISTORY_DAYS))
     tables["operations"] = analytics.read_operations(connection, recent, found.day, only)
     return Figures(
@@ -85,7 +83,7 @@ def _read(connection: Connection, customer: str, day: date | None) -> Figures:
         customer_id=only,
         tables=tables,
         daily=analytics.read_usage_by_day(connection, year, found.day, only),
-        saved_daily=analytics.read_savings_by_day(connection, year, found.day, only, without=BETWEEN_CUSTOMERS),
+        saved_daily=analytics.read_savings_by_day(connection, year, found.day, only, without=WIDER),
         days=tuple(sorted([*(one for one in analytics.snapshot_days(connection, found.day) if one > year), found.day])),
         definitions=analytics.read_definitions(connection, list(tables)),
     )

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
+from blocks.catalog.analytics import WIDER
+from blocks.catalog.customers import NEARLY_FULL_PERCENT
 from blocks.units import format_bytes
 
 if TYPE_CHECKING:
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
 
     from reports.figures import Figures
 
-NEARLY_FULL_PERCENT, FULL_PERCENT = 80.0, 100.0
 LONGEST_DAYS = 3650
 """Beyond ten years a date is no forecast any more."""
 REMOVED = ("purge", "expire", "remove-orphan")
@@ -95,7 +96,7 @@ def cost(figures: Figures) -> float:
 def saved(figures: Figures) -> float:
     """Money a month that is saved on the day: not what a wider scope would."""
     table = figures.tables["savings"]
-    return float(table.loc[table["source"] != "wider deduplication", "saved_per_month"].sum())
+    return float(table.loc[table["source"] != WIDER, "saved_per_month"].sum())
 
 
 def pressed(figures: Figures) -> pd.DataFrame:
@@ -205,13 +206,13 @@ def of_savings(figures: Figures) -> str:
     """What the chart of savings shows."""
     table = figures.tables["savings"]
     by_source = table.groupby("source")[["saved_bytes", "saved_per_month"]].sum()
-    now = by_source.drop(index="wider deduplication", errors="ignore").sort_values("saved_per_month", ascending=False)
+    now = by_source.drop(index=WIDER, errors="ignore").sort_values("saved_per_month", ascending=False)
     text = "Nothing is saved yet"
     if len(now):
         parts = [f"{source} {money(float(row['saved_per_month']))}" for source, row in now.iterrows()]
         text = f"{money(saved(figures))} a month are saved: {_listed(parts)}"
-    if "wider deduplication" in by_source.index:
-        wider = by_source.loc[["wider deduplication"]].iloc[0]
+    if WIDER in by_source.index:
+        wider = by_source.loc[[WIDER]].iloc[0]
         text += (
             f"; deduplication across customers would save {format_bytes(int(wider['saved_bytes']))} more, "
             f"{money(float(wider['saved_per_month']))} a month"

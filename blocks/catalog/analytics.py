@@ -22,6 +22,8 @@ DAILY = ("snapshots", "usage", "customers", "savings", "notable_jobs", "ages", "
 """Tables that hold what is known of a moment. `operations` holds what happened on a day, and can be told later."""
 DAILY_DAYS = 400
 """Days that each have their snapshot; of months before that the first one stays."""
+WIDER = "wider deduplication"
+"""The source of savings that are not made: it would tell a customer what another one stores."""
 LIST_DAYS = 31
 """Days that lists of jobs are kept."""
 

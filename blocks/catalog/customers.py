@@ -12,6 +12,9 @@ from sqlalchemy.exc import IntegrityError
 from blocks.errors import InvalidInputError, NotFoundError, RefusedError
 from blocks.units import format_bytes
 
+NEARLY_FULL_PERCENT, FULL_PERCENT = 80, 100
+"""Of a quota, used and reserved: where somebody should be told."""
+
 
 @dataclass(frozen=True)
 class Customer:

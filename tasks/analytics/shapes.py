@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from blocks.catalog.analytics import WIDER
 from blocks.policies import GIB, TierPolicy
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def savings(
         _summed("deduplication", duplicates.merge(priced, on="location_id")),
         _summed("compression", squeezed),
         _summed("tiers", cooler.assign(saved_bytes=0), money=cooler["stored_bytes"].astype("float64") * cheaper),
-        _summed("wider deduplication", shared.merge(priced, on="location_id")),
+        _summed(WIDER, shared.merge(priced, on="location_id")),
     ]
     return pd.concat(parts, ignore_index=True).merge(customers[_CUSTOMER], on="api_key_id")
 

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase, analytics, due, facts
+from blocks.catalog.customers import NEARLY_FULL_PERCENT
 from blocks.catalog.facts import Span
 from blocks.catalog.frames import write_frame
 from blocks.errors import InvalidInputError, RefusedError
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EARLIEST = date(2000, 1, 1)
-PRESSED_PERCENT = 80
 UTC_DAYS = ZoneInfo("UTC")
 
 
@@ -134,7 +134,8 @@ class _Snapshot:
         for span in facts.spans(connection):
             for table, frame in self._of_customers(span, priced, shared, days_to_compare(self.day, known)).items():
                 if table == "customers":
-                    pressed += frame.loc[frame["used_percent"].ge(PRESSED_PERCENT).fillna(False), "customer"].tolist()
+                    full = frame["used_percent"].ge(NEARLY_FULL_PERCENT).fillna(False)
+                    pressed += frame.loc[full, "customer"].tolist()
                 rows[table] = rows.get(table, 0) + write_frame(
                     connection, frame.assign(day=self.day), f"analytics.{table}"
                 )

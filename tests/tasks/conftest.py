@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from blocks.catalog import CatalogDatabase
+from blocks.catalog.content import Content
 from blocks.catalog.locations import Declaration, declare_place, read_identity
 from blocks.embedded import Endpoints
 from blocks.object_store import ObjectStore
@@ -15,13 +17,17 @@ from blocks.object_store.block import MIB
 from blocks.object_store.probing import Capabilities
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy, IngestPolicy
+from tasks import relocate
 from tasks.downloads import DownloadReport, bulk_download
 from tasks.ingest import IngestReport, ingest_videos
 from tasks.layout import IDENTITY_KEY
 from tasks.outputs import register_outputs
+from tasks.relocate import Relocated
+from tasks.rewriting import Target
 from tasks.stores import Locations, OpenLocation
 from tests.conftest import make_store
 from tests.helpers import assert_sound, write_outputs
+from tests.tasks.moves import POLICY, WHY, everything
 
 
 @pytest.fixture
@@ -87,3 +93,17 @@ def download(catalog, location, job, root):  # type: ignore[no-untyped-def]
         return bulk_download(catalog, Locations(catalog, location), AccessPolicy(download_roots=str(root)), **wanted)
 
     return run
+
+
+@pytest.fixture
+def move(catalog: CatalogDatabase, locations: Locations, location: OpenLocation, cold: OpenLocation):  # type: ignore[no-untyped-def]
+    """Moves everything, or the rows that are given; whatever happens, everything is sound afterwards."""
+
+    def run(
+        target: OpenLocation = cold, rows: list[Content] | None = None, *, codec: str | None = None, **options: Any
+    ) -> list[Relocated]:
+        found = everything(catalog) if rows is None else rows
+        return relocate.relocate(catalog, locations, POLICY, found, Target(target, codec), WHY, **options)
+
+    yield run
+    assert_sound(catalog, location, cold)

@@ -9,68 +9,21 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-import httpx
 import pytest
 
-from blocks.catalog import CatalogDatabase
-from blocks.catalog.content import Content
-from blocks.catalog.moving import Wanted, objects_of
 from blocks.catalog.relocations import LIVE_OR_TRASHED
 from blocks.errors import CatalogUnavailableError, RefusedError
 from blocks.object_store.probing import Capabilities
 from blocks.object_store.transfer import head, put_bytes, read_bytes
-from blocks.policies import RelocationPolicy, RetentionPolicy
-from tasks import intents, relocate, rewriting
-from tasks.access import issue_download_url
-from tasks.cleanup import apply_cleanup, find_due
-from tasks.cleanup_plan import plan_cleanup
+from blocks.policies import RetentionPolicy
+from tasks import relocate, rewriting
 from tasks.deletion import Wanted as Chosen
 from tasks.deletion import apply_deletion, apply_erasure, apply_undelete, hold, plan_deletion, plan_undelete, select
-from tasks.downloads import bulk_download
 from tasks.intents import recover
 from tasks.outputs import register_outputs
-from tasks.relocate import Relocated, Why
 from tasks.rewriting import Target
-from tasks.stores import Locations, OpenLocation
-from tasks.sweeping import Sweep
-from tests.helpers import assert_sound, execute, one, rows, stored_keys, write_outputs
-
-POLICY = RelocationPolicy()
-WHY = Why("tier-jobs", "cold_after_days", "the run")
-MIB = 1024**2
-
-
-@pytest.fixture
-def move(catalog: CatalogDatabase, locations: Locations, location: OpenLocation, cold: OpenLocation):  # type: ignore[no-untyped-def]
-    """Moves everything, or the rows that are given; whatever happens, everything is sound afterwards."""
-
-    def run(
-        target: OpenLocation = cold, rows: list[Content] | None = None, *, codec: str | None = None, **options: Any
-    ) -> list[Relocated]:
-        found = everything(catalog) if rows is None else rows
-        return relocate.relocate(catalog, locations, POLICY, found, Target(target, codec), WHY, **options)
-
-    yield run
-    assert_sound(catalog, location, cold)
-
-
-def everything(catalog: CatalogDatabase, *, states: tuple[str, ...] = ("live",)) -> list[Content]:
-    jobs = [row.id for row in rows(catalog, "SELECT id FROM jobs")]
-    places = tuple(row.id for row in rows(catalog, "SELECT id FROM locations"))
-    return catalog.transaction(lambda connection: objects_of(connection, jobs, Wanted(places, states=states)))
-
-
-def results(outcomes: list[Relocated]) -> dict[str, int]:
-    found = [one.result for one in outcomes]
-    return {result: found.count(result) for result in sorted(set(found))}
-
-
-def sweep_of(catalog: CatalogDatabase, *locations: OpenLocation) -> Sweep:
-    return Sweep(catalog, locations, run="the next run")
-
-
-def end_urls(catalog: CatalogDatabase) -> None:
-    execute(catalog, "UPDATE relocations SET release_after = now() - interval '1 s' WHERE state = 'swapped'")
+from tests.helpers import execute, one, rows, stored_keys, write_outputs
+from tests.tasks.moves import MIB, POLICY, WHY, end_urls, everything, results, sweep_of
 
 
 def test_there_and_back(move, catalog, location, cold, job) -> None:  # type: ignore[no-untyped-def]
@@ -303,131 +256,6 @@ def test_the_trash_moves_and_comes_back(move, catalog, location, cold, job) -> N
     recover(sweep_of(catalog, location))
     apply_undelete(sweep_of(catalog, location), plan_undelete(select(catalog, Chosen((str(job),)), trashed=True)))
     assert one(catalog, "SELECT storage_used_bytes FROM api_keys") == used
-
-
-def test_an_old_url_works_to_its_end(  # type: ignore[no-untyped-def]
-    move, catalog, location, cold, locations, job, access
-) -> None:
-    """hot → cold → hot while a URL is still valid, with cleanups between."""
-    url = issue_download_url(catalog, locations, access, api_key="acme", job_id=job, kind="original").url
-    stream = issue_download_url(catalog, locations, access, api_key="acme", job_id=job, kind="hls_720p").url
-    segments = [line for line in httpx.get(stream).text.splitlines() if line.startswith("http")]
-    for target, minutes in ((cold, 59), (location, 0)):
-        assert set(results(move(target))) == {"moved"}
-        passed = f"{minutes} minutes"
-        execute(catalog, "UPDATE relocations SET release_after = release_after - CAST(:m AS interval)", m=passed)
-        recover(sweep_of(catalog, location, cold))
-        for each in (url, *segments):
-            assert httpx.get(each).status_code == 200
-    execute(catalog, "UPDATE relocations SET release_after = now() - interval '1 s'")
-    recover(sweep_of(catalog, location, cold))
-    assert {httpx.get(each).status_code for each in (url, *segments)} == {404}
-    fresh = issue_download_url(catalog, locations, access, api_key="acme", job_id=job, kind="original").url
-    assert httpx.get(fresh).content == b"the original"
-
-
-def test_a_segments_url_is_noted_on_its_playlist(move, catalog, locations, job, access) -> None:  # type: ignore[no-untyped-def]
-    issue_download_url(catalog, locations, access, api_key="acme", job_id=job, kind="hls_360p", expires_in=7200)
-    move()
-    for row in rows(
-        catalog,
-        "SELECT o.name, r.release_after > now() + interval '2 hours' AS kept FROM relocations r "
-        "  JOIN stored_objects o ON o.id = r.object_id",
-    ):
-        assert row.kept == row.name.startswith("360p/segments"), row.name
-
-
-def test_urls_are_served_while_everything_moves(  # type: ignore[no-untyped-def]
-    move, catalog, location, cold, locations, job, access
-) -> None:
-    """Readers never meet a refusal or a missing object, and every URL works, however often the objects move."""
-    done, errors, served = threading.Event(), [], [0]
-
-    def read() -> None:
-        while not done.is_set():
-            for kind in ("original", "audio", "hls_720p"):
-                try:
-                    issued = issue_download_url(catalog, locations, access, api_key="acme", job_id=job, kind=kind)
-                    answer = httpx.get(issued.url)
-                    assert answer.status_code == 200, (kind, answer.status_code)
-                    for line in answer.text.splitlines() if kind == "hls_720p" else ():
-                        if line.startswith("http"):
-                            assert httpx.get(line).status_code == 200, line
-                    served[0] += 1
-                except Exception as error:
-                    errors.append(error)
-                    return
-
-    readers = [threading.Thread(target=read) for _ in range(4)]
-    for reader in readers:
-        reader.start()
-    for number in range(12):
-        moved = move(cold if number % 2 == 0 else location)
-        assert results(moved).get("failed", 0) == 0
-        recover(sweep_of(catalog, location, cold))
-    done.set()
-    for reader in readers:
-        reader.join()
-    assert errors == []
-    assert served[0] > 20
-
-
-def test_downloads_read_from_wherever_a_file_is(move, catalog, location, cold, locations, job, access) -> None:  # type: ignore[no-untyped-def]
-    half = everything(catalog)[::2]
-    move(rows=half)
-    report = bulk_download(catalog, locations, access, job_ids=[job])
-    assert (report.files, report.skipped) == (len(everything(catalog)), ())
-
-
-@pytest.mark.parametrize("state", ["open", "swapped", "failed"])
-def test_recovery_is_for_the_holder_of_the_lock(catalog, location, cold, locations, job, state: str) -> None:  # type: ignore[no-untyped-def]
-    move_one = everything(catalog)[:1]
-    relocate.relocate(catalog, locations, POLICY, move_one, Target(cold), WHY)
-    execute(
-        catalog, "UPDATE relocations SET state = :state, release_after = now() - interval '1 s', "
-        "key = CASE WHEN :state = 'swapped' THEN key ELSE key || 'x' END", state=state,
-    )  # fmt: skip
-    key = one(catalog, "SELECT CASE state WHEN 'swapped' THEN old_key ELSE key END FROM relocations")
-    lies = location if state == "swapped" else cold
-    put_bytes(lies.store, key, b"x", {})
-    assert recover(sweep_of(catalog, cold if lies is location else location)).objects == 0
-    assert recover(sweep_of(catalog, lies)).objects == 1
-    assert key not in stored_keys(lies)
-    assert one(catalog, "SELECT state FROM relocations") == "done"
-
-
-def test_lockless_writers_are_left_to_cleanup(catalog, location, cold, locations, job) -> None:  # type: ignore[no-untyped-def]
-    (row, *_) = everything(catalog)
-    execute(
-        catalog, "INSERT INTO relocations (id, object_id, job_id, generation, operation, location_id, key) "
-        "VALUES (gen_random_uuid(), :id, :job, 1, 'rehydrate-job', :place, 'processed/x')",
-        id=str(row.id), job=str(job), place=location.place.id,
-    )  # fmt: skip
-    recover(sweep_of(catalog, location))
-    assert one(catalog, "SELECT state FROM relocations") == "open"
-
-
-def test_cleanup_finishes_a_thousand_intents_at_once(  # type: ignore[no-untyped-def]
-    catalog, location, cold, locations, job, tmp_path, monkeypatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    moved = relocate.relocate(catalog, locations, POLICY, everything(catalog), Target(cold), WHY)
-    end_urls(catalog)
-    requests: list[int] = []
-    real = intents.delete_keys
-    monkeypatch.setattr(intents, "delete_keys", lambda store, keys: requests.append(len(keys)) or real(store, keys))
-    sweep = sweep_of(catalog, location, cold)
-    facts = find_due(sweep, RetentionPolicy())
-    plan = plan_cleanup(facts)
-    assert [(item.rule, item.objects) for item in plan.items] == [("old_bytes_minutes", 0)]
-    report = apply_cleanup(sweep, RetentionPolicy(), facts, plan)
-    assert (report.objects, requests) == (len(moved), [len(moved)])
-    assert stored_keys(location) == []
-    execute(catalog, "UPDATE relocations SET created_at = now() - interval '31 days'")
-    apply_cleanup(
-        sweep, RetentionPolicy(), find_due(sweep, RetentionPolicy()), plan_cleanup(find_due(sweep, RetentionPolicy()))
-    )
-    assert rows(catalog, "SELECT 1 FROM relocations") == []
 
 
 def test_bounded_memory(move, catalog, new_job, monkeypatch) -> None:  # type: ignore[no-untyped-def]
