@@ -6,6 +6,7 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +15,11 @@ from sqlalchemy import text
 from blocks.catalog import CatalogDatabase
 from blocks.embedded import Stack
 from blocks.object_store.listing import list_prefix
-from blocks.policies import MIB, AccessPolicy, RetentionPolicy
+from blocks.policies import MIB, AccessPolicy, RetentionPolicy, TierPolicy
+from reports.exporting import export
+from reports.figures import read_figures
 from tasks.access import issue_download_url
+from tasks.analytics.snapshot import refresh
 from tasks.cleanup import apply_cleanup, find_due
 from tasks.cleanup_plan import plan_cleanup
 from tasks.purging import purge_released
@@ -169,7 +173,7 @@ def growth_reconcile(bench: Bench) -> Measured:
 
 
 def memory(bench: Bench) -> list[Measured]:
-    """Peak memory of a process that plans a reconciliation, and of one that cleans up, with few rows and with many.
+    """Peak memory of processes that plan a reconciliation, clean up, and make a day's report, with few rows and many.
 
     Reconciliation: 10⁴ and 2 × 10⁵ real objects, since a million would take ten minutes to write; it looks through
     parts of 25,000 rows. Cleanup: 10⁴ and 10⁶ rows, and as many again as a tenth of them due.
@@ -182,6 +186,7 @@ def memory(bench: Bench) -> list[Measured]:
     for work, few, many, large in (
         ("reconcile", "memory_small", "memory_large", MOST_LISTED),
         ("cleanup", "memory_few", "memory_many", SIZES[-1]),
+        ("analytics", "memory_few", "memory_many", SIZES[-1]),
     ):
         # A cleanup leaves nothing to the next: what is due is added for each.
         peaks = []
@@ -210,6 +215,10 @@ def child(work: str, folder: str, database: str, size: str) -> None:
     location = bench.location(catalog)
     if work == "reconcile":
         Stocked(catalog, location, known_drift(int(size), database)).reconcile()
+    elif work == "analytics":
+        refresh(catalog, TierPolicy())
+        with tempfile.TemporaryDirectory() as files:
+            export(read_figures(catalog), Path(files), links=True)
     else:
         due = int(size) // A_JOB // 10
         add_due(catalog, due, each=A_JOB)
