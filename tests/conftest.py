@@ -34,6 +34,11 @@ TEMPLATE = "catalog_template"
 _numbers = itertools.count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--point", type=int, default=None, help="only this point of a walk, to see one failure again")
+    parser.addoption("--seeds", default="", help="seeds of the simulation, such as 17 or 0-5000")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of flows go last: the Prefect server starts meanwhile."""
     items.sort(key=lambda item: item.get_closest_marker("prefect") is not None)

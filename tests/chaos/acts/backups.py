@@ -1,0 +1,160 @@
+"""Backups, drills, a restore with its cut-over, and the schema itself."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+from blocks.catalog import CatalogDatabase, due
+from blocks.catalog.databases import drop_database, maintenance
+from blocks.catalog.locations import read_identity
+from blocks.catalog.migrating import upgrade
+from blocks.catalog.restored import read_freeze, thaw
+from blocks.catalog.sweeps import backup_lock
+from blocks.policies import BackupPolicy
+from tasks.backups.aftermath import Aftermath, claim_buckets
+from tasks.backups.cutover import cut_over, drop_leftovers, reopen
+from tasks.backups.drill import run_drill
+from tasks.backups.listing import Backups, list_backups
+from tasks.backups.manifest import Manifest
+from tasks.backups.restoring import Restoring, name_beside, restore_beside
+from tasks.backups.retention import apply_retention, plan_retention
+from tasks.backups.taking import Making, take_backup
+from tests.chaos.acts.act import Act
+from tests.chaos.world import World
+from tests.helpers import one
+
+POLICY = BackupPolicy(compression_level=1, restore_jobs=1, keep_verified=2, keep_days=1, parallel_transfers=1)
+
+
+def _id(world: World) -> UUID:
+    return world.catalog.transaction(read_identity).catalog_id
+
+
+def _listed(world: World) -> Backups:
+    return list_backups(world.store("vault"), _id(world))
+
+
+def _newest(world: World) -> Manifest:
+    newest = _listed(world).newest_good
+    assert newest is not None
+    assert newest.manifest is not None
+    return newest.manifest
+
+
+def _a_job(world: World) -> None:
+    world.job("summer")
+
+
+def _take(world: World) -> None:
+    with backup_lock(world.catalog, _id(world), holder="backup", wait=timedelta(seconds=20)) as lock:
+        take_backup(
+            Making(world.catalog, world.store("vault"), POLICY, lambda _: world.home.store, before_batch=lock.require)
+        )
+
+
+def _three_backups(world: World) -> None:
+    _a_job(world)
+    for _ in range(3):
+        _take(world)
+
+
+def _let_old_ones_go(world: World) -> None:
+    """As if days had passed: all but the two newest are past their days."""
+    with backup_lock(world.catalog, _id(world), holder="backup", wait=timedelta(seconds=20)) as lock:
+        found = _listed(world)
+        plan = plan_retention(found, POLICY, world.catalog.transaction(due.now) + timedelta(days=3))
+        apply_retention(world.store("vault"), found, plan, before_batch=lock.require)
+    assert len([backup for backup in _listed(world).all if backup.good]) >= POLICY.keep_verified
+
+
+def _a_backup(world: World) -> None:
+    _a_job(world)
+    _take(world)
+
+
+def _drill(world: World) -> None:
+    with world.scratch():
+        drilled = run_drill(world.catalog, Restoring(world.store("vault"), _newest(world), world.catalog, POLICY))
+    assert drilled.ok or drilled.because, drilled
+
+
+def _restore(world: World) -> None:
+    """As the flow: what a killed one left, a database beside, the cut-over, the buckets, the confirmation."""
+    catalog, made = world.catalog, _newest_of_all(world)
+    reopen(catalog)
+    drop_leftovers(catalog, "restore", keep=lambda note: False)
+    beside = name_beside(catalog.database, "restore", "run")
+    with maintenance(catalog) as connection:
+        drop_database(connection, beside)
+    with world.scratch():
+        restored = restore_beside(
+            Restoring(world.store("vault"), made, catalog, POLICY), beside, note={"run": "restore"}
+        )
+    cut_over(catalog, restored.database, made, run="restore", wait=timedelta(seconds=20))
+    _settle(world)
+
+
+def _newest_of_all(world: World) -> Manifest:
+    # The catalog may be closed by a cut-over that was killed: nobody asks it which backups are its own.
+    from tasks.backups.listing import groups_of
+
+    (group,) = groups_of(world.store("vault"), None, "")
+    assert group.newest_good is not None
+    assert group.newest_good.manifest is not None
+    return group.newest_good.manifest
+
+
+def _settle(world: World) -> None:
+    claimed = Aftermath()
+    claim_buckets(world.catalog, world.store, claimed)
+    assert not claimed.failed, claimed.failed
+    frozen = world.catalog.transaction(read_freeze)
+    if frozen is not None:
+        assert world.catalog.transaction(lambda connection: thaw(connection, frozen, run="restore"))
+
+
+def _restore_or_go_on(world: World) -> None:
+    """The next run: a cut-over that came through is only settled."""
+    reopen(world.catalog)
+    frozen = world.catalog.transaction(read_freeze)
+    if frozen is None and one(world.catalog, "SELECT epoch FROM catalog_identity") == 1:
+        _restore(world)
+    else:
+        _settle(world)
+
+
+def _drop_what_was_kept(world: World) -> None:
+    world.catalog.engine.dispose()
+    for purpose in ("before", "restore", "drill", "upgrade"):
+        drop_leftovers(world.catalog, purpose, keep=lambda note: False)
+    with maintenance(world.catalog) as connection:
+        drop_database(connection, _empty(world).database)
+
+
+def _empty(world: World) -> CatalogDatabase:
+    return world.catalog.named(f"{world.catalog.database}_new")
+
+
+def _an_empty_database(world: World) -> None:
+    _a_job(world)
+    with maintenance(world.catalog) as connection:
+        connection.exec_driver_sql(f'CREATE DATABASE "{_empty(world).database}"')
+
+
+def _upgrade(world: World) -> None:
+    made = _empty(world)
+    try:
+        upgrade(made)
+        assert one(made, "SELECT count(*) FROM catalog_identity") == 1
+    finally:
+        made.engine.dispose()
+
+
+ACTS = (
+    Act("backup", _a_job, _take),
+    Act("backup-retention", _three_backups, _let_old_ones_go),
+    Act("restore-drill", _a_backup, _drill, tidy=_drop_what_was_kept),
+    Act("restore", _a_backup, _restore, again=_restore_or_go_on, tidy=_drop_what_was_kept),
+    Act("upgrade", _an_empty_database, _upgrade, tidy=_drop_what_was_kept),
+)

@@ -1,0 +1,91 @@
+"""What moves bytes: compression, tiers, migration, rehydration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from blocks.policies import CompressionPolicy, RelocationPolicy, TierPolicy
+from tasks.compression import find_compressible, plan_compression
+from tasks.intents import recover
+from tasks.migration import Migration, find_jobs, plan_migration, take_over
+from tasks.moving import Mark, Move, collect_records, mark_through, move_batch, split, sum_up
+from tasks.rehydrate import rehydrate_job
+from tasks.sweeping import Sweep
+from tasks.tiering import find_idle, plan_tiers
+from tests.chaos.acts.act import Act
+from tests.chaos.world import World
+from tests.helpers import execute
+
+POLICY = RelocationPolicy(batch_objects=8, parallel_transfers=1)
+COMPRESSION = CompressionPolicy(after_days=1, idle_days=0, smallest_bytes=0, least_gain_percent=0, sample_objects=0)
+TIERS = TierPolicy(cold_location="cold", smallest_billed_kib=0, cold_price_per_1000_moved=0)
+
+
+def _an_old_job(world: World) -> None:
+    world.job("summer")
+    execute(
+        world.catalog,
+        "UPDATE jobs SET created_at = now() - interval '500 days', completed_at = now() - interval '500 days', "
+        "last_accessed_at = NULL",
+    )
+
+
+def _without_etags(world: World) -> None:
+    # Nothing to prove a copy by: the bytes are read and written.
+    _an_old_job(world)
+    execute(world.catalog, "UPDATE stored_objects SET etag = NULL")
+
+
+def _move(
+    world: World, sweep: Sweep, moves: Sequence[Move], settled: Mapping[Mark, Sequence[UUID]], records: str = ""
+) -> None:
+    results = []
+    for batch in split(moves, POLICY, run=sweep.run, records=records):
+        sweep.before_batch()
+        results.append(move_batch(world.catalog, world.locations, POLICY, batch))
+    mark_through(world.catalog, moves, sum_up(results), settled)
+    if records and results:
+        collect_records(world.cold, results, f"{records}.csv")
+
+
+def _compress(world: World) -> None:
+    with world.sweeping("compress", wait=20) as sweep:
+        recover(sweep)
+        planned = plan_compression(find_compressible(sweep, world.locations, COMPRESSION), COMPRESSION)
+        _move(world, sweep, planned.moves, {planned.mark: planned.settled})
+
+
+def _tier(world: World) -> None:
+    with world.sweeping("tier", wait=20) as sweep:
+        recover(sweep)
+        planned = plan_tiers(find_idle(sweep, TIERS), TIERS)
+        _move(world, sweep, planned.moves, planned.settled)
+
+
+def _migrate(world: World) -> None:
+    with world.sweeping("migrate", wait=20) as sweep:
+        recover(sweep)
+        migration = Migration(world.home, world.cold)
+        _, moves = plan_migration(find_jobs(world.catalog, migration), migration)
+        take_over(world.catalog, migration)
+        _move(world, sweep, moves, {}, records="reports/migrate-storage/migrate")
+
+
+def _moved_and_compressed(world: World) -> None:
+    _an_old_job(world)
+    _compress(world)
+    _migrate(world)
+
+
+def _rehydrate(world: World) -> None:
+    rehydrate_job(world.catalog, world.locations, POLICY, job_id=world.job_named("summer"), run="rehydrate")
+
+
+ACTS = (
+    Act("compress-jobs", _an_old_job, _compress),
+    Act("tier-jobs", _an_old_job, _tier),
+    Act("migrate-storage", _an_old_job, _migrate),
+    Act("migrate-storage-by-streams", _without_etags, _migrate),
+    Act("rehydrate-job", _moved_and_compressed, _rehydrate),
+)
