@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up example down status test chaos test-fast lint bench lock clean
+.PHONY: help demo up example down status test chaos contract minio test-fast lint bench lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | sort | while IFS="$$(printf '\t')" read -r target text; do printf '  make %-10s %s\n' "$$target" "$$text"; done
@@ -29,6 +29,16 @@ test: $(VENV)/.dev-installed  ## the tests, against real servers
 
 chaos: $(VENV)/.dev-installed  ## processes killed at many points, and alarms that take their time; minutes more
 	@$(BIN)/python -m pytest -m chaos $(ARGS)
+
+contract: $(VENV)/.dev-installed  ## what is asked of an S3 server, alone; ENDPOINT=… BUCKET=… asks one of your own
+	@$(if $(ENDPOINT)$(BUCKET),CONTRACT_ENDPOINT="$(ENDPOINT)" CONTRACT_BUCKET="$(BUCKET)" CONTRACT_SECOND_BUCKET="$(SECOND_BUCKET)" )$(BIN)/python -m pytest tests/contract $(ARGS)
+
+minio: $(VENV)/.dev-installed  ## build MinIO, so that the tests ask it too; needs Go 1.24, and seven minutes the first time
+	@command -v go >/dev/null || { echo "make minio needs Go 1.24 or newer on the PATH; without MinIO the tests leave it out, and say so"; exit 1; }
+	@echo "building MinIO into $(BIN) …"
+	@GOTOOLCHAIN=local CGO_ENABLED=0 GOBIN="$(CURDIR)/$(BIN)" go install -trimpath -ldflags "-s -w" github.com/minio/minio@$(MINIO)
+# The last state of its repository, which is not maintained any more; it carries no version that Go knows.
+MINIO := v0.0.0-20260212201848-7aac2a2c5b7c
 
 test-fast: $(VENV)/.dev-installed  ## the tests that need no Prefect server: for the seconds between two edits
 	@$(BIN)/python -m pytest -m "not prefect and not slow and not chaos" -x -q $(ARGS)

@@ -172,10 +172,12 @@ def apply_rules(location: OpenLocation, policy: RetentionPolicy) -> LifecycleRep
 
 
 def _why_not(name: str, action: Action, capabilities: Capabilities) -> str:
-    seen = next((one for one in capabilities.findings if one.name == _CAPABILITY[action]), None)
-    if seen is None:
-        return f"{name}: nobody tried yet whether this server does it: run the flow probe-store; {_INSTEAD[action]}"
-    return "" if seen.works else f"{name}: this server does not do it ({seen.detail}); {_INSTEAD[action]}"
+    because = capabilities.why_not(_CAPABILITY[action])
+    instead = _INSTEAD[action]
+    unlisted = any(one.name == "lists_incomplete_uploads" and not one.works for one in capabilities.findings)
+    if action == "abort" and unlisted:
+        instead = "nor can cleanup, for it lists no incomplete uploads: have the server remove them in a way of its own"
+    return f"{name}: {because}; {instead}" if because else ""
 
 
 def _report(

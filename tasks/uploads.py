@@ -69,8 +69,15 @@ def issue_upload_url(
         InvalidInputError: a file name, size, id or lifetime that is none.
         NotFoundError: no such key, or no such job of that key.
         QuotaExceededError: it does not fit; the message says how much is free.
-        RefusedError: the key is disabled, the job is not readable, or the file is larger than a form may carry.
+        RefusedError: the key is disabled, the job is not readable, the file is larger than a form may carry, or the
+            location's server takes no forms.
     """
+    # Before quota is held for a form that nobody can send.
+    if because := location.capabilities.why_not("post_form"):
+        raise RefusedError(
+            f"bucket {location.store.bucket} takes no upload forms: {because}; take the file in with ingest-videos, or "
+            "send new files to a location whose server takes forms"
+        )
     check_filename(filename)
     check_size(size_bytes, at_most=access.largest_upload_mib * MIB)
     job = check_job_id(job_id) if job_id is not None else None

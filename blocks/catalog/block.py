@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
@@ -96,7 +96,7 @@ class CatalogDatabase(Block):
     @property
     def engine(self) -> Engine:
         """The process's pool for this database (one for equal settings, however often the block is loaded)."""
-        return _engine(self.url(), self.pool_size)
+        return _engine(self.url(), self.pool_size, autocommit=False)
 
     def direct_engine(self, *, maintenance: bool = False) -> Engine:
         """An engine without a pool, for sessions that hold something: locks, snapshots, renames."""
@@ -127,31 +127,42 @@ class CatalogDatabase(Block):
                     transaction.commit()
                 return result
             except DBAPIError as error:
-                code = getattr(error.orig, "pgcode", None)
-                lost = isinstance(error, OperationalError | InterfaceError) and (code is None or code[:2] in self._GONE)
-                if not lost and code not in DEADLOCK_OR_SERIALIZATION:
+                lost = is_lost(error)
+                if not lost and getattr(error.orig, "pgcode", None) not in DEADLOCK_OR_SERIALIZATION:
                     raise
                 # A COMMIT whose answer was lost may have happened: running it again could do it twice.
                 if (lost and committing) or attempt == ATTEMPTS - 1:
-                    raise CatalogUnavailableError(
-                        f"the catalog {self.database} at {self.host} did not answer: {_first_line(error)}"
-                    ) from error
+                    raise self.unavailable(error) from error
                 # Jitter, so that the two of a deadlock do not meet again.
                 time.sleep(random.uniform(0.5, 1.0) * min(LONGEST_PAUSE_SECONDS, 0.02 * 2**attempt))  # noqa: S311 -- not a secret
         raise AssertionError("unreachable")
 
-    # SQLSTATE classes of a server that goes away or comes up: connection exception, operator intervention, no slots.
-    _GONE: ClassVar[frozenset[str]] = frozenset({"08", "57", "53"})
+    def unavailable(self, error: DBAPIError) -> CatalogUnavailableError:
+        """A lost connection, told in the project's own error."""
+        return CatalogUnavailableError(
+            f"the catalog {self.database} at {self.host} did not answer: {_first_line(error)}"
+        )
 
     def named(self, database: str) -> CatalogDatabase:
         """The same server and role with another database, such as one that is restored beside."""
         return self.model_copy(update={"database": database})
 
 
+_GONE = frozenset({"08", "57", "53"})
+"""SQLSTATE classes of a server that goes away or comes up: connection exception, operator intervention, no slots."""
+
+
+def is_lost(error: DBAPIError) -> bool:
+    """Whether the connection was lost, or could not be made: the statement may work on another one."""
+    code = getattr(error.orig, "pgcode", None)
+    return isinstance(error, OperationalError | InterfaceError) and (code is None or code[:2] in _GONE)
+
+
+# Without a default: calls that leave it out would be other calls to the cache, and make a second pool.
 @lru_cache(maxsize=128)
-def _engine(url: URL, pool_size: int, *, autocommit: bool = False) -> Engine:
+def _engine(url: URL, pool_size: int, *, autocommit: bool) -> Engine:
     if autocommit:
-        return _engine(url, pool_size).execution_options(isolation_level="AUTOCOMMIT")
+        return _engine(url, pool_size, autocommit=False).execution_options(isolation_level="AUTOCOMMIT")
     # No ping before each use: a connection that was lost is noticed by the statement, which runs again.
     return _in_utc(create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_timeout=60))
 

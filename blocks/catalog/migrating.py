@@ -9,9 +9,10 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, text
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import DBAPIError
 
-from blocks.catalog.block import CatalogDatabase
+from blocks.catalog.block import CatalogDatabase, is_lost
 from blocks.catalog.readers import grant_readers
 from blocks.errors import SchemaError
 
@@ -37,17 +38,36 @@ def head_revision() -> str:
 
 def current_revision(catalog: CatalogDatabase) -> str | None:
     """The revision the database is at; None for an empty database."""
-    with catalog.engine.connect() as connection:
+
+    def read(connection: Connection) -> str | None:
         if not inspect(connection).has_table("alembic_version"):
             return None
         return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
+    return catalog.transaction(read)
+
 
 def upgrade(catalog: CatalogDatabase) -> str:
-    """Migrate to `head_revision()` and make the log's months; safe to run at any time, also twice at once."""
+    """Migrate to `head_revision()` and make the log's months; safe to run at any time, also twice at once.
+
+    Raises:
+        SchemaError: the database was migrated by a newer version.
+        CatalogUnavailableError: the connection was lost; what was begun is undone.
+    """
+    try:
+        _upgrade(catalog)
+    except DBAPIError as error:
+        if is_lost(error):
+            raise catalog.unavailable(error) from error
+        raise
+    _checked.discard(str(catalog.url()))
+    return head_revision()
+
+
+def _upgrade(catalog: CatalogDatabase) -> None:
     config = _config()
-    engine = catalog.direct_engine()
-    with engine.connect() as connection:
+    # Without a pool there is nothing to dispose of: the session, and with it the lock, ends here.
+    with catalog.direct_engine().connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": _MIGRATION_LOCK})
         connection.commit()
         found = current_revision(catalog)
@@ -62,9 +82,6 @@ def upgrade(catalog: CatalogDatabase) -> str:
         # New tables, and a catalog that was restored: whoever may read the figures goes on reading them.
         grant_readers(connection)
         connection.commit()
-    engine.dispose()
-    _checked.discard(str(catalog.url()))
-    return head_revision()
 
 
 def require_current_schema(catalog: CatalogDatabase) -> None:

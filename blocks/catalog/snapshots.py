@@ -10,7 +10,7 @@ from datetime import datetime
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from blocks.catalog.block import CatalogDatabase
+from blocks.catalog.block import CatalogDatabase, is_lost
 from blocks.errors import CatalogUnavailableError
 
 RUNNING_LOCK = (1650549611, 1)
@@ -74,10 +74,9 @@ def exported_snapshot(catalog: CatalogDatabase) -> Iterator[Snapshot]:
             ).one()  # fmt: skip
             yield Snapshot(row.id, row.at, row.version, connection)
     except DBAPIError as error:
-        if not error.connection_invalidated and error.orig is not None and getattr(error.orig, "pgcode", None):
+        if not error.connection_invalidated and not is_lost(error):
             raise
-        reason = (str(error.orig).strip().splitlines() or ["no answer"])[0]
-        raise CatalogUnavailableError(f"the catalog {catalog.database} went away: {reason}") from error
+        raise catalog.unavailable(error) from error
     finally:
         engine.dispose()
 

@@ -130,6 +130,8 @@ class ObjectStore(Block):
             raise ValueError(f"{value!r} is not a prefix: no empty, '.' or '..' parts")
         if not value.isprintable():
             raise ValueError(f"{value!r} is not a prefix: it holds control characters")
+        if "\\" in value:
+            raise ValueError(f"{value!r} is not a prefix: some servers (SeaweedFS) take its backslash for a slash")
         return value
 
     def path(self, key: str) -> str:
@@ -170,12 +172,12 @@ class ObjectStore(Block):
     @property
     def s3(self) -> S3Client:
         """A boto3 client for control calls (one a process for equal settings)."""
-        return _boto3_client(_Settings(self), self.endpoint_url)
+        return _boto3_client(_Settings(self, of_bucket=False), self.endpoint_url)
 
     @property
     def public_s3(self) -> S3Client:
         """A boto3 client that signs for the address customers use."""
-        return _boto3_client(_Settings(self), self.public_endpoint_url or self.endpoint_url)
+        return _boto3_client(_Settings(self, of_bucket=False), self.public_endpoint_url or self.endpoint_url)
 
     @property
     def fast(self) -> S3Store:
@@ -198,13 +200,17 @@ class ObjectStore(Block):
 
 
 class _Settings:
-    """What a client is made from, hashable: a changed secret makes a new client, an equal block shares one."""
+    """What a client is made from, hashable: a changed secret makes a new client, an equal block shares one.
 
-    def __init__(self, store: ObjectStore) -> None:
+    boto3 is told the bucket with each call: one client serves a whole server. Each costs 0.1 s, and so many objects
+    that forty of them, one for each prefix, made Python's collector stop everything for a second.
+    """
+
+    def __init__(self, store: ObjectStore, *, of_bucket: bool = True) -> None:
         self.store = store
         self._identity = (
-            hash(store.credentials), store.bucket, store.prefix, store.region, store.virtual_hosted,
-            store.timeout_seconds, store.retries,
+            hash(store.credentials), store.region, store.virtual_hosted, store.timeout_seconds, store.retries,
+            *((store.bucket, store.prefix) if of_bucket else ()),
         )  # fmt: skip
 
     def __hash__(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import obstore
 
+from blocks.errors import RefusedError
 from blocks.object_store.block import ObjectStore
 from blocks.object_store.failures import store_errors
 from blocks.object_store.transfer import MOST_PARTS, Written, head
@@ -40,7 +41,12 @@ def copy(
     size_bytes: int,
     attributes: Mapping[str, str],
 ) -> Written:
-    """Copy inside one server with attributes of its own; above the target's limit in parts."""
+    """Copy inside one server with attributes of its own; above the target's limit in parts.
+
+    Raises:
+        NotFoundError: there is nothing to copy.
+        RefusedError: the server does not copy, or not in parts.
+    """
     metadata, headers = _boto3_attributes(attributes)
     origin: Any = {"Bucket": source.bucket, "Key": source.path(source_key)}
     place: Any = {"Bucket": target.bucket, "Key": target.path(target_key)}
@@ -68,7 +74,13 @@ def _copy_in_parts(store: ObjectStore, source: Any, target: Any, size_bytes: int
             PartNumber=number,
             UploadId=upload_id,
         )
-        return {"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]}
+        # A server that knows no such request takes it for a part without bytes, and answers 200 (rclone does).
+        if (etag := answer.get("CopyPartResult", {}).get("ETag")) is None:
+            raise RefusedError(
+                f"the server of bucket {store.bucket} does not copy in parts: raise multipart_copy_threshold_bytes in "
+                "the store block, if it copies larger objects at once; probe-store shows this as copies_in_parts"
+            )
+        return {"PartNumber": number, "ETag": etag}
 
     try:
         with ThreadPoolExecutor(max_workers=PARALLEL_PARTS) as pool:

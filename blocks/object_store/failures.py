@@ -36,6 +36,11 @@ def store_errors(store: ObjectStore, action: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the local disk's, not the store's
         raise _translated(store, action, error) from error
+    except KeyError as error:
+        # boto3 gives back what a server says, and a broken answer lacks what every whole one has.
+        raise StoreUnavailableError(
+            f"{action} in bucket {store.bucket}: the store's answer is not whole, it lacks {error}"
+        ) from error
 
 
 def _translated(store: ObjectStore, action: str, error: Exception) -> StorageError:

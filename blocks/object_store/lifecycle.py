@@ -31,7 +31,8 @@ Rule = dict[str, Any]
 READ_AGAIN_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Pauses before a configuration that is not there yet is looked at again: AWS takes its time until a read shows it."""
 
-_NO_LIFECYCLE = ("NotImplemented", "MethodNotAllowed")
+_NO_LIFECYCLE = ("NotImplemented", "MethodNotAllowed", "BucketAlreadyExists", "BucketAlreadyOwnedByYou")
+"""A server that knows no `?lifecycle` takes the request for one to create the bucket (rclone does)."""
 _RULE = re.compile(rb"<Rule\b[^>]*>.*?</Rule>", re.DOTALL)
 # What the handlers below hand to and from one call: a shared client has no other way to carry it.
 _fragments: ContextVar[Sequence[bytes | None]] = ContextVar("_fragments", default=())
@@ -86,7 +87,10 @@ def write_rules(store: ObjectStore, rules: list[Rule], *, former: list[Rule] | N
             )
         if pause is not None:
             time.sleep(pause)
-    _put(store, before.rules, before)
+    if seen != before.rules:
+        # A server that keeps no rules at all has forgotten them already, and must not be asked to remove them: one that
+        # knows no `?lifecycle` takes that for a request to remove the bucket, and does so (rclone, where it is empty).
+        _put(store, before.rules, before)
     raise UnfitStoreError(
         f"bucket {store.bucket}: the server took the lifecycle rules and does not give back "
         f"{', '.join(map(name_of, lost)) or 'what was asked for'}; the former rules were put back; run the flow "

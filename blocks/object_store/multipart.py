@@ -29,20 +29,36 @@ def list_multipart_uploads(store: ObjectStore, *, page_uploads: int = 1000) -> I
     Raises:
         StoreUnavailableError: the server says that there is more and not where.
     """
-    prefix = store.path("")
+    found = False
+    for one in _uploads(store, store.path(""), page_uploads):
+        found = True
+        yield one
+    if store.prefix and not found:
+        # MinIO takes a prefix for a whole key and answers that there is nothing; without one it lists the bucket.
+        yield from _uploads(store, "", page_uploads)
+
+
+def _uploads(store: ObjectStore, prefix: str, page_uploads: int) -> Iterator[Incomplete]:
+    own = store.path("")
     marker: dict[str, str] = {}
     while True:
         with store_errors(store, "listing incomplete multipart uploads"):
-            page: Any = store.s3.list_multipart_uploads(
-                Bucket=store.bucket,
-                Prefix=prefix,
-                MaxUploads=page_uploads,
-                **marker,  # type: ignore[arg-type]  # only the two markers
-            )
+            try:
+                page: Any = store.s3.list_multipart_uploads(
+                    Bucket=store.bucket,
+                    Prefix=prefix,
+                    MaxUploads=page_uploads,
+                    **marker,  # type: ignore[arg-type]  # only the two markers
+                )
+            except ClientError as error:
+                # rclone's word for a bucket in which none was ever begun.
+                if error.response.get("Error", {}).get("Code") != "NoSuchUpload":
+                    raise
+                return
         for upload in page.get("Uploads", []):
             # Some servers have taken the prefix for a hint: what is aborted must be ours.
-            if upload["Key"].startswith(prefix):
-                yield Incomplete(upload["Key"][len(prefix) :], upload["UploadId"], upload["Initiated"])
+            if upload["Key"].startswith(own):
+                yield Incomplete(upload["Key"][len(own) :], upload["UploadId"], upload["Initiated"])
         if not page.get("IsTruncated"):
             return
         # Exactly what the server gave: AWS gives both, SeaweedFS no key (and takes one to mean only that key).

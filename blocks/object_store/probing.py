@@ -19,6 +19,7 @@ from blocks.errors import RefusedError, StorageError, UnfitStoreError
 from blocks.object_store.block import ObjectStore
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.failures import store_errors
+from blocks.object_store.listing import list_range
 from blocks.object_store.presigning import presign_get
 from blocks.object_store.transfer import put_bytes
 from blocks.object_store.trials import BODY, NEEDED, TRIALS
@@ -44,6 +45,13 @@ class Capabilities:
     def has(self, name: str) -> bool:
         """Whether an effect was proved; an effect nobody probed is not there."""
         return any(finding.name == name and finding.works for finding in self.findings)
+
+    def why_not(self, name: str) -> str:
+        """What was seen instead of an effect, for a message; empty where it works."""
+        seen = next((finding for finding in self.findings if finding.name == name), None)
+        if seen is None:
+            return "nobody tried yet whether this server does it: run the flow probe-store"
+        return "" if seen.works else f"this server does not do it ({seen.detail})"
 
     @property
     def reads_checksum_headers(self) -> bool:
@@ -105,15 +113,17 @@ def require_class(store: ObjectStore, storage_class: str) -> None:
     Raises:
         UnfitStoreError: it knows no such class, or forgets it.
     """
-    key = f"probe/{uuid4()}/class"
+    folder = f"probe/{uuid4()}"
+    key = f"{folder}/class"
     try:
         put_bytes(store, key, BODY, {"Storage-Class": storage_class})
-        seen = store.s3.head_object(Bucket=store.bucket, Key=store.path(key)).get("StorageClass", "STANDARD")
+        # The listing, which reconcile tells locations apart by: rclone repeats any class to HEAD, and lists none.
+        (listed,) = list_range(store, folder, after="", until=None, classes=True)
     except (RefusedError, ClientError) as error:
         raise UnfitStoreError(f"bucket {store.bucket} takes no objects of class {storage_class}: {error}") from error
     finally:
         delete_keys(store, [key])
-    if seen != storage_class:
+    if (seen := listed.storage_class or "STANDARD") != storage_class:
         raise UnfitStoreError(f"bucket {store.bucket} keeps an object of class {storage_class} as {seen}")
 
 

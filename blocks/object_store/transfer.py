@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import obstore
+from obstore.exceptions import GenericError
 
-from blocks.errors import ContentMismatchError, NotFoundError, SourceChangedError
+from blocks.errors import ContentMismatchError, NotFoundError, SourceChangedError, UnfitStoreError
 from blocks.object_store.block import MIB, ObjectStore
 from blocks.object_store.failures import store_errors
 
@@ -36,7 +37,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Head:
-    """An object as the store knows it."""
+    """An object as the store knows it; names of metadata in lower case."""
 
     size_bytes: int
     etag: str | None
@@ -145,12 +146,13 @@ def head(store: ObjectStore, key: str) -> Head:
     """
     with store_errors(store, f"looking at {key}"):
         answer = store.s3.head_object(Bucket=store.bucket, Key=store.path(key))
-    return Head(
-        size_bytes=answer["ContentLength"],
-        etag=_unquoted(answer.get("ETag")),
-        last_modified=answer["LastModified"],
-        metadata=answer["Metadata"],
-    )
+        return Head(
+            size_bytes=answer["ContentLength"],
+            etag=_unquoted(answer.get("ETag")),
+            last_modified=answer["LastModified"],
+            # Names of headers have no case, and servers write them as they like (rclone: Object-Id): S3's are lower.
+            metadata={name.lower(): value for name, value in answer["Metadata"].items()},
+        )
 
 
 def fingerprint(store: ObjectStore, key: str) -> tuple[str | None, datetime] | None:
@@ -177,9 +179,26 @@ def read_bytes(store: ObjectStore, key: str, *, at_most: int) -> bytes:
 
 
 def read_range(store: ObjectStore, key: str, start: int, end: int) -> bytes:
-    """An object's bytes as stored, from `start` up to `end`."""
+    """An object's bytes as stored, from `start` up to `end`.
+
+    Raises:
+        UnfitStoreError: the server gives whole objects only.
+    """
     with store_errors(store, f"reading {key}"):
-        return bytes(obstore.get_range(store.fast, key, start=start, end=end))
+        try:
+            return bytes(obstore.get_range(store.fast, key, start=start, end=end))
+        except GenericError as error:
+            if "non-partial" not in str(error):
+                raise
+        # rclone says 200 where S3 says 206, which obstore does not take; what it sends is the range, and it tells so.
+        answer = store.s3.get_object(Bucket=store.bucket, Key=store.path(key), Range=f"bytes={start}-{end - 1}")
+        with answer["Body"] as body:
+            if not answer.get("ContentRange", "").startswith(f"bytes {start}-"):
+                raise UnfitStoreError(
+                    f"the server of bucket {store.bucket} gives whole objects only, where {start} to {end} of {key} "
+                    "was asked for: large objects cannot be read from it; use another server"
+                )
+            return body.read()
 
 
 def read_stream(store: ObjectStore, key: str) -> Iterator[bytes]:

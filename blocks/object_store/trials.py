@@ -16,10 +16,12 @@ from botocore.exceptions import ClientError
 
 from blocks.errors import UnfitStoreError
 from blocks.object_store.block import MIB, ObjectStore
+from blocks.object_store.copying import copy
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.lifecycle import read_rules, write_rules
+from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
 from blocks.object_store.presigning import presign_get, presign_post
-from blocks.object_store.transfer import exists, put_bytes, read_bytes
+from blocks.object_store.transfer import exists, head, put_bytes, read_bytes, read_range
 
 BODY = b"transcode-flow asks what this server really does\n"
 OTHER = b"transcode-flow asks what this server really does?\n"
@@ -35,7 +37,16 @@ class _SignsAnotherBody(S3SigV4Auth):
 
 def _reads_back(store: ObjectStore, key: str) -> str | None:
     put_bytes(store, key, BODY, {"Content-Type": "text/plain"})
-    return None if read_bytes(store, key, at_most=MIB) == BODY else "read other bytes than were written"
+    whole, part = read_bytes(store, key, at_most=MIB), read_range(store, key, 10, 14)
+    return None if (whole, part) == (BODY, BODY[10:14]) else "read other bytes than were written"
+
+
+def _answers_ranges(store: ObjectStore, key: str) -> str | None:
+    put_bytes(store, key, BODY, {})
+    url = presign_get(store, key, timedelta(minutes=5))
+    answer = httpx.get(url, headers={"Range": "bytes=10-13"}, timeout=30)
+    # Players seek by it, and some take anything but 206 for the whole file.
+    return None if (answer.status_code, answer.content) == (206, BODY[10:14]) else f"answered {answer.status_code}"
 
 
 def _signed_put(store: ObjectStore, key: str, headers: dict[str, str], signer: type[S3SigV4Auth]) -> int:
@@ -151,9 +162,21 @@ def _copy_with_new_metadata(store: ObjectStore, key: str) -> str | None:
         MetadataDirective="REPLACE",
         Metadata={"about": "after"},
     )
-    seen = store.s3.head_object(Bucket=store.bucket, Key=store.path(target))["Metadata"]
+    seen = dict(head(store, target).metadata)
     delete_keys(store, [target])
     return None if seen.get("about") == "after" else f"the copy carries {seen}"
+
+
+def _copies_in_parts(store: ObjectStore, key: str) -> str | None:
+    put_bytes(store, key, BODY, {})
+    target = f"{key}-copy"
+    # One part, which is the last one: that may be small.
+    in_parts = store.model_copy(update={"multipart_copy_threshold_bytes": 0})
+    try:
+        copy(store, key, in_parts, target, size_bytes=len(BODY), attributes={})
+        return None if read_bytes(store, target, at_most=MIB) == BODY else "the copy has other bytes"
+    finally:
+        delete_keys(store, [target])
 
 
 def _multipart_upload(store: ObjectStore, key: str) -> str | None:
@@ -167,6 +190,15 @@ def _multipart_upload(store: ObjectStore, key: str) -> str | None:
     store.s3.complete_multipart_upload(MultipartUpload={"Parts": parts}, **same)
     size = store.s3.head_object(Bucket=store.bucket, Key=store.path(key))["ContentLength"]
     return None if size == sum(map(len, bodies)) else f"has {size} bytes"
+
+
+def _lists_incomplete_uploads(store: ObjectStore, key: str) -> str | None:
+    upload = store.s3.create_multipart_upload(Bucket=store.bucket, Key=store.path(key))["UploadId"]
+    try:
+        listed = any(one.upload_id == upload for one in list_multipart_uploads(store))
+    finally:
+        abort_multipart_upload(store, key, upload)
+    return None if listed else "left an upload out that was begun"
 
 
 def _deletes_in_batches(store: ObjectStore, key: str) -> str | None:
@@ -216,6 +248,7 @@ def _clock_agrees(store: ObjectStore, key: str) -> str | None:  # noqa: ARG001 -
 
 TRIALS: dict[str, Callable[[ObjectStore, str], str | None]] = {
     "reads_back": _reads_back,
+    "answers_ranges": _answers_ranges,
     "refuses_wrong_signed_sha256": _refuses_wrong_signed_sha256,
     "refuses_wrong_md5": _refuses_wrong_md5,
     "refuses_wrong_checksum_header": _refuses_wrong_checksum_header,
@@ -228,7 +261,9 @@ TRIALS: dict[str, Callable[[ObjectStore, str], str | None]] = {
     "altered_url_is_refused": _altered_url_is_refused,
     "post_form": _post_form,
     "copy_with_new_metadata": _copy_with_new_metadata,
+    "copies_in_parts": _copies_in_parts,
     "multipart_upload": _multipart_upload,
+    "lists_incomplete_uploads": _lists_incomplete_uploads,
     "deletes_in_batches": _deletes_in_batches,
     "expiration_rules": _expiration_rules,
     "transition_rules": _transition_rules,

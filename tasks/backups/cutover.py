@@ -136,11 +136,12 @@ def holds_catalog(target: CatalogDatabase) -> bool:
             return False
     if current_revision(target) is not None:
         return True
-    with target.engine.connect() as connection:
-        foreign = connection.exec_driver_sql(
+    foreign = target.transaction(
+        lambda connection: connection.exec_driver_sql(
             "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
             " WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
         ).scalar_one()
+    )
     if foreign:
         raise RefusedError(
             f"the database {target.database} holds {foreign} tables that are no catalog: a restore would take their "

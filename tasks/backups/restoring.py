@@ -212,15 +212,14 @@ def _load(
         run(pg_restore, [*options, *more, f"--section={section}", str(archive)], beside, settings=RESTORE_SETTINGS)
         if section == "data" and fenced:
             # Before there is an index to keep: each row is written once more, and nothing else.
-            with beside.engine.begin() as connection:
-                raise_generations(connection)
-    with beside.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql("ANALYZE")
+            beside.transaction(raise_generations)
+    beside.single_statement(lambda connection: connection.exec_driver_sql("ANALYZE"))
 
 
 def _compare(manifest: Manifest, beside: CatalogDatabase) -> None:
-    with beside.engine.connect() as connection:
-        rows, parts, revision = count_rows(connection), count_parts(connection), schema_revision(connection)
+    rows, parts, revision = beside.transaction(
+        lambda connection: (count_rows(connection), count_parts(connection), schema_revision(connection))
+    )
     wrong = [
         f"{name} has {rows.get(name, 'no')} rows, {manifest.rows.get(name, 'none')} were backed up"
         for name in sorted(rows.keys() | manifest.rows.keys())

@@ -6,7 +6,7 @@ import itertools
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -15,10 +15,12 @@ import pytest
 
 from blocks.embedded import Endpoints
 from blocks.object_store.probing import Capabilities
+from tests.chaos.acts import ACTS
 from tests.chaos.line import Line
+from tests.chaos.victims import import_everything
+from tests.chaos.walking import Walk, Worlds
 from tests.chaos.world import Address, World
 
-Worlds = Callable[[], AbstractContextManager[World]]
 _numbers = itertools.count(1)
 
 
@@ -28,11 +30,12 @@ def line(endpoints: Endpoints) -> Iterator[Line]:
     assert port is not None
     line = Line(port, endpoints.postgres_folder)
     line.start()
+    import_everything()
     yield line
     line.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def worlds(
     endpoints: Endpoints, bucket: str, sql: Callable[[str], None], template: str, capabilities: Capabilities
 ) -> Worlds:
@@ -51,7 +54,8 @@ def worlds(
         world = World(address)
         world.found(capabilities)
         try:
-            yield world
+            with world.scratch():
+                yield world
         finally:
             world.catalog.engine.dispose()
             sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
@@ -60,7 +64,20 @@ def worlds(
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def through(line: Line) -> Callable[[World], World]:
     """The same world, with every call going through the line."""
     return lambda world: world.at(host="127.0.0.1", port=line.catalog_port, s3_url=line.s3_url)
+
+
+@pytest.fixture(scope="session")
+def walk(request: pytest.FixtureRequest, worlds: Worlds, line: Line, through: Callable[[World], World]) -> Walk:
+    """One act, which was done once undisturbed. For the session, so that pytest keeps the tests of one act together."""
+    return Walk(ACTS[request.param], worlds, line, through)
+
+
+@pytest.fixture
+def point(request: pytest.FixtureRequest) -> int | None:
+    """The one point to look at again, of `--point`."""
+    found: int | None = request.config.getoption("--point")
+    return found

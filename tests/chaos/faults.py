@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -102,15 +103,21 @@ class Sleep(Point):
     """The call waits on its way until `meanwhile` has happened, in a thread of its own."""
 
     meanwhile: Callable[[], None] = lambda: None
-    failed: BaseException | None = None
+    _happening: Future[None] | None = None
 
     async def strike(self, call: Call) -> Verdict | Answer:
         del call
-        try:
-            await asyncio.get_running_loop().run_in_executor(None, self.meanwhile)
-        except BaseException as found:
-            self.failed = found
+        pool = ThreadPoolExecutor(max_workers=1)
+        self._happening = pool.submit(self.meanwhile)
+        pool.shutdown(wait=False)
+        with suppress(Exception):  # told by `wait`
+            await asyncio.wrap_future(self._happening)
         return Verdict.PASS
+
+    def wait(self) -> None:
+        """Until it has happened, also where the caller did not wait for it; raises what went wrong."""
+        if self._happening:
+            self._happening.result()
 
 
 def error(status: int, code: str) -> Answer:

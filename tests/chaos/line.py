@@ -1,8 +1,8 @@
 """The line between the project and its servers: every call passes here, and can be stopped on its way.
 
-One HTTP request or one SQL statement is one *call*. A `Fault` is asked before a call goes to the server and again before
-its answer goes back: that is the place to cut, to delay, to answer something else, or to kill whoever called. Nothing of
-the project knows of it: blocks that point at the line are all it takes.
+One HTTP request or one SQL statement is one *call*. A `Fault` is asked before a call goes to the server and again
+before its answer goes back: that is the place to cut, to delay, to answer something else, or to kill whoever called.
+Nothing of the project knows of it: blocks that point at the line are all it takes.
 """
 
 from __future__ import annotations

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
-import sys
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 
 from tests.chaos.world import Address
 
 _IMPORTED = ["tests.chaos.acts"]
+_CONTEXT = multiprocessing.get_context("forkserver")
 KILLED = -9
 
 
@@ -18,8 +19,10 @@ def _act(name: str, address: Address, go: Connection) -> None:
     from tests.chaos.acts import ACTS
     from tests.chaos.world import World
 
+    world = World(address)
     go.recv()
-    ACTS[name].do(World(address))
+    with world.scratch():
+        ACTS[name].do(world)
 
 
 @dataclass
@@ -46,16 +49,17 @@ class Victim:
         return self.process.exitcode
 
 
+def import_everything() -> None:
+    """Start the process that victims are forked from."""
+    # Not a fork of this one: obstore's and the line's threads do not survive it. That one forks before there are any.
+    _CONTEXT.set_forkserver_preload(_IMPORTED)
+    forkserver.ensure_running()
+
+
 def victim(name: str, address: Address) -> Victim:
     """A process that will do one act in one world."""
-    # Not a fork of this one: obstore's and the line's threads do not survive it. The server forks before there are any.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_IMPORTED)
-    theirs, ours = context.Pipe(duplex=False)
-    process = context.Process(target=_act, args=(name, address, theirs), daemon=True)
+    theirs, ours = _CONTEXT.Pipe(duplex=False)
+    process = _CONTEXT.Process(target=_act, args=(name, address, theirs), daemon=True)
     process.start()
     theirs.close()
     return Victim(process, ours)
-
-
-assert sys.platform != "win32"

@@ -1,4 +1,4 @@
-"""One customer's jobs in a catalog, buckets and a folder of their own: what is acted upon, and what must hold afterwards."""
+"""One customer's jobs in a catalog, prefixes and a folder of their own: what is acted upon, and what must hold then."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -65,6 +64,7 @@ class World:
         self.ingest_policy = IngestPolicy(
             source_roots=str(self.folder), expected_outputs_ratio=0.0, parallel_batches=1, parallel_transfers=1
         )
+        self._opened: dict[str, OpenLocation] = {}
         self.access_policy = AccessPolicy(download_roots=str(self.folder / "downloads"))
 
     def at(self, **changes: Any) -> World:
@@ -88,15 +88,16 @@ class World:
         """A location, looked up as every flow does."""
         return open_location(self.catalog, self.store(name), name)
 
-    @cached_property
+    # Not `cached_property`: in Python 3.11 one thread that waits in it keeps all others out, in every world.
+    @property
     def home(self) -> OpenLocation:
         """Where new files go."""
-        return self.place("home")
+        return self._opened.get("home") or self._opened.setdefault("home", self.place("home"))
 
-    @cached_property
+    @property
     def cold(self) -> OpenLocation:
         """Where old ones go."""
-        return self.place("cold")
+        return self._opened.get("cold") or self._opened.setdefault("cold", self.place("cold"))
 
     @property
     def locations(self) -> Locations:
@@ -120,7 +121,7 @@ class World:
 
     @contextmanager
     def scratch(self) -> Iterator[None]:
-        """Temporary folders below this world's own, so that a cleanup finds no others."""
+        """Temporary folders below this world's own, so that a cleanup finds no others; for the whole process."""
         made = self.folder / "scratch"
         made.mkdir(exist_ok=True)
         before, tempfile.tempdir = tempfile.tempdir, str(made)
@@ -169,7 +170,7 @@ class World:
 
     def cleanup(self, run: str = "the night") -> Report:
         """One cleanup under the lock."""
-        with self.scratch(), self.sweeping(run, wait=20) as sweep:
+        with self.sweeping(run, wait=20) as sweep:
             facts = find_due(sweep, RetentionPolicy())
             return apply_cleanup(sweep, RetentionPolicy(), facts, plan_cleanup(facts))
 
@@ -209,7 +210,8 @@ class World:
         """What customers have, without ids, keys and times: equal pictures are equal worlds to them."""
         jobs = rows(
             self.catalog,
-            "SELECT j.filename, j.status, j.deleted_at IS NOT NULL, coalesce(j.hold, ''), o.name, o.state, o.codec, "
+            "SELECT j.filename, j.status, j.deleted_at IS NOT NULL, coalesce(j.hold, ''), "
+            "       regexp_replace(o.name, '[0-9a-f-]{36}', 'an id'), o.state, o.codec, "
             "       l.name, o.size_bytes, o.sha256 "
             "  FROM jobs j LEFT JOIN stored_objects o ON o.job_id = j.id LEFT JOIN locations l ON l.id = o.location_id "
             " WHERE j.status NOT IN ('failed', 'cleaned_up') OR o.id IS NOT NULL ORDER BY 1, 2, 3, 5, 6, 10",

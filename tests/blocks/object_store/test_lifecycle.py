@@ -162,6 +162,21 @@ def test_forgotten_rules_are_noticed_and_the_former_ones_put_back(
     assert read_rules(own) == [theirs]
 
 
+def test_a_server_that_forgets_everything_is_not_asked_to_remove_it(
+    own: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that knows no `?lifecycle` would remove the bucket: rclone does, where it is empty."""
+    monkeypatch.setattr(lifecycle, "READ_AGAIN_SECONDS", (0.01,))
+    asked: list[int] = []
+    end = on_write(own, lambda: own.s3.delete_bucket_lifecycle(Bucket=own.bucket) and None)
+    own.s3.meta.events.register("before-call.s3.DeleteBucketLifecycle", lambda **_: asked.append(1), unique_id="asked")
+    with pytest.raises(UnfitStoreError, match="does not give back lost"):
+        write_rules(own, [rule("lost")])
+    own.s3.meta.events.unregister("before-call.s3.DeleteBucketLifecycle", unique_id="asked")
+    end()
+    assert len(asked) == 1, "the one that this test made"
+
+
 def test_a_rule_that_the_server_does_not_do(own: ObjectStore) -> None:
     write_rules(own, [rule("one")])
     moves = rule("moves", Transitions=[{"Days": 30, "StorageClass": "STANDARD_IA"}])

@@ -90,7 +90,7 @@ def test_prefixes(prefix: str, kept: str, path: str) -> None:
     assert (store.prefix, store.path("a/b")) == (kept, path)
 
 
-@pytest.mark.parametrize("prefix", [".", "..", "../", "/../", "a/..", "../a", "a/../b", "a/./b", "a//b", "/./"])
+@pytest.mark.parametrize("prefix", [".", "..", "../", "/../", "a/..", "../a", "a/../b", "a/./b", "a//b", "/./", "a\\b"])
 def test_prefixes_that_lead_elsewhere_are_refused(prefix: str) -> None:
     with pytest.raises(ValidationError, match="prefix"):
         make(prefix=prefix)
@@ -104,3 +104,11 @@ def test_an_accepted_prefix_has_only_real_parts(prefix: str) -> None:
     except ValidationError:
         return
     assert not {"", ".", ".."} & set(path.split("/"))
+
+
+def test_one_client_serves_a_server() -> None:
+    store = make(bucket="one", prefix="a")
+    assert store.s3 is make(bucket="two", prefix="b").s3
+    assert store.s3 is not make(bucket="one", prefix="a", region="eu-central-1").s3
+    assert store.fast is make(bucket="one", prefix="a").fast
+    assert store.fast is not make(bucket="one", prefix="b").fast, "it adds the prefix by itself"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from blocks.catalog import CatalogDatabase, due
 from blocks.catalog.databases import drop_database, maintenance
@@ -15,7 +15,7 @@ from blocks.policies import BackupPolicy
 from tasks.backups.aftermath import Aftermath, claim_buckets
 from tasks.backups.cutover import cut_over, drop_leftovers, reopen
 from tasks.backups.drill import run_drill
-from tasks.backups.listing import Backups, list_backups
+from tasks.backups.listing import Backups, groups_of, list_backups
 from tasks.backups.manifest import Manifest
 from tasks.backups.restoring import Restoring, name_beside, restore_beside
 from tasks.backups.retention import apply_retention, plan_retention
@@ -74,8 +74,7 @@ def _a_backup(world: World) -> None:
 
 
 def _drill(world: World) -> None:
-    with world.scratch():
-        drilled = run_drill(world.catalog, Restoring(world.store("vault"), _newest(world), world.catalog, POLICY))
+    drilled = run_drill(world.catalog, Restoring(world.store("vault"), _newest(world), world.catalog, POLICY))
     assert drilled.ok or drilled.because, drilled
 
 
@@ -83,22 +82,15 @@ def _restore(world: World) -> None:
     """As the flow: what a killed one left, a database beside, the cut-over, the buckets, the confirmation."""
     catalog, made = world.catalog, _newest_of_all(world)
     reopen(catalog)
-    drop_leftovers(catalog, "restore", keep=lambda note: False)
-    beside = name_beside(catalog.database, "restore", "run")
-    with maintenance(catalog) as connection:
-        drop_database(connection, beside)
-    with world.scratch():
-        restored = restore_beside(
-            Restoring(world.store("vault"), made, catalog, POLICY), beside, note={"run": "restore"}
-        )
+    drop_leftovers(catalog, "restore", keep=lambda note: note.get("ready") is True)
+    beside = name_beside(catalog.database, "restore", uuid4().hex[:8])
+    restored = restore_beside(Restoring(world.store("vault"), made, catalog, POLICY), beside, note={"run": "restore"})
     cut_over(catalog, restored.database, made, run="restore", wait=timedelta(seconds=20))
     _settle(world)
 
 
 def _newest_of_all(world: World) -> Manifest:
     # The catalog may be closed by a cut-over that was killed: nobody asks it which backups are its own.
-    from tasks.backups.listing import groups_of
-
     (group,) = groups_of(world.store("vault"), None, "")
     assert group.newest_good is not None
     assert group.newest_good.manifest is not None

@@ -63,19 +63,20 @@ def _tier(world: World) -> None:
         _move(world, sweep, planned.moves, planned.settled)
 
 
-def _migrate(world: World) -> None:
+def _migrate(world: World, *, new_files: bool = True) -> None:
     with world.sweeping("migrate", wait=20) as sweep:
         recover(sweep)
         migration = Migration(world.home, world.cold)
         _, moves = plan_migration(find_jobs(world.catalog, migration), migration)
-        take_over(world.catalog, migration)
+        if new_files:
+            take_over(world.catalog, migration)
         _move(world, sweep, moves, {}, records="reports/migrate-storage/migrate")
 
 
 def _moved_and_compressed(world: World) -> None:
     _an_old_job(world)
     _compress(world)
-    _migrate(world)
+    _migrate(world, new_files=False)
 
 
 def _rehydrate(world: World) -> None:

@@ -1,0 +1,59 @@
+"""Calls that are cut, refused, answered in part, or late: it ends well or in one of our errors, and loses nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.chaos.acts import ACTS
+from tests.chaos.faults import Cut, Point, Say, Sleep, error
+from tests.chaos.line import Answer
+from tests.chaos.walking import Walk, Where, spread, walk_all
+
+FAULTS: dict[str, Callable[[Where], Point]] = {
+    "the connection breaks": lambda at: Cut(at.number, at.moment),
+    "503 once": lambda at: Say(at.number, at.moment, answer=error(503, "SlowDown")),
+    "500 for long": lambda at: Say(at.number, at.moment, answer=error(500, "InternalError"), times=12),
+    "half a body": lambda at: Say(at.number, at.moment, answer=Answer(200, b"<Result>", broken=True)),
+}
+
+
+def points_of(walk: Walk, fault: str) -> list[Where]:
+    """Where a fault can strike: the catalog answers no 500, and what it does instead is cut already."""
+    numbers = {call.number for call in walk.calls if call.to == "store"}
+    return [where for where in walk.points if fault == "the connection breaks" or where.number in numbers]
+
+
+def sleeping_points(walk: Walk) -> list[Where]:
+    """Where a run can sleep for hours without keeping anybody: at requests, and between transactions."""
+    return [Where(call.number, "before") for call in walk.calls if call.to == "store" or call.what == "BEGIN"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("walk", ACTS, indirect=True)
+def test_a_call_goes_wrong(walk: Walk) -> None:
+    """Each act sleeps once or meets one fault, in turn; `make chaos` is for all of them everywhere."""
+    number = list(ACTS).index(walk.act.name)
+    if number % 2:
+        fault = list(FAULTS)[number // 2 % len(FAULTS)]
+        for where in spread(points_of(walk, fault), 1):
+            walk.meet(FAULTS[fault](where))
+    else:
+        for where in spread(sleeping_points(walk), 1):
+            walk.meet(Sleep(where.number, where.moment))
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("walk", ACTS, indirect=True)
+def test_every_call_goes_wrong(walk: Walk, fault: str, point: int | None) -> None:
+    walk_all(points_of(walk, fault), lambda where: walk.meet(FAULTS[fault](where)), point)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("walk", ACTS, indirect=True)
+def test_asleep_at_every_call(walk: Walk, point: int | None) -> None:
+    walk_all(sleeping_points(walk), lambda where: walk.meet(Sleep(where.number, where.moment)), point)

@@ -1,0 +1,151 @@
+"""Walking through an act's calls: something happens at one of them, and what follows must come to the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from blocks.errors import StorageError
+from tests.chaos.acts import Act
+from tests.chaos.faults import Count, Kill, Point, Sleep
+from tests.chaos.line import Line, Moment
+from tests.chaos.victims import KILLED, victim
+from tests.chaos.world import World
+from tests.helpers import execute, rows
+
+T = TypeVar("T")
+Worlds = Callable[[], AbstractContextManager[World]]
+MOMENTS: tuple[Moment, Moment] = ("before", "after")
+IDLE = frozenset({"BEGIN", "ROLLBACK"})
+"""Nothing happens there that did not happen at the call before."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """A point of a walk."""
+
+    number: int
+    moment: Moment
+
+
+class Walk:
+    """One act, and what an undisturbed run of it comes to."""
+
+    def __init__(self, act: Act, worlds: Worlds, line: Line, through: Callable[[World], World]) -> None:
+        self.act, self.worlds, self.line, self.through = act, worlds, line, through
+        with worlds() as world:
+            act.prepare(world)
+            line.watch(Count())
+            # In a process as well: what is already open in this one would not be asked for again.
+            assert victim(act.name, through(world).address).run() == 0
+            self.calls = list(line.calls)
+            self.expected = self._afterwards(world)
+        self.points = [Where(call.number, moment) for call in self.calls for moment in MOMENTS if call.what not in IDLE]
+
+    def die(self, where: Where) -> None:
+        """SIGKILL at a point."""
+        with self.worlds() as world:
+            self.act.prepare(world)
+            doomed = victim(self.act.name, self.through(world).address)
+            kill = Kill(where.number, where.moment, pid=doomed.pid)
+            self.line.watch(kill)
+            code = doomed.run()
+            self.line.watch(Count())
+            # Threads take turns: a run may have fewer calls than the one that was counted.
+            assert code == (0 if kill.hit is None else KILLED), f"{where} of {self.act.name}: exit code {code}"
+            self._check(world, kill)
+
+    def meet(self, fault: Point) -> BaseException | None:
+        """Act while a fault strikes; returns what the act raised, which must be one of our errors, if anything."""
+        raised = None
+        with self.worlds() as world:
+            self.act.prepare(world)
+            if isinstance(fault, Sleep):
+                fault.meanwhile = lambda: self._others_go_on(world)
+            self.line.watch(fault)
+            seen = self.through(world)
+            try:
+                self.act.do(seen)
+            except StorageError as error:
+                raised = error
+            finally:
+                if isinstance(fault, Sleep):
+                    fault.wait()
+                seen.catalog.engine.dispose()
+                self.line.watch(Count())
+            self._check(world, fault)
+        return raised
+
+    def _others_go_on(self, world: World) -> None:
+        """What happens while a run sleeps: its locks and reservations lapse, the next one comes, nights pass."""
+        execute(
+            world.catalog,
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory' AND pid = ANY(:theirs)",
+            theirs=list(self.line.backends),
+        )
+        execute(world.catalog, "UPDATE reservations SET expires_at = clock_timestamp()")
+        self.act.next_run(world.reopened())
+        world.reopened().nights_pass()
+
+    def _check(self, world: World, fault: Point) -> None:
+        _sessions_end(world)
+        try:
+            if not self.act.damaged:
+                world.reopened().assert_sound()
+            found = self._afterwards(world)
+            differs = (
+                [row for row in found if row not in self.expected],
+                [row for row in self.expected if row not in found],
+            )
+            assert found == self.expected, f"there is {differs[0]}, where {differs[1]} was to be"
+        except BaseException as error:
+            error.add_note(self._told(fault))
+            raise
+
+    def _afterwards(self, world: World) -> list[object]:
+        try:
+            self.act.next_run(world.reopened())
+            later = world.reopened()
+            later.nights_pass()
+            later.assert_settled()
+            return list(later.picture())
+        finally:
+            self.act.tidy(world)
+
+    def _told(self, fault: Point) -> str:
+        before = [call for call in self.calls if fault.number - 12 <= call.number <= fault.number]
+        lines = [f"  {call.number} {call.to} {call.what}" for call in before]
+        return "\n".join([f"{self.act.name}: {fault.moment} {fault.hit}; the calls up to it:", *lines])
+
+
+def _sessions_end(world: World) -> None:
+    """Until PostgreSQL has noticed that somebody is gone: locks go with their sessions."""
+    until = time.monotonic() + 20
+    busy = (
+        "SELECT pid, state, left(query, 200) FROM pg_stat_activity "
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+    )
+    world.catalog.engine.dispose()
+    while left := rows(world.catalog, busy):
+        assert time.monotonic() < until, f"a dead process's session stays: {left}"
+        time.sleep(0.02)
+
+
+def spread(found: Sequence[T], count: int) -> list[T]:
+    """A few of many, from all over."""
+    count = min(len(found), count)
+    return [found[(2 * number + 1) * len(found) // (2 * count)] for number in range(count)]
+
+
+def walk_all(points: Sequence[Where], strike: Callable[[Where], object], only: int | None) -> None:
+    """Every point, or one; the first failures are told, after all of them were tried."""
+    failed = []
+    for number in range(len(points)) if only is None else [only]:
+        try:
+            strike(points[number])
+        except AssertionError as error:
+            failed.append("\n".join([f"--point {number}: {error}", *getattr(error, "__notes__", [])]))
+    assert not failed, f"{len(failed)} of {len(points)} points:\n" + "\n\n".join(failed[:5])
