@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up example down status test chaos contract minio test-fast lint bench lock clean
+.PHONY: help demo up example down status test chaos contract minio mutants test-fast lint bench lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | sort | while IFS="$$(printf '\t')" read -r target text; do printf '  make %-10s %s\n' "$$target" "$$text"; done
@@ -39,6 +39,9 @@ minio: $(VENV)/.dev-installed  ## build MinIO, so that the tests ask it too; nee
 	@GOTOOLCHAIN=local CGO_ENABLED=0 GOBIN="$(CURDIR)/$(BIN)" go install -trimpath -ldflags "-s -w" github.com/minio/minio@$(MINIO)
 # The last state of its repository, which is not maintained any more; it carries no version that Go knows.
 MINIO := v0.0.0-20260212201848-7aac2a2c5b7c
+
+mutants: $(VENV)/.dev-installed  ## every protocol broken on purpose: a test must notice each (some minutes)
+	@$(BIN)/python -m tests.chaos.mutants $(ARGS)
 
 test-fast: $(VENV)/.dev-installed  ## the tests that need no Prefect server: for the seconds between two edits
 	@$(BIN)/python -m pytest -m "not prefect and not slow and not chaos" -x -q $(ARGS)

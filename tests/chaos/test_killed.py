@@ -8,7 +8,6 @@ from tests.chaos.acts import ACTS
 from tests.chaos.walking import Walk, spread, walk_all
 
 
-
 @pytest.mark.slow
 @pytest.mark.parametrize("walk", ACTS, indirect=True)
 def test_killed_in_the_middle(walk: Walk) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 
+from blocks.errors import StorageError
 from tests.chaos.world import Address
 
 _IMPORTED = ["tests.chaos.acts"]
 _CONTEXT = multiprocessing.get_context("forkserver")
 KILLED = -9
+REFUSED = 3
+"""It ended in one of the project's own errors."""
 
 
 def _act(name: str, address: Address, go: Connection) -> None:
@@ -21,8 +25,11 @@ def _act(name: str, address: Address, go: Connection) -> None:
 
     world = World(address)
     go.recv()
-    with world.scratch():
-        ACTS[name].do(world)
+    try:
+        with world.scratch():
+            ACTS[name].do(world)
+    except StorageError:
+        sys.exit(REFUSED)
 
 
 @dataclass
@@ -38,9 +45,17 @@ class Victim:
         assert self.process.pid is not None
         return self.process.pid
 
-    def run(self, seconds: float = 120) -> int:
-        """Let it act; returns its exit code, -9 where it was killed."""
+    def begin(self) -> None:
+        """Let it act."""
         self.go.send(True)
+
+    def run(self) -> int:
+        """Let it act; returns its exit code."""
+        self.begin()
+        return self.end()
+
+    def end(self, seconds: float = 120) -> int:
+        """Until it has ended; 0, `REFUSED` or `KILLED`, and anything else where it failed."""
         self.process.join(seconds)
         if self.process.exitcode is None:
             self.process.kill()

@@ -12,7 +12,7 @@ from blocks.errors import StorageError
 from tests.chaos.acts import Act
 from tests.chaos.faults import Count, Kill, Point, Sleep
 from tests.chaos.line import Line, Moment
-from tests.chaos.victims import KILLED, victim
+from tests.chaos.victims import KILLED, REFUSED, victim
 from tests.chaos.world import World
 from tests.helpers import execute, rows
 
@@ -79,6 +79,18 @@ class Walk:
             self._check(world, fault)
         return raised
 
+    def twice(self) -> list[int]:
+        """Two processes at the same act in the same moment; returns how each ended."""
+        with self.worlds() as world:
+            self.act.prepare(world)
+            both = [victim(self.act.name, world.address) for _ in range(2)]
+            for one in both:
+                one.begin()
+            codes = [one.end() for one in both]
+            assert all(code in (0, REFUSED) for code in codes), codes
+            self._check(world, None)
+        return codes
+
     def _others_go_on(self, world: World) -> None:
         """What happens while a run sleeps: its locks and reservations lapse, the next one comes, nights pass."""
         execute(
@@ -90,7 +102,7 @@ class Walk:
         self.act.next_run(world.reopened())
         world.reopened().nights_pass()
 
-    def _check(self, world: World, fault: Point) -> None:
+    def _check(self, world: World, fault: Point | None) -> None:
         _sessions_end(world)
         try:
             if not self.act.damaged:
@@ -102,7 +114,8 @@ class Walk:
             )
             assert found == self.expected, f"there is {differs[0]}, where {differs[1]} was to be"
         except BaseException as error:
-            error.add_note(self._told(fault))
+            if fault:
+                error.add_note(self._told(fault))
             raise
 
     def _afterwards(self, world: World) -> list[object]:
