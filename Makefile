@@ -25,7 +25,7 @@ status: $(VENV)/.local-installed  ## what runs, and what customers store
 	@$(BIN)/python -m flows status || test $$? -eq 3
 
 test: $(VENV)/.dev-installed  ## the tests, against real servers
-	@$(BIN)/python -m pytest -m "not chaos" $(ARGS)
+	@$(BIN)/python -m $(if $(ARGS),pytest -m "not chaos" $(ARGS),tests.halves)
 
 chaos: $(VENV)/.dev-installed  ## processes killed at many points, and alarms that take their time; minutes more
 	@$(BIN)/python -m pytest -m chaos $(ARGS)

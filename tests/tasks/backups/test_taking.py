@@ -16,7 +16,7 @@ from blocks.catalog import CatalogDatabase
 from blocks.catalog.snapshots import exported_snapshot
 from blocks.catalog.sweeps import backup_lock
 from blocks.encryption import BackupKey, new_key
-from blocks.errors import CatalogUnavailableError, InvalidInputError, ProgramError, SweepBusyError
+from blocks.errors import CatalogUnavailableError, DamagedBackupError, InvalidInputError, ProgramError, SweepBusyError
 from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.listing import list_prefix
@@ -278,3 +278,28 @@ def test_the_right_program_is_taken_though_an_older_one_is_first_on_the_path() -
     assert found.major >= 18
     said = subprocess.run([found.path, "--version"], capture_output=True, text=True, check=True).stdout
     assert f") {found.major}" in said
+
+
+def test_it_counts_only_once_it_was_read_back(take, vault: ObjectStore, job: UUID, listed, monkeypatch) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """A store that keeps other bytes than it was sent: there is no backup, and the next one tidies up."""
+    write_file = taking.write_file
+
+    def kept_wrongly(target: ObjectStore, catalog_id: UUID, backup: str, holds: str, *arguments, **options):  # type: ignore[no-untyped-def]
+        written = write_file(target, catalog_id, backup, holds, *arguments, **options)
+        if holds == DUMP:
+            key = f"{folder_of(catalog_id, backup)}/{written.name}"
+            stored = bytearray(read_bytes(target, key, at_most=10**8))
+            stored[len(stored) // 2] ^= 1
+            put_bytes(target, key, bytes(stored), {})
+        return written
+
+    # Killed while it reads back, it must not look like one: what is listed at that moment counts.
+    read_back, meanwhile = taking._read_back, []
+    with monkeypatch.context() as patched:
+        patched.setattr(taking, "write_file", kept_wrongly)
+        patched.setattr(taking, "_read_back", lambda *given: meanwhile.append(listed().all) or read_back(*given))
+        with pytest.raises(DamagedBackupError):
+            take()
+    assert (meanwhile, listed().all) == ([()], ())
+    take()
+    assert (len(listed().all), listed().unfinished) == (1, {})
