@@ -1,4 +1,5 @@
-"""`make test`: the tests that need a Prefect server, and all others, at the same time, each half with a stack of its own.
+"""`make test`: the tests that need a Prefect server and all others at the same time, each half with its own stack.
+
 
 Flows wait for runs to be picked up, the others for disks: side by side they take little more than the longer half.
 """
