@@ -74,10 +74,12 @@ def _damage(world: World) -> None:
     delete_keys(world.home.store, [_key(world, "gone")])
 
 
-def _verify(world: World) -> None:
-    live, batches = verify.choose(world.catalog, world.home, POLICY, share_percent=100, kinds=[])
-    results = [verify.verify_batch(world.catalog, world.home, POLICY, batch, run="verify") for batch in batches]
-    verify.put_together(world.catalog, world.home, live, results)
+def verify_all(world: World) -> None:
+    """Read everything, and mark what is not there or wrong."""
+    for location in (world.home, world.cold):
+        live, batches = verify.choose(world.catalog, location, POLICY, share_percent=100, kinds=[])
+        results = [verify.verify_batch(world.catalog, location, POLICY, batch, run="verify") for batch in batches]
+        verify.put_together(world.catalog, location, live, results)
 
 
 def _a_job(world: World) -> None:
@@ -98,7 +100,7 @@ def _probe(world: World) -> None:
 
 ACTS = (
     Act("reconcile-quota", _drift, _reconcile_twice, damaged=True),
-    Act("verify-objects", _damage, _verify, damaged=True),
+    Act("verify-objects", _damage, verify_all, damaged=True),
     Act("refresh-analytics", _a_job, _figures),
     Act("probe-store", _a_job, _probe),
 )

@@ -11,6 +11,7 @@ from tasks.intents import recover
 from tasks.migration import Migration, find_jobs, plan_migration, take_over
 from tasks.moving import Mark, Move, collect_records, mark_through, move_batch, split, sum_up
 from tasks.rehydrate import rehydrate_job
+from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
 from tasks.tiering import find_idle, plan_tiers
 from tests.chaos.acts.act import Act
@@ -37,19 +38,28 @@ def _without_etags(world: World) -> None:
     execute(world.catalog, "UPDATE stored_objects SET etag = NULL")
 
 
+RECORDS = "reports/migrate-storage/migrate"
+
+
 def _move(
-    world: World, sweep: Sweep, moves: Sequence[Move], settled: Mapping[Mark, Sequence[UUID]], records: str = ""
+    world: World,
+    sweep: Sweep,
+    moves: Sequence[Move],
+    settled: Mapping[Mark, Sequence[UUID]],
+    *,
+    records_in: OpenLocation | None = None,
 ) -> None:
     results = []
-    for batch in split(moves, POLICY, run=sweep.run, records=records):
+    for batch in split(moves, POLICY, run=sweep.run, records=RECORDS if records_in else ""):
         sweep.before_batch()
         results.append(move_batch(world.catalog, world.locations, POLICY, batch))
     mark_through(world.catalog, moves, sum_up(results), settled)
-    if records and results:
-        collect_records(world.cold, results, f"{records}.csv")
+    if records_in and results:
+        collect_records(records_in, results, f"{RECORDS}.csv")
 
 
-def _compress(world: World) -> None:
+def compress(world: World) -> None:
+    """What is old and shrinks."""
     with world.sweeping("compress", wait=20) as sweep:
         recover(sweep)
         planned = plan_compression(find_compressible(sweep, world.locations, COMPRESSION), COMPRESSION)
@@ -63,20 +73,25 @@ def _tier(world: World) -> None:
         _move(world, sweep, planned.moves, planned.settled)
 
 
-def _migrate(world: World, *, new_files: bool = True) -> None:
+def migrate(world: World, there: str = "home", to: str = "cold", *, new_files: bool = False) -> None:
+    """Everything from one place to the other."""
     with world.sweeping("migrate", wait=20) as sweep:
         recover(sweep)
-        migration = Migration(world.home, world.cold)
+        migration = Migration(world.place(there), world.place(to))
         _, moves = plan_migration(find_jobs(world.catalog, migration), migration)
         if new_files:
             take_over(world.catalog, migration)
-        _move(world, sweep, moves, {}, records="reports/migrate-storage/migrate")
+        _move(world, sweep, moves, {}, records_in=migration.target)
+
+
+def _migrate_for_good(world: World) -> None:
+    migrate(world, new_files=True)
 
 
 def _moved_and_compressed(world: World) -> None:
     _an_old_job(world)
-    _compress(world)
-    _migrate(world, new_files=False)
+    compress(world)
+    migrate(world)
 
 
 def _rehydrate(world: World) -> None:
@@ -84,9 +99,9 @@ def _rehydrate(world: World) -> None:
 
 
 ACTS = (
-    Act("compress-jobs", _an_old_job, _compress),
+    Act("compress-jobs", _an_old_job, compress),
     Act("tier-jobs", _an_old_job, _tier),
-    Act("migrate-storage", _an_old_job, _migrate),
-    Act("migrate-storage-by-streams", _without_etags, _migrate),
+    Act("migrate-storage", _an_old_job, _migrate_for_good),
+    Act("migrate-storage-by-streams", _without_etags, _migrate_for_good),
     Act("rehydrate-job", _moved_and_compressed, _rehydrate),
 )

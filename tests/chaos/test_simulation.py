@@ -1,0 +1,39 @@
+"""Histories by seed, with faults, against a model. A seed that fails is replayed by its number: `--seeds 17`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.chaos.simulating import Simulation
+
+STEPS = 6
+IN_A_TEST_RUN, IN_CHAOS = range(100), range(100, 5100)
+
+
+def seeds_of(config: pytest.Config, default: range) -> range:
+    """What `--seeds` says: 17, or 0-5000."""
+    first, _, last = str(config.getoption("--seeds")).partition("-")
+    return range(int(first), int(last or first) + 1) if first else default
+
+
+def run(seeds: range, worlds, through, line) -> None:  # type: ignore[no-untyped-def]
+    for seed in seeds:
+        with worlds() as world:
+            simulation = Simulation(world, through, line, seed)
+            try:
+                simulation.run(STEPS)
+            except BaseException as error:
+                error.add_note(f"--seeds {seed}: " + "; ".join(simulation.told))
+                raise
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_histories(worlds, through, line, request) -> None:  # type: ignore[no-untyped-def]
+    run(seeds_of(request.config, IN_A_TEST_RUN), worlds, through, line)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(36000)
+def test_thousands_of_histories(worlds, through, line, request) -> None:  # type: ignore[no-untyped-def]
+    run(seeds_of(request.config, IN_CHAOS), worlds, through, line)
