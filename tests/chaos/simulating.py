@@ -58,7 +58,7 @@ class Simulation:
             )()  # fmt: skip
             self.check()
         self.world.reopened().nights_pass()
-        self.world.reopened().assert_settled()
+        self.world.reopened().assert_settled(once=False)
         self.check()
 
     def check(self) -> None:
