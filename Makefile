@@ -27,7 +27,7 @@ status: $(VENV)/.local-installed  ## what runs, and what customers store
 test: $(VENV)/.dev-installed  ## the tests, against real servers
 	@$(BIN)/python -m $(if $(ARGS),pytest -m "not chaos" $(ARGS),tests.halves)
 
-chaos: $(VENV)/.dev-installed  ## processes killed at many points, and alarms that take their time; minutes more
+chaos: $(VENV)/.dev-installed  ## killed, cut off, asleep at every call; alarms waited for: hours
 	@$(BIN)/python -m pytest -m chaos $(ARGS)
 
 contract: $(VENV)/.dev-installed  ## what is asked of an S3 server, alone; ENDPOINT=… BUCKET=… asks one of your own
@@ -40,7 +40,7 @@ minio: $(VENV)/.dev-installed  ## build MinIO, so that the tests ask it too; nee
 # The last state of its repository, which is not maintained any more; it carries no version that Go knows.
 MINIO := v0.0.0-20260212201848-7aac2a2c5b7c
 
-mutants: $(VENV)/.dev-installed  ## every protocol broken on purpose: a test must notice each (some minutes)
+mutants: $(VENV)/.dev-installed  ## every protocol broken on purpose: a test must notice each (eight minutes)
 	@$(BIN)/python -m tests.chaos.mutants $(ARGS)
 
 test-fast: $(VENV)/.dev-installed  ## the tests that need no Prefect server: for the seconds between two edits

@@ -16,10 +16,10 @@ import pytest
 from blocks.embedded import Endpoints
 from blocks.object_store.probing import Capabilities
 from tests.chaos.acts import ACTS
-from tests.chaos.line import Line
 from tests.chaos.victims import import_everything
 from tests.chaos.walking import Walk, Worlds
 from tests.chaos.world import Address, World
+from tests.line import Line
 
 _numbers = itertools.count(1)
 
@@ -28,7 +28,7 @@ _numbers = itertools.count(1)
 def line(endpoints: Endpoints) -> Iterator[Line]:
     port = urlsplit(endpoints.s3_url).port
     assert port is not None
-    line = Line(port, endpoints.postgres_folder)
+    line = Line(("127.0.0.1", port), endpoints.postgres_folder)
     line.start()
     import_everything()
     yield line

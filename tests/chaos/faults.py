@@ -5,47 +5,44 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from tests.chaos.line import Answer, Call, Fault, Moment, Verdict
+from tests.line import Answer, Call, Fault, Moment, Verdict
 
 DEAD_SECONDS = 10
 
 
-class Count(Fault):
-    """Nothing happens; the line counts."""
-
-
 @dataclass
-class Point(Fault):
-    """Something happens at one call: before the server gets it, or after the server has done it.
+class Point(Fault, ABC):
+    """Something happens at a call, or at `times` in a row: before the server gets it, or after the server has done it.
 
-    `hit` is the call, once it was met.
+    `hit` is the first such call, once it was met.
     """
 
     number: int
     moment: Moment
+    times: int = 1
     hit: Call | None = None
 
     async def before(self, call: Call) -> Verdict | Answer:
-        if (call.number, self.moment) != (self.number, "before"):
-            return Verdict.PASS
-        self.hit = call
-        return await self.strike(call)
+        return await self._met(call, "before", None)
 
     async def after(self, call: Call, answer: Answer | None) -> Verdict | Answer:
-        del answer
-        if (call.number, self.moment) != (self.number, "after"):
-            return Verdict.PASS
-        self.hit = call
-        return await self.strike(call)
+        return await self._met(call, "after", answer)
 
-    async def strike(self, call: Call) -> Verdict | Answer:
-        """What happens."""
-        raise NotImplementedError
+    async def _met(self, call: Call, moment: Moment, answer: Answer | None) -> Verdict | Answer:
+        if moment != self.moment or not self.number <= call.number < self.number + self.times:
+            return Verdict.PASS
+        self.hit = self.hit or call
+        return await self.strike(call, answer)
+
+    @abstractmethod
+    async def strike(self, call: Call, answer: Answer | None) -> Verdict | Answer:
+        """What happens; `answer` is what the store has said by then."""
 
 
 @dataclass
@@ -54,8 +51,8 @@ class Kill(Point):
 
     pid: int = 0
 
-    async def strike(self, call: Call) -> Verdict | Answer:
-        del call
+    async def strike(self, call: Call, answer: Answer | None) -> Verdict | Answer:
+        del call, answer
         os.kill(self.pid, signal.SIGKILL)
         # Connections end when the process is gone, as they would without a line between.
         for _ in range(DEAD_SECONDS * 100):
@@ -70,32 +67,21 @@ class Kill(Point):
 class Cut(Point):
     """The connection breaks."""
 
-    async def strike(self, call: Call) -> Verdict | Answer:
-        del call
+    async def strike(self, call: Call, answer: Answer | None) -> Verdict | Answer:
+        del call, answer
         return Verdict.CUT
 
 
 @dataclass
 class Say(Point):
-    """The store answers something else for `times` calls in a row; the catalog's connection breaks."""
+    """The store answers something else, or its own answer breaks off; the catalog's connection breaks."""
 
     answer: Answer = field(default_factory=lambda: error(503, "SlowDown"))
-    times: int = 1
 
-    async def before(self, call: Call) -> Verdict | Answer:
-        reached = self.moment == "before" and self.number <= call.number < self.number + self.times
-        return await self._say(call) if reached else Verdict.PASS
-
-    async def after(self, call: Call, answer: Answer | None) -> Verdict | Answer:
-        reached = self.moment == "after" and self.number <= call.number < self.number + self.times
-        if reached and self.answer.broken and answer is not None:
-            self.hit = call
-            return Answer(answer.status, answer.body, answer.headers, broken=True)
-        return await self._say(call) if reached else Verdict.PASS
-
-    async def _say(self, call: Call) -> Verdict | Answer:
-        self.hit = self.hit or call
-        return self.answer if call.to == "store" else Verdict.CUT
+    async def strike(self, call: Call, answer: Answer | None) -> Verdict | Answer:
+        if call.to == "catalog":
+            return Verdict.CUT
+        return replace(answer, broken=True) if self.answer.broken and answer is not None else self.answer
 
 
 @dataclass
@@ -105,8 +91,8 @@ class Sleep(Point):
     meanwhile: Callable[[], None] = lambda: None
     _happening: Future[None] | None = None
 
-    async def strike(self, call: Call) -> Verdict | Answer:
-        del call
+    async def strike(self, call: Call, answer: Answer | None) -> Verdict | Answer:
+        del call, answer
         pool = ThreadPoolExecutor(max_workers=1)
         self._happening = pool.submit(self.meanwhile)
         pool.shutdown(wait=False)

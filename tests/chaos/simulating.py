@@ -19,10 +19,10 @@ from tasks.outputs import register_outputs
 from tasks.rehydrate import rehydrate_job
 from tests.chaos.acts.looking import verify_all
 from tests.chaos.acts.moving import POLICY, compress, migrate
-from tests.chaos.faults import Count, Cut, Point, Say, error
-from tests.chaos.line import Answer, Line, Moment
+from tests.chaos.faults import Cut, Point, Say, error
 from tests.chaos.world import CUSTOMER, World
 from tests.helpers import execute, rows, sha256, write_video
+from tests.line import Answer, Fault, Line, Moment
 
 CALLS = 60
 """Faults strike at one of so many calls; a step that has fewer goes undisturbed."""
@@ -164,7 +164,7 @@ class Simulation:
             finally:
                 self.told[-1] += "" if fault.hit else " missed"
                 seen.catalog.engine.dispose()
-                self.line.watch(Count())
+                self.line.watch(Fault())
             execute(self.world.catalog, "UPDATE reservations SET expires_at = clock_timestamp()")
         step(self.world.reopened())
 

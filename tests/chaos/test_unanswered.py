@@ -8,8 +8,8 @@ import pytest
 
 from tests.chaos.acts import ACTS
 from tests.chaos.faults import Cut, Point, Say, Sleep, error
-from tests.chaos.line import Answer
 from tests.chaos.walking import Walk, Where, spread, walk_all
+from tests.line import Answer
 
 FAULTS: dict[str, Callable[[Where], Point]] = {
     "the connection breaks": lambda at: Cut(at.number, at.moment),

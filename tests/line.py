@@ -62,6 +62,11 @@ class Fault:
         del call
         return Verdict.PASS
 
+    def on_its_way(self, call: Call, body: bytes) -> bytes:
+        """What the store gets for what was sent."""
+        del call
+        return body
+
     async def after(self, call: Call, answer: Answer | None) -> Verdict | Answer:
         """Asked when the server has done it; `answer` is the store's, None where the catalog's."""
         del call, answer
@@ -70,10 +75,10 @@ class Fault:
 
 @dataclass
 class Line:
-    """Listens on loopback for one S3 server and one PostgreSQL, in a thread of its own."""
+    """Listens on loopback for one S3 server, and one PostgreSQL where it is given, in a thread of its own."""
 
-    s3_port: int
-    postgres_folder: Path
+    s3_address: tuple[str, int]
+    postgres_folder: Path | None = None
     store_port: int = 0
     catalog_port: int = 0
     calls: list[Call] = field(default_factory=list)
@@ -91,7 +96,8 @@ class Line:
         """Listen; the ports are known afterwards."""
         self._thread.start()
         self.store_port = self._run(self._listen(self._serve_http))
-        self.catalog_port = self._run(self._listen(self._serve_postgres))
+        if self.postgres_folder:
+            self.catalog_port = self._run(self._listen(self._serve_postgres))
 
     def stop(self) -> None:
         """Cut what is open and end the thread."""
@@ -115,10 +121,6 @@ class Line:
             self.calls, self.backends, self._fault = [], set(), fault
 
         self._run(change())
-
-    def hang_up(self) -> None:
-        """Cut every connection, as if the cable were pulled."""
-        self._run(self._hang_up())
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=60)
@@ -176,7 +178,7 @@ class Line:
             call = self._called("store", f"{request.method.decode()} {request.target.decode()}")
             verdict = await self._fault.before(call)
             if verdict is Verdict.PASS:
-                answer = await self._forward(request, body)
+                answer = await self._forward(request, self._fault.on_its_way(call, body))
                 verdict = await self._fault.after(call, answer)
                 if verdict is Verdict.PASS:
                     verdict = answer
@@ -192,7 +194,7 @@ class Line:
         skipped = (b"expect", b"transfer-encoding", b"content-length", b"connection")
         headers = [(name, value) for name, value in request.headers.raw_items() if name.lower() not in skipped]
         headers += [(b"Content-Length", str(len(body)).encode()), (b"Connection", b"close")]
-        async with self._upstream(asyncio.open_connection("127.0.0.1", self.s3_port)) as (reader, writer):
+        async with self._upstream(asyncio.open_connection(*self.s3_address)) as (reader, writer):
             server = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
             sent = h11.Request(method=request.method, target=request.target, headers=headers)
             writer.write(server.send(sent) or b"")
@@ -215,6 +217,7 @@ class Line:
         while struct.unpack("!I", opening[4:8])[0] in NO_ENCRYPTION:
             writer.write(b"N")
             opening = await _read_startup(reader)
+        assert self.postgres_folder is not None
         socket = str(self.postgres_folder / ".s.PGSQL.5432")
         async with self._upstream(asyncio.open_unix_connection(socket, limit=1 << 20)) as (from_server, to_server):
             to_server.write(opening)
