@@ -90,6 +90,10 @@ class LockLostError(TransientError):
     """The connection that held a sweep's lock was cut while it worked."""
 
 
+class WorkerLostError(TransientError):
+    """Processes ended, one after the other, while they worked at the same batch."""
+
+
 class SourceUnavailableError(TransientError):
     """A URL source did not answer, or answered with a server error."""
 

@@ -1,7 +1,13 @@
-"""Batches of a flow as task runs, a bounded number at a time, and how far it is as an artifact."""
+"""Batches of a flow as task runs, a bounded number at a time, and how far it is as an artifact.
+
+The environment variable TRANSCODE_FLOW_BATCHES says where they run: `threads` of the flow's own process, which is the
+default, `dask:4` for four processes beside it, or `dask:tls://scheduler:8786` for a Dask cluster that is there already.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,15 +15,61 @@ from contextvars import copy_context
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
+from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture, as_completed
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from blocks.errors import InvalidInputError, StorageError, WorkerLostError
 
 R = TypeVar("R")
 
-# As many as a policy may ask for; how many are under way at once is the policy's to say.
-RUNNER: Any = ThreadPoolTaskRunner(max_workers=64)
+SETTING = "TRANSCODE_FLOW_BATCHES"
+MOST_PROCESSES = 256
 SECONDS_BETWEEN_UPDATES = 1.0
+
+
+def batch_runner(setting: str) -> TaskRunner[Any]:
+    """What runs batches, by the words of the setting.
+
+    Raises:
+        InvalidInputError: they are none of those that the setting knows, or Dask is not installed.
+    """
+    kind, _, where = setting.strip().partition(":")
+    if kind in ("", "threads") and not where:
+        # As many as a policy may ask for; how many are under way at once is the policy's to say.
+        return ThreadPoolTaskRunner(max_workers=64)
+    number = int(where) if re.fullmatch("[0-9]{1,3}", where) else 0
+    if kind != "dask" or not (1 <= number <= MOST_PROCESSES or re.fullmatch(r"(tcp|tls)://\S+:[0-9]+", where)):
+        raise InvalidInputError(
+            f"{SETTING}={setting!r} is none of threads, dask:N with 1 to {MOST_PROCESSES} processes, "
+            "and dask:tls://HOST:PORT or dask:tcp://HOST:PORT of a scheduler"
+        )
+    try:
+        from prefect_dask.task_runners import DaskTaskRunner
+    except ModuleNotFoundError as error:
+        raise InvalidInputError(
+            f"{SETTING}={setting!r} needs Dask: install the project with its extra, transcode-flow[dask]"
+        ) from error
+    if not number:
+        return cast("TaskRunner[Any]", DaskTaskRunner(address=where))
+    cluster = {
+        "n_workers": number,
+        "threads_per_worker": 1,  # a batch has transfers in parallel of its own
+        "host": "127.0.0.1",
+        "dashboard_address": "127.0.0.1:0",  # 8787 unless said otherwise, which is one for all runs of a machine
+        "security": True,  # keys for this run alone: whoever can reach a scheduler can run code in its workers
+        "protocol": "tls",
+        "memory_limit": 0,  # batches keep to their policy's MiB; Dask would end a process whose share is less than that
+    }
+    return cast("TaskRunner[Any]", DaskTaskRunner(cluster_kwargs=cluster))
+
+
+THREADS: Any = ThreadPoolTaskRunner(max_workers=64)
+"""For batches that need what only the flow's own machine has, such as a folder of videos."""
+RUNNER: Any = batch_runner(os.environ.get(SETTING, ""))
+"""For batches of names and ids, which run anywhere."""
 
 
 @contextmanager
@@ -47,8 +99,18 @@ def run_batches(
     at_once: int,
     progress: Callable[[int], None],
     before_batch: Callable[[], None] = lambda: None,
+    failed: Callable[[int, StorageError], R] | None = None,
 ) -> list[R]:
-    """Submit batches 0 to count - 1, `at_once` under way at a time; returns their results in order."""
+    """Submit batches 0 to count - 1 and return their results in order.
+
+    `at_once` of them are under way at a time, or one in each process of a cluster that has more. `failed` says what a
+    batch comes to that failed through all of its retries, and the others go on; without it the run fails.
+
+    Raises:
+        StorageError: what a batch failed with.
+        WorkerLostError: processes ended under a batch again and again.
+    """
+    at_once = max(at_once, _processes()) if count else at_once
     futures: list[PrefectFuture[R]] = []
     under_way: list[PrefectFuture[R]] = []
     for number in range(count):
@@ -59,4 +121,24 @@ def run_batches(
         future = submit(number)
         futures.append(future)
         under_way.append(future)
-    return [future.result() for future in futures]
+    return [_result(number, future, failed) for number, future in enumerate(futures)]
+
+
+def _processes() -> int:
+    """How many processes wait for batches beside this one."""
+    context = FlowRunContext.get()
+    client = getattr(context.task_runner, "client", None) if context else None
+    return len(client.ncores()) if client is not None else 0
+
+
+def _result(number: int, future: PrefectFuture[R], failed: Callable[[int, StorageError], R] | None) -> R:
+    try:
+        return future.result()
+    except Exception as error:
+        # By its name, since Dask is an extra.
+        lost = type(error).__name__ == "KilledWorker"
+        reason = WorkerLostError(f"every process that worked at batch {number} ended: {error}") if lost else error
+        if failed is None or not isinstance(reason, StorageError):
+            raise reason from error
+        get_run_logger().error("batch %s: %s", number, reason)
+        return failed(number, reason)

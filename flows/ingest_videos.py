@@ -13,7 +13,7 @@ from prefect.states import Completed
 from blocks.errors import RefusedError
 from blocks.loading import load_block
 from blocks.policies import IngestPolicy
-from flows.batches import RUNNER, progress_of, run_batches
+from flows.batches import THREADS, progress_of, run_batches
 from flows.events import watching_quota
 from flows.opening import open_catalog, open_inbox, reported, run_label, show_table
 from tasks import ingest
@@ -28,7 +28,7 @@ SHOWN_OUTCOMES = 500
 @flow(
     name="ingest-videos",
     flow_run_name="ingest for {api_key}",
-    task_runner=RUNNER,
+    task_runner=THREADS,
 )
 @reported
 def ingest_videos(

@@ -11,6 +11,7 @@ from prefect import get_run_logger, task
 from prefect.futures import PrefectFuture
 
 from blocks.catalog import CatalogDatabase
+from blocks.errors import StorageError
 from blocks.loading import load_block
 from blocks.policies import RelocationPolicy
 from flows.batches import run_batches
@@ -60,8 +61,16 @@ def run_moves(
         # Batches end in about the order they began in; a bar may be ahead by as many as are under way.
         sweep.progress(number * (len(moves) // max(1, len(batches))))
 
+    def failed(number: int, error: StorageError) -> BatchMoved:
+        return moving.given_up(batches[number], moves, str(error))
+
     return run_batches(
-        submit, len(batches), at_once=policy.parallel_batches, progress=done, before_batch=sweep.before_batch
+        submit,
+        len(batches),
+        at_once=policy.parallel_batches,
+        progress=done,
+        before_batch=sweep.before_batch,
+        failed=failed,
     )
 
 

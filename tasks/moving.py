@@ -172,6 +172,12 @@ def move_batch(
     return BatchMoved(batch.number, jobs, records)
 
 
+def given_up(batch: MoveBatch, moves: Sequence[Move], error: str) -> BatchMoved:
+    """What a batch comes to whose outcome nobody knows: all that it was to move counts as failed, for the next run."""
+    planned = {move.job_id: move.objects for move in moves if move.recipe == batch.recipe}
+    return BatchMoved(batch.number, {job_id: JobMoved(failed=planned[job_id], error=error) for job_id in batch.job_ids})
+
+
 def sum_up(results: Sequence[BatchMoved]) -> dict[UUID, JobMoved]:
     """What became of each job, over all of its batches."""
     jobs: dict[UUID, JobMoved] = {}

@@ -17,7 +17,7 @@ from blocks.catalog.moving import IdleJob, KindSum, PlacedJob, Wanted
 from blocks.policies import GIB, CompressionPolicy, RelocationPolicy, TierPolicy
 from tasks.compression import CompressionFacts, Sample, plan_compression
 from tasks.migration import Migration, MigrationFacts, fresh_jobs, plan_migration
-from tasks.moving import MOST_BATCHES, Move, Recipe, split
+from tasks.moving import MOST_BATCHES, Move, Recipe, given_up, report_moves, split, sum_up
 from tasks.tiering import TierFacts, plan_tiers
 
 NOW = datetime(2026, 5, 1, 5, 0, tzinfo=UTC)
@@ -198,3 +198,14 @@ def test_batches_hold_every_move_once_and_are_never_too_many(sizes: list[int], b
     for batch in batches:
         assert len(batch.job_ids) == 1 or sum(objects[job] for job in batch.job_ids) <= most
     assert len(batches) <= 2 * MOST_BATCHES + 3
+
+
+def test_a_batch_of_which_nothing_is_known_is_failed_objects_in_the_report() -> None:
+    planned = tiers(job(group("original")), job(group("hls_720p", objects=300), number=2))
+    batches = split(planned.moves, RelocationPolicy(batch_objects=1), run="r")
+    lost = [given_up(batch, planned.moves, "the server is gone") for batch in batches]
+    report = report_moves("tier-jobs", planned.plan, sum_up(lost), saved=False)
+    assert [(one.result, one.objects, one.error) for one in report.outcomes] == [
+        ("failed", 0, "1 objects were not moved; the server is gone"),
+        ("failed", 0, "300 objects were not moved; the server is gone"),
+    ]
