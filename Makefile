@@ -49,8 +49,8 @@ test-fast: $(VENV)/.dev-installed  ## the tests that need no Prefect server: for
 lint: $(VENV)/.dev-installed  ## formatting, lint, types, and the direction of imports
 	@$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-bench: $(VENV)/.dev-installed  ## measure against s5cmd and others (ROW=name for one row, JSON=path for a file)
-	@$(BIN)/python -m tests.benchmarks $(if $(ROW),--row $(ROW)) $(if $(JSON),--json "$(JSON)")
+bench: $(VENV)/.dev-installed  ## measure against s5cmd and others (ROW=name for one row, JSON=path for a file, README=1 for the README's table)
+	@$(BIN)/python -m tests.benchmarks $(if $(ROW),--row $(ROW)) $(if $(JSON),--json "$(JSON)") $(if $(README),--readme) $(if $(PAIRS),--pairs $(PAIRS))
 
 lock: $(VENV)/.dev-installed  ## choose all versions anew, with hashes and without naming an index
 	@$(BIN)/uv pip compile $(LOCK) --extra local pyproject.toml -o requirements.lock.txt >/dev/null

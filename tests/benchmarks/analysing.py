@@ -14,9 +14,9 @@ from blocks.catalog.programs import find_program
 from blocks.policies import TierPolicy
 from tasks.analytics.snapshot import refresh
 from tests.benchmarks.catalog import fill
-from tests.benchmarks.harness import Bench, Measured, compare, say, timed
+from tests.benchmarks.harness import SIZES, Bench, Measured, compare, flat, say, timed
 from tests.benchmarks.stocking import add_due, count, grown
-from tests.benchmarks.sweeping import DUE_JOBS, SIZES, flat
+from tests.benchmarks.sweeping import DUE_JOBS
 
 ROWS = 500_000
 TABLE = "frame_rows"

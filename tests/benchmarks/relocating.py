@@ -20,18 +20,19 @@ from blocks.policies import RelocationPolicy, SafetyPolicy, TierPolicy
 from tasks.intents import recover
 from tasks.layout import object_key
 from tasks.migration import Migration, find_jobs, plan_migration
-from tasks.moving import move_batch, split
+from tasks.moving import mark_through, move_batch, split, sum_up
 from tasks.parallel import in_parallel
 from tasks.stores import Locations, OpenLocation, probe_store
 from tasks.sweeping import Sweep
 from tasks.tiering import find_idle, plan_tiers
 from tests.benchmarks.catalog import fill
-from tests.benchmarks.harness import Bench, Measured, below, compare, say, timed
-from tests.benchmarks.stocking import A_JOB, add_customers, count, new_jobs, settle
+from tests.benchmarks.harness import SIZES, Bench, Measured, below, compare, flat, say, timed
+from tests.benchmarks.stocking import A_JOB, add_customers, count, grown, new_jobs, settle
 
 SMALL, SMALL_BYTES = 5_000, 4096
 FAR, FAR_BYTES = 2_000, 256 * 1024
 MANY = 100_000
+IDLE = 500
 POLICY = RelocationPolicy()
 
 
@@ -52,10 +53,16 @@ class Content:
 
 def stock(catalog: CatalogDatabase, location: OpenLocation, jobs: Sequence[UUID], content: Content) -> None:
     """Segments with real bytes and true rows, of jobs that were completed 400 days ago."""
+    add_customers(catalog)
+    add_idle(catalog, location, jobs, content)
+    settle(catalog)
+
+
+def add_idle(catalog: CatalogDatabase, location: OpenLocation, jobs: Sequence[UUID], content: Content) -> None:
+    """The same beside what is there already."""
     names = [f"720p/segments/{number:04d}.ts" for number in range(A_JOB)]
     keys = [object_key(job, name) for job in jobs for name in names]
     in_parallel(lambda key: put_bytes(location.store, key, content.body, {}), keys, threads=32)
-    add_customers(catalog)
     fill(
         catalog,
         "INSERT INTO jobs (id, api_key_id, status, filename, created_at, completed_at) "
@@ -69,7 +76,6 @@ def stock(catalog: CatalogDatabase, location: OpenLocation, jobs: Sequence[UUID]
         jobs=[str(job) for job in jobs], names=names, location=location.place.id, size=len(content.body),
         sha256=content.sha256, etag=content.etag,
     )  # fmt: skip
-    settle(catalog)
 
 
 def another(bench: Bench, catalog: CatalogDatabase, name: str, store: ObjectStore | None = None) -> OpenLocation:
@@ -190,73 +196,117 @@ def migrate(bench: Bench) -> Measured:
 
 
 def orchestration(bench: Bench) -> list[Measured]:
-    """100,000 objects through the flow tier-jobs, against its functions alone; how many task runs that takes."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import TaskRunFilter
+    """100,000 objects through the flow tier-jobs, plan and apply, against its functions alone; and its task runs."""
+    from prefect.client.schemas.objects import StateType
 
     bench.prefect()
     from flows.tier_jobs import tier_jobs
 
     catalog = bench.catalog("orchestration")
-    location = bench.location(catalog)
-    cold = another(bench, catalog, "cold")
-    fill(catalog, "UPDATE locations SET tier = 'cold' WHERE name = 'cold'")
-    jobs = new_jobs("orchestration", MANY // A_JOB)
+    places = [bench.location(catalog), another(bench, catalog, "second")]
     say(f"writing {MANY:,} objects")
-    stock(catalog, location, jobs, Content(os.urandom(SMALL_BYTES)))
-    rules = TierPolicy(cold_location="cold", smallest_billed_kib=0, cold_price_per_1000_moved=0)
-    bench.save_blocks(
-        catalog,
-        {"main": location.store, "cold": cold.store},
-        [rules, POLICY, SafetyPolicy(most_objects=10**7, most_percent=100)],
-    )
+    stock(catalog, places[0], new_jobs("orchestration", MANY // A_JOB), Content(os.urandom(SMALL_BYTES)))
+    safety = SafetyPolicy(most_objects=10**7, most_percent=100)
+    bench.save_blocks(catalog, {place.place.name: place.store for place in places}, [POLICY, safety])
 
-    def back() -> None:
-        """Everything is hot again, and idle; not timed."""
-        say("bringing everything back")
-        fill(catalog, "UPDATE relocations SET release_after = now() WHERE state = 'swapped'")
-        recover(Sweep(catalog, (location, cold)))
-        fill(catalog, "DELETE FROM relocations")
-        move_all(catalog, cold, location, MANY)
-        fill(catalog, "DELETE FROM relocations", "UPDATE jobs SET tier = 'hot'")
+    def prepare() -> TierPolicy:
+        """Where everything lies is the hot place now, and the other one the cold."""
+        cold = places[1].place.name
+        fill(catalog, "UPDATE locations SET tier = CASE name WHEN :cold THEN 'cold' ELSE 'hot' END", cold=cold)
+        fill(catalog, "UPDATE jobs SET tier = 'hot'")
+        rules = TierPolicy(cold_location=cold, smallest_billed_kib=0, cold_price_per_1000_moved=0)
+        rules.save("default", overwrite=True)
         settle(catalog)
+        return rules
 
     def theirs(_: int) -> float:
-        sweep = Sweep(catalog, (location, cold), run="bench")
-        reach = Locations(catalog, location, [cold])
-
-        def work() -> None:
-            recover(sweep)
-            planned = plan_tiers(find_idle(sweep, rules), rules)
-            batches = split(planned.moves, POLICY, run="bench")
-            in_parallel(
-                lambda batch: move_batch(catalog, reach, POLICY, batch), batches, threads=POLICY.parallel_batches
-            )
-
-        took = timed(work)
+        rules = prepare()
+        sweep = Sweep(catalog, tuple(places), run="bench")
+        reach = Locations(catalog, places[0], [places[1]])
+        took = timed(lambda: tier(sweep, reach, rules))
         check()
         return took
 
+    runs = []
+
     def ours(_: int) -> float:
-        took = timed(tier_jobs)
+        prepare()
+        ended = []
+        took = timed(lambda: ended.append(tier_jobs(return_state=True)))
+        if ended[0].type != StateType.COMPLETED:
+            raise RuntimeError(ended[0].message)
+        runs.append(ended[0].state_details.flow_run_id)
         check()
         return took
 
     def check() -> None:
-        there = count(catalog, f"SELECT count(*) FROM stored_objects WHERE location_id = {cold.place.id}")
+        there = count(catalog, f"SELECT count(*) FROM stored_objects WHERE location_id = {places[1].place.id}")
         if there != MANY:
             raise RuntimeError(f"{there} of {MANY} objects were moved")
-        back()
+        say("removing the old bytes")
+        forget_moves(catalog, places)
+        places.reverse()
 
     row = compare(
         "orchestration", "the functions without Prefect", 0.97,
-        ours=ours, theirs=theirs, pairs=min(bench.pairs, 3), amount=MANY, unit="objects/s",
+        ours=ours, theirs=theirs, pairs=bench.pairs, amount=MANY, unit="objects/s",
     )  # fmt: skip
+    return [row, below("orchestration, task runs", 250.0, [float(task_runs(run)) for run in runs[1:]], "runs")]
+
+
+def task_runs(flow_run: UUID) -> int:
+    """How many task runs a flow run had."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    seen = 0
     with get_client(sync_client=True) as client:
-        runs = client.read_task_runs(task_run_filter=TaskRunFilter(), limit=200, offset=0)
-        number, most = len(runs), 0
-        while len(runs) == 200:
-            runs = client.read_task_runs(task_run_filter=TaskRunFilter(), limit=200, offset=number)
-            number += len(runs)
-        most = number // (min(bench.pairs, 3) + 1)
-    return [row, below("orchestration, task runs", 250.0, [float(most)], "runs")]
+        which = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run]))
+        while page := client.read_task_runs(flow_run_filter=which, limit=200, offset=seen):
+            seen += len(page)
+    return seen
+
+
+def tier(sweep: Sweep, locations: Locations, rules: TierPolicy) -> None:
+    """What the flow tier-jobs does, without Prefect."""
+    recover(sweep)
+    planned = plan_tiers(find_idle(sweep, rules), rules)
+    batches = split(planned.moves, POLICY, run=sweep.run)
+    moved = in_parallel(
+        lambda batch: move_batch(sweep.catalog, locations, POLICY, batch), batches, threads=POLICY.parallel_batches
+    )
+    mark_through(sweep.catalog, planned.moves, sum_up(moved), planned.settled)
+
+
+def forget_moves(catalog: CatalogDatabase, places: Sequence[OpenLocation]) -> None:
+    """Remove the old bytes now, and what is known of the moves."""
+    fill(catalog, "UPDATE relocations SET release_after = now() WHERE state = 'swapped'")
+    recover(Sweep(catalog, tuple(places)))
+    fill(catalog, "DELETE FROM relocations")
+
+
+def growth_tier(bench: Bench) -> list[Measured]:
+    """The same 25 idle jobs of 500 objects due in catalogs of 10⁴, 10⁵ and 10⁶ rows: found, planned and moved."""
+    content, sides = Content(os.urandom(SMALL_BYTES)), []
+    for size in SIZES:
+        catalog = grown(bench, f"tier_{size}", size)
+        fill(catalog, "UPDATE jobs SET completed_at = created_at WHERE status = 'completed'")
+        settle(catalog)
+        sides.append((catalog, bench.location(catalog), another(bench, catalog, "cold")))
+        fill(catalog, "UPDATE locations SET tier = 'cold' WHERE name = 'cold'")
+    rules = TierPolicy(cold_location="cold", smallest_billed_kib=0, cold_price_per_1000_moved=0)
+    runs = []
+    for number in range(bench.pairs + 1):
+        seconds = []
+        for catalog, hot, cold in sides:
+            add_idle(catalog, hot, new_jobs(f"{catalog.database} {number}", IDLE // A_JOB), content)
+            sweep, reach = Sweep(catalog, (hot, cold), run="bench"), Locations(catalog, hot, [cold])
+            seconds.append(timed(lambda at=(sweep, reach): tier(*at, rules)))  # type: ignore[misc]  # bound here
+            there = count(catalog, f"SELECT count(*) FROM stored_objects WHERE location_id = {cold.place.id}")
+            if there != IDLE * (number + 1):
+                raise RuntimeError(f"{there} of {IDLE * (number + 1)} objects were moved")
+            forget_moves(catalog, (hot, cold))
+        say(f"growth-tier {number}: {', '.join(f'{1000 * one:.0f} ms' for one in seconds)}")
+        if number:
+            runs.append(seconds)
+    return flat("growth-tier", runs)

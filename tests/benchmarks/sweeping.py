@@ -7,7 +7,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from sqlalchemy import text
@@ -25,7 +24,7 @@ from tasks.cleanup_plan import plan_cleanup
 from tasks.purging import purge_released
 from tasks.stores import Locations, OpenLocation
 from tasks.sweeping import Sweep
-from tests.benchmarks.harness import Bench, Measured, below, compare, say, timed
+from tests.benchmarks.harness import FLAT, SIZES, Bench, Measured, below, compare, flat, say, timed
 from tests.benchmarks.stocking import (
     A_JOB,
     DUE_EACH,
@@ -43,14 +42,13 @@ from tests.benchmarks.stocking import (
 )
 
 LISTED, DELETED = 100_000, 10_000
-SIZES = (10_000, 100_000, 1_000_000)
 DUE_JOBS = 500
 URLS = 200
 MOST_LISTED = 200_000
 """Real objects in the memory row: they take about two minutes to write."""
 MEMORY_RUNS = 2
 """Peaks of equal runs differ by a percent: more runs would say nothing more."""
-LIMIT_MIB, FLAT = 500.0, 1.5
+LIMIT_MIB = 500.0
 RULES = RetentionPolicy(scratch_days=365)
 """What other runs left on this machine's disk stays."""
 
@@ -143,15 +141,6 @@ def growth_url(bench: Bench) -> list[Measured]:
         if number:
             runs.append(medians)
     return flat("growth-url", runs)
-
-
-def flat(row: str, runs: Sequence[Sequence[float]]) -> list[Measured]:
-    """Each larger size's time over the smallest's."""
-    return [
-        below(f"{row}, time at {size:,} rows over {SIZES[0]:,}", FLAT, [run[place] / run[0] for run in runs], "×")
-        for place, size in enumerate(SIZES)
-        if place
-    ]
 
 
 def growth_reconcile(bench: Bench) -> Measured:
