@@ -26,6 +26,13 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def line(endpoints: Endpoints) -> Iterator[Line]:
+    with line_before(endpoints) as line:
+        yield line
+
+
+@contextmanager
+def line_before(endpoints: Endpoints) -> Iterator[Line]:
+    """A line that listens."""
     port = urlsplit(endpoints.s3_url).port
     assert port is not None
     line = Line(("127.0.0.1", port), endpoints.postgres_folder)
@@ -37,6 +44,12 @@ def line(endpoints: Endpoints) -> Iterator[Line]:
 
 @pytest.fixture(scope="session")
 def worlds(
+    endpoints: Endpoints, bucket: str, sql: Callable[[str], None], template: str, capabilities: Capabilities
+) -> Worlds:
+    return worlds_on(endpoints, bucket, sql, template, capabilities)
+
+
+def worlds_on(
     endpoints: Endpoints, bucket: str, sql: Callable[[str], None], template: str, capabilities: Capabilities
 ) -> Worlds:
     """Makes worlds, each with a database, prefixes and a folder of its own, and takes them away again."""
@@ -66,6 +79,10 @@ def worlds(
 
 @pytest.fixture(scope="session")
 def through(line: Line) -> Callable[[World], World]:
+    return through_line(line)
+
+
+def through_line(line: Line) -> Callable[[World], World]:
     """The same world, with every call going through the line."""
     return lambda world: world.at(host="127.0.0.1", port=line.catalog_port, s3_url=line.s3_url)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import re
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -85,14 +87,55 @@ class Say(Point):
 
 
 @dataclass
-class Sleep(Point):
-    """The call waits on its way until `meanwhile` has happened, in a thread of its own."""
+class Rewrite(Point):
+    """The store has done it, and its answer says something else: `says` makes the body from its own."""
 
-    meanwhile: Callable[[], None] = lambda: None
+    says: Callable[[bytes], bytes] = lambda body: body
+
+    async def strike(self, call: Call, answer: Answer | None) -> Verdict | Answer:
+        del call
+        assert answer is not None, "there is nothing to rewrite before the store has answered"
+        return replace(answer, body=self.says(answer.body))
+
+
+def half_a_listing(body: bytes) -> bytes:
+    """Every second object is left out, and nothing says that there is more."""
+    return _every_second(rb"<Contents>.*?</Contents>", body, b"")
+
+
+def an_empty_listing(body: bytes) -> bytes:
+    """Nothing is there."""
+    return re.sub(rb"<Contents>.*?</Contents>", b"", body, flags=re.DOTALL)
+
+
+def keys_that_failed(body: bytes) -> bytes:
+    """DeleteObjects answers 200, and for every second key an error; its bytes are gone all the same."""
+    told = rb"<Error>\1<Code>InternalError</Code><Message>the line says so</Message></Error>"
+    return _every_second(rb"<Deleted>.*?(<Key>.*?</Key>).*?</Deleted>", body, told)
+
+
+def _every_second(pattern: bytes, body: bytes, instead: bytes) -> bytes:
+    found = itertools.count()
+
+    def change(match: re.Match[bytes]) -> bytes:
+        return match.expand(instead) if next(found) % 2 == 0 else match[0]
+
+    return re.sub(pattern, change, body, flags=re.DOTALL)
+
+
+@dataclass
+class Sleep(Point):
+    """The call waits on its way until `meanwhile` has happened, in a thread of its own.
+
+    Unless something is given, that is what others do while a run sleeps past its lock.
+    """
+
+    meanwhile: Callable[[], None] | None = None
     _happening: Future[None] | None = None
 
     async def strike(self, call: Call, answer: Answer | None) -> Verdict | Answer:
         del call, answer
+        assert self.meanwhile is not None
         pool = ThreadPoolExecutor(max_workers=1)
         self._happening = pool.submit(self.meanwhile)
         pool.shutdown(wait=False)

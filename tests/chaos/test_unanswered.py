@@ -7,7 +7,17 @@ from collections.abc import Callable
 import pytest
 
 from tests.chaos.acts import ACTS
-from tests.chaos.faults import Cut, Point, Say, Sleep, error
+from tests.chaos.faults import (
+    Cut,
+    Point,
+    Rewrite,
+    Say,
+    Sleep,
+    an_empty_listing,
+    error,
+    half_a_listing,
+    keys_that_failed,
+)
 from tests.chaos.walking import Walk, Where, spread, walk_all
 from tests.line import Answer
 
@@ -17,12 +27,23 @@ FAULTS: dict[str, Callable[[Where], Point]] = {
     "500 for long": lambda at: Say(at.number, at.moment, answer=error(500, "InternalError"), times=12),
     "half a body": lambda at: Say(at.number, at.moment, answer=Answer(200, b"<Result>", broken=True)),
 }
+LIES = {
+    "half a listing": ("list-type=2", half_a_listing),
+    "an empty listing": ("list-type=2", an_empty_listing),
+    "keys that could not be deleted": ("?delete", keys_that_failed),
+}
 
 
 def points_of(walk: Walk, fault: str) -> list[Where]:
     """Where a fault can strike: the catalog answers no 500, and what it does instead is cut already."""
     numbers = {call.number for call in walk.calls if call.to == "store"}
     return [where for where in walk.points if fault == "the connection breaks" or where.number in numbers]
+
+
+def lying_points(walk: Walk, lie: str) -> list[Where]:
+    """After what requests the store can say what is not so."""
+    asked = LIES[lie][0]
+    return [Where(call.number, "after") for call in walk.calls if call.to == "store" and asked in call.what]
 
 
 def sleeping_points(walk: Walk) -> list[Where]:
@@ -44,6 +65,17 @@ def test_a_call_goes_wrong(walk: Walk) -> None:
             walk.meet(Sleep(where.number, where.moment))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("walk", ACTS, indirect=True)
+def test_an_answer_is_not_the_truth(walk: Walk) -> None:
+    """A listing that is not whole, or keys that are gone though the store says that they are not, in turn."""
+    lies = [lie for lie in LIES if lying_points(walk, lie)]
+    if lies:
+        lie = lies[list(ACTS).index(walk.act.name) % len(lies)]
+        for where in spread(lying_points(walk, lie), 1):
+            walk.meet(Rewrite(where.number, where.moment, says=LIES[lie][1]))
+
+
 @pytest.mark.chaos
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("fault", FAULTS)
@@ -57,3 +89,13 @@ def test_every_call_goes_wrong(walk: Walk, fault: str, point: int | None) -> Non
 @pytest.mark.parametrize("walk", ACTS, indirect=True)
 def test_asleep_at_every_call(walk: Walk, point: int | None) -> None:
     walk_all(sleeping_points(walk), lambda where: walk.meet(Sleep(where.number, where.moment)), point)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("walk", ACTS, indirect=True)
+def test_no_answer_is_the_truth(walk: Walk, lie: str, point: int | None) -> None:
+    says = LIES[lie][1]
+    points = lying_points(walk, lie)
+    walk_all(points, lambda where: walk.meet(Rewrite(where.number, where.moment, says=says)), point)

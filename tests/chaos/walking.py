@@ -62,7 +62,7 @@ class Walk:
         """Act while a fault strikes; it ends well, or in one of our errors."""
         with self.worlds() as world:
             self.act.prepare(world)
-            if isinstance(fault, Sleep):
+            if isinstance(fault, Sleep) and fault.meanwhile is None:
                 fault.meanwhile = lambda: self._others_go_on(world)
             self.line.watch(fault)
             seen = self.through(world)

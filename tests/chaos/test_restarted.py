@@ -1,0 +1,101 @@
+"""PostgreSQL and the store are restarted in the middle: servers of this module alone, so that only its acts are hurt."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import psycopg2
+import pytest
+
+from blocks.embedded import Stack, postgres, processes
+from blocks.embedded.processes import Running
+from blocks.object_store.probing import probe
+from tests.chaos.acts import ACTS
+from tests.chaos.conftest import line_before, through_line, worlds_on
+from tests.chaos.faults import Sleep
+from tests.chaos.walking import Walk, Where, spread, walk_all
+from tests.conftest import make_store, make_template
+from tests.line import Server
+
+IN_SHORT = ("ingest", "migrate-storage")
+"""One that adds and one that moves, for every test run; `make chaos` restarts both servers under all of them."""
+SERVERS: tuple[Server, Server] = ("catalog", "store")
+
+
+@dataclass
+class Servers:
+    """A stack whose servers can be restarted, each by itself."""
+
+    stack: Stack
+
+    def restart(self, which: Server) -> None:
+        """Stop it as an operator would, and start it again where it was."""
+        if which == "catalog":
+            assert postgres.stop(self.stack.data)
+        else:
+            pid = self.stack.status()["s3"]
+            assert pid is not None
+            assert processes.stop(Running(pid, psutil.Process(pid).create_time()))
+        self.stack.start(prefect=False)
+
+    def sql(self, statement: str) -> None:
+        """One statement on a connection of its own: a restart would end it."""
+        with closing(psycopg2.connect(host=str(self.stack.data), user="postgres", dbname="postgres")) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    folder = Path(tempfile.mkdtemp(prefix="tf-"))
+    folder.chmod(0o755)
+    stack = Stack(folder)
+    try:
+        stack.start(prefect=False)
+        yield Servers(stack)
+    finally:
+        stack.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def begin(servers: Servers) -> Iterator[Callable[[str], Walk]]:
+    """Begins the walk of an act on these servers."""
+    endpoints = servers.stack.endpoints()
+    store = make_store(endpoints, prefix="probe")
+    store.s3.create_bucket(Bucket=store.bucket)
+    worlds = worlds_on(endpoints, store.bucket, servers.sql, make_template(endpoints, servers.sql), probe(store))
+    with line_before(endpoints) as line:
+        yield lambda act: Walk(ACTS[act], worlds, line, through_line(line))
+
+
+def restart_under(walk: Walk, servers: Servers, which: Server, where: Where) -> None:
+    walk.meet(Sleep(where.number, where.moment, meanwhile=lambda: servers.restart(which)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", SERVERS)
+@pytest.mark.parametrize("act", IN_SHORT)
+def test_a_server_is_restarted(begin: Callable[[str], Walk], servers: Servers, act: str, which: Server) -> None:
+    walk = begin(act)
+    for where in spread([where for where in walk.points if walk.calls[where.number].to == which], 1):
+        restart_under(walk, servers, which, where)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("which", SERVERS)
+@pytest.mark.parametrize("act", ACTS)
+def test_servers_are_restarted_all_over(
+    begin: Callable[[str], Walk], servers: Servers, act: str, which: Server, point: int | None
+) -> None:
+    """At calls to the other server too: what is restarted then is not what is being asked."""
+    walk = begin(act)
+    walk_all(spread(walk.points, 8), lambda where: restart_under(walk, servers, which, where), point)
