@@ -1,4 +1,4 @@
-"""PostgreSQL and the store are restarted in the middle: servers of this module alone, so that only its acts are hurt."""
+"""PostgreSQL and the store are restarted in the middle: servers of this module alone, so that nobody else is hurt."""
 
 from __future__ import annotations
 

@@ -37,10 +37,15 @@ def _listed(world: World) -> Backups:
 
 
 def _newest(world: World) -> Manifest:
-    newest = _listed(world).newest_good
-    assert newest is not None
-    assert newest.manifest is not None
-    return newest.manifest
+    return _manifest_of(_listed(world))
+
+
+def _manifest_of(*listed: Backups) -> Manifest:
+    """The newest whole backup's. A listing may have left it out, which an operator would be told in these words."""
+    for backups in listed:
+        if backups.newest_good is not None and backups.newest_good.manifest is not None:
+            return backups.newest_good.manifest
+    raise NotFoundError("there is no whole backup in the vault")
 
 
 def _a_job(world: World) -> None:
@@ -92,10 +97,7 @@ def _restore(world: World) -> None:
 
 def _newest_of_all(world: World) -> Manifest:
     # The catalog may be closed by a cut-over that was killed: nobody asks it which backups are its own.
-    for group in groups_of(world.store("vault"), None, ""):
-        if group.newest_good is not None and group.newest_good.manifest is not None:
-            return group.newest_good.manifest
-    raise NotFoundError("there is no whole backup in the vault")
+    return _manifest_of(*groups_of(world.store("vault"), None, ""))
 
 
 def _settle(world: World) -> None:
