@@ -1,4 +1,4 @@
-"""Bytes and times as people read and write them."""
+"""Bytes as people read and write them, and foreign values as a message may carry them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,17 @@ from blocks.errors import InvalidInputError
 _UNITS = {"": 1, "B": 1, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3, "TIB": 1024**4, "PIB": 1024**5,
           "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}  # fmt: skip
 MOST_BYTES = 2**63 - 1
+
+
+def shown(value: object) -> str:
+    """A value as an error message may carry it: quoted, escaped, cut."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no numbers of more than some thousand digits
+        return "a number too long to be written"
+    if len(text) <= 90:
+        return text
+    return f"{text[:80]}…' ({len(value)} characters)" if isinstance(value, str) else f"{text[:80]}…"
 
 
 def format_bytes(size: int | None) -> str:
@@ -34,9 +45,9 @@ def parse_bytes(text: str) -> int:
     found = re.fullmatch(r"\s*(\d{1,19}(?:\.\d{1,6})?)\s*([A-Za-z]{0,3})\s*", text, flags=re.ASCII)
     unit = found.group(2).upper() if found else ""
     if not found or unit not in _UNITS:
-        raise InvalidInputError(f"{text[:50]!r} is not a size; write for example 500 MiB, 10 GiB or 0")
+        raise InvalidInputError(f"{shown(text)} is not a size; write for example 500 MiB, 10 GiB or 0")
     number = found.group(1)
     size = int(number) * _UNITS[unit] if "." not in number else round(float(number) * _UNITS[unit])
     if size > MOST_BYTES:
-        raise InvalidInputError(f"{text[:50]!r} is more than the catalog can count ({MOST_BYTES} bytes)")
+        raise InvalidInputError(f"{shown(text)} is more than the catalog can count ({MOST_BYTES} bytes)")
     return size

@@ -14,6 +14,7 @@ from prefect.exceptions import ObjectNotFound
 
 from blocks.errors import InvalidInputError, NotFoundError
 from blocks.policies import BackupPolicy
+from blocks.units import shown
 from flows.events import (
     APPROVAL,
     CORRUPT,
@@ -179,7 +180,7 @@ def _action(notify: str) -> SendNotification | None:
         return None
     kind, _, name = notify.partition("/")
     if not kind or not name:
-        raise InvalidInputError(f"{notify[:80]!r} is no block: write type/name, for example slack-webhook/ops")
+        raise InvalidInputError(f"{shown(notify)} is no block: write type/name, for example slack-webhook/ops")
     with get_client(sync_client=True) as client:
         try:
             document = client.read_block_document_by_name(name=name, block_type_slug=kind)

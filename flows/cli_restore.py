@@ -9,6 +9,7 @@ from uuid import uuid4
 import typer
 
 from blocks.errors import InvalidInputError, RefusedError
+from blocks.units import shown
 from flows.console import clear_errors, err, out, plain
 from flows.local_stack import use_local_prefect
 from flows.reaching import (
@@ -128,7 +129,7 @@ def _settle(opened: Opened, chosen: Backup, metadata: str, *, take_over: bool) -
 
 def _metadata(said: str, store_url: str) -> Literal["none", "missing", "all"]:
     if said not in ("none", "missing", "all"):
-        raise InvalidInputError(f"--metadata-objects {said[:40]!r}: it is none, missing or all")
+        raise InvalidInputError(f"--metadata-objects {shown(said)}: it is none, missing or all")
     # Without blocks nothing is known of the stores that they would be brought back to.
     return "none" if store_url else said  # type: ignore[return-value]  # looked at above
 
@@ -139,5 +140,5 @@ def _time(said: str) -> datetime | None:
     try:
         at = datetime.fromisoformat(said)
     except ValueError as error:
-        raise InvalidInputError(f"{said[:60]!r} is no time: write for example 2026-11-24T03:00Z") from error
+        raise InvalidInputError(f"{shown(said)} is no time: write for example 2026-11-24T03:00Z") from error
     return at

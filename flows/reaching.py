@@ -14,6 +14,7 @@ import typer
 from pydantic import SecretStr
 
 from blocks.errors import InvalidInputError, RefusedError
+from blocks.units import shown
 from flows.local_stack import use_local_prefect
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _store_at(url: str, endpoint: str) -> ObjectStore:
 
     parts = urlsplit(url)
     if parts.scheme != "s3" or not parts.netloc:
-        raise InvalidInputError(f"{url[:100]!r} is no address of backups: write s3://bucket or s3://bucket/prefix")
+        raise InvalidInputError(f"{shown(url)} is no address of backups: write s3://bucket or s3://bucket/prefix")
     user, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
     credentials: MinIOCredentials | AwsCredentials = AwsCredentials()
     if endpoint:

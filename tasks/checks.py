@@ -7,6 +7,7 @@ import unicodedata
 from datetime import timedelta
 from uuid import UUID
 
+from blocks import units
 from blocks.catalog.tables import ObjectKind
 from blocks.errors import InvalidInputError, RefusedError
 from blocks.units import format_bytes
@@ -17,10 +18,14 @@ LARGEST_OBJECT_BYTES = 5 * 1024**4
 _BIDI = frozenset("\u061c\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
 
 
-def shown(value: str) -> str:
-    """A value as an error message may carry it: quoted, escaped, cut."""
-    text = repr(value)
-    return text if len(text) <= 90 else f"{text[:80]}…' ({len(value)} characters)"
+shown = units.shown
+"""A value as an error message may carry it: quoted, escaped, cut."""
+
+
+def has_controls(text: str) -> bool:
+    """Whether a text holds what cannot be stored or shown on one line, or what turns its direction."""
+    plain = text.isascii() and text.isprintable()
+    return not plain and any(unicodedata.category(char) in ("Cc", "Cs") or char in _BIDI for char in text)
 
 
 def check_filename(name: str) -> str:
@@ -29,12 +34,22 @@ def check_filename(name: str) -> str:
         raise InvalidInputError(f"{shown(name)} is no file name")
     if "/" in name or "\\" in name:
         raise InvalidInputError(f"{shown(name)} is a path; a file name has no / and no \\")
-    plain = name.isascii() and name.isprintable()
-    if not plain and any(unicodedata.category(char) in ("Cc", "Cs") or char in _BIDI for char in name):
+    if has_controls(name):
         raise InvalidInputError(f"{shown(name)} holds control characters; rename the file")
     if len(name.encode()) > LONGEST_FILENAME_BYTES:
         raise InvalidInputError(f"{shown(name)} is longer than {LONGEST_FILENAME_BYTES} bytes; rename the file")
     return name
+
+
+def check_reason(reason: str) -> str:
+    """Why something is kept, as one line that others read."""
+    said = reason.strip()
+    if not 0 < len(said) <= 500 or has_controls(said):
+        raise InvalidInputError(
+            f"a hold needs a reason of 1 to 500 characters on one line, not {shown(reason)}: whoever meets it has to "
+            "know why"
+        )
+    return said
 
 
 def check_label(label: str) -> str:
@@ -44,6 +59,22 @@ def check_label(label: str) -> str:
             f"{shown(label)} is no label for a key: 1 to 63 letters, digits and . _ @ -, not only digits"
         )
     return label
+
+
+def check_location(name: str) -> str:
+    """The same name of a location, if it can be written in a parameter and read in a message."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name, flags=re.ASCII):
+        raise InvalidInputError(f"{shown(name)} is no name of a location: 1 to 63 letters, digits and . _ -")
+    return name
+
+
+def check_class(name: str) -> str:
+    """The same storage class, if a server could know it: empty is the server's usual one."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{0,63}", name, flags=re.ASCII):
+        raise InvalidInputError(
+            f"{shown(name)} is no storage class: up to 63 letters, digits, _ and -, like STANDARD_IA"
+        )
+    return name
 
 
 def check_sha256(value: str) -> str:
@@ -78,9 +109,9 @@ def check_kind(value: str) -> ObjectKind:
 def check_size(size_bytes: int, *, at_most: int) -> int:
     """A size that can be stored: above 0, at most `at_most`."""
     if size_bytes <= 0:
-        raise InvalidInputError(f"a size of {size_bytes} bytes is refused: a file has at least 1 byte")
+        raise InvalidInputError(f"a size of {shown(size_bytes)} bytes is refused: a file has at least 1 byte")
     if size_bytes > at_most:
-        size = format_bytes(size_bytes) if size_bytes <= LARGEST_OBJECT_BYTES else f"{str(size_bytes)[:20]}… bytes"
+        size = format_bytes(size_bytes) if size_bytes <= LARGEST_OBJECT_BYTES else f"{shown(size_bytes)} bytes"
         raise RefusedError(f"{size} is more than the largest allowed, {format_bytes(at_most)}")
     return size_bytes
 
@@ -91,7 +122,7 @@ def check_lifetime(seconds: int | None, *, default: timedelta, shortest: timedel
         return default
     if not shortest.total_seconds() <= seconds <= longest.total_seconds():
         raise InvalidInputError(
-            f"expires_in={seconds} s is outside the limits: {shortest.total_seconds():.0f} to "
+            f"expires_in={shown(seconds)} s is outside the limits: {shortest.total_seconds():.0f} to "
             f"{longest.total_seconds():.0f} s"
         )
     return timedelta(seconds=seconds)

@@ -15,7 +15,7 @@ from blocks.catalog.locations import send_new_files
 from blocks.catalog.moving import PlacedJob, Wanted, jobs_in_places, unmovable
 from blocks.catalog.selection import JobFilter
 from blocks.errors import InvalidInputError, RefusedError
-from tasks.checks import check_job_id, check_kind
+from tasks.checks import check_job_id, check_kind, shown
 from tasks.moving import Move, Recipe
 from tasks.plans import Item, Plan
 from tasks.stores import OpenLocation
@@ -82,7 +82,7 @@ def check_migration(migration: Migration) -> Migration:
     for one in migration.job_ids:
         check_job_id(one)
     if migration.older_than_days is not None and not 0 <= migration.older_than_days <= 36_500:
-        raise InvalidInputError(f"older_than_days={migration.older_than_days} is outside the limits: 0 to 36500")
+        raise InvalidInputError(f"older_than_days={shown(migration.older_than_days)} is outside the limits: 0 to 36500")
     migration.wanted()
     return migration
 

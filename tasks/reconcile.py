@@ -25,6 +25,7 @@ from blocks.object_store.listing import Listed, list_range
 from blocks.object_store.transfer import fingerprint, head
 from blocks.policies import IntegrityPolicy
 from blocks.units import format_bytes
+from tasks.checks import shown
 from tasks.layout import job_of
 from tasks.parallel import in_parallel
 from tasks.plans import Item, Plan
@@ -354,7 +355,7 @@ def _difference(row: ExpectedObject, item: Listed) -> str:
 def check_grace(hours: int | None, policy: IntegrityPolicy) -> timedelta:
     """How long an orphan stays: the policy's hours unless given, and never none at all."""
     if hours is not None and not 1 <= hours <= 24 * 365:
-        raise InvalidInputError(f"grace_hours={hours} is outside the limits: 1 to {24 * 365}")
+        raise InvalidInputError(f"grace_hours={shown(hours)} is outside the limits: 1 to {24 * 365}")
     return timedelta(hours=policy.orphan_grace_hours if hours is None else hours)
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
 from blocks.errors import InvalidInputError, NotFoundError, RefusedError
-from blocks.units import format_bytes
+from blocks.units import format_bytes, shown
 
 NEARLY_FULL_PERCENT, FULL_PERCENT = 80, 100
 """Of a quota, used and reserved: where somebody should be told."""
@@ -75,7 +75,7 @@ def find_customer(connection: Connection, reference: str) -> Customer:
         NotFoundError: no such key; the message lists some labels that exist.
     """
     if not storable(reference):
-        raise NotFoundError(f"no API key {reference[:80]!r}")
+        raise NotFoundError(f"no API key {shown(reference)}")
     number = int(reference) if reference.isascii() and reference.isdigit() and len(reference) <= 18 else None
     row = connection.execute(
         text(f"{_SELECT} WHERE k.label = :label OR k.id = :id ORDER BY (k.label = :label) DESC LIMIT 1"),
@@ -84,7 +84,7 @@ def find_customer(connection: Connection, reference: str) -> Customer:
     if row is None:
         labels = connection.execute(text("SELECT label FROM api_keys ORDER BY label LIMIT 21")).scalars().all()
         known = ", ".join(labels[:20]) + (", …" if len(labels) > 20 else "") if labels else "none yet"
-        raise NotFoundError(f"no API key {reference[:80]!r}; there are: {known}")
+        raise NotFoundError(f"no API key {shown(reference)}; there are: {known}")
     return Customer(**row._mapping)
 
 

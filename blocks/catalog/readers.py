@@ -11,6 +11,7 @@ from sqlalchemy.exc import ProgrammingError
 from blocks.catalog.block import CatalogDatabase
 from blocks.catalog.locations import read_identity
 from blocks.errors import InvalidInputError, RefusedError
+from blocks.units import shown
 
 STATEMENT_MINUTES = 5
 """A query of an analyst's that takes longer ends: the catalog's server has other work."""
@@ -40,7 +41,7 @@ def create_reader(catalog: CatalogDatabase, name: str) -> str:
     """
     if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", name, flags=re.ASCII) or name.startswith("pg_"):
         raise InvalidInputError(
-            f"{name[:80]!r} is no name for an analyst: 1 to 63 of a-z, 0-9 and _, not a digit first"
+            f"{shown(name)} is no name for an analyst: 1 to 63 of a-z, 0-9 and _, not a digit first"
         )
     group = catalog.transaction(group_of)
     if name in (catalog.username, group):

@@ -15,6 +15,7 @@ from blocks.errors import ContentMismatchError, DamagedBackupError, InvalidInput
 from blocks.object_store import ObjectStore
 from blocks.object_store.listing import Listed, list_folders, list_prefix
 from blocks.object_store.transfer import put_bytes, read_bytes
+from blocks.units import shown
 from tasks.backups.manifest import (
     DRILL,
     HOLD,
@@ -130,7 +131,7 @@ def groups_of(store: ObjectStore, in_use: CatalogDatabase | None, catalog_id: st
         try:
             return [list_backups(store, UUID(catalog_id))]
         except ValueError as error:
-            raise InvalidInputError(f"{catalog_id[:60]!r} is no catalog's id; there are: {_ids(known)}") from error
+            raise InvalidInputError(f"{shown(catalog_id)} is no catalog's id; there are: {_ids(known)}") from error
     if in_use is None:
         return [list_backups(store, one) for one in known]
     ours = in_use.transaction(read_identity).catalog_id
@@ -165,7 +166,7 @@ def choose(backups: Sequence[Backups], wanted: str, *, before: datetime | None =
     if wanted != "latest":
         if not is_backup_id(wanted):
             raise InvalidInputError(
-                f"{wanted[:60]!r} is no backup: write latest, or an id such as 20261124T030000Z-5f0c2e1a"
+                f"{shown(wanted)} is no backup: write latest, or an id such as 20261124T030000Z-5f0c2e1a"
             )
         if before is not None:
             raise InvalidInputError("a backup's id and a time are two ways to choose one: give one of them")
