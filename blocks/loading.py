@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TypeVar
 
 from prefect.blocks.core import Block
 
 from blocks.errors import NotFoundError
+from blocks.units import shown
 
 B = TypeVar("B", bound=Block)
 
@@ -19,29 +21,41 @@ def load_block(kind: type[B], name: str) -> B:
     """
     from prefect.exceptions import ObjectNotFound
 
+    if not _IS_NAME.fullmatch(name):
+        # It would become a part of the address that Prefect's server is asked at.
+        raise _unknown(kind, shown(name))
     try:
         loaded = kind.load(name)
     except (ValueError, ObjectNotFound) as error:
         if isinstance(error, ValueError) and "Unable to find block document" not in str(error):
             raise
-        known = ", ".join(block_names(kind)) or "none is saved yet"
-        raise NotFoundError(
-            f"no block {kind.get_block_type_slug()}/{name}; there are: {known}. "
-            "Save one under Blocks in the Prefect UI."
-        ) from error
+        raise _unknown(kind, name) from error
     if not isinstance(loaded, kind):
         raise NotFoundError(f"the block {name} is not a {kind.__name__}")
     return loaded
 
 
+_IS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", flags=re.ASCII)
+"""Prefect saves blocks under letters in lower case, digits and dashes; it was less strict once."""
+
+
+def _unknown(kind: type[Block], name: str) -> NotFoundError:
+    known = ", ".join(block_names(kind)) or "none is saved yet"
+    return NotFoundError(
+        f"no block {kind.get_block_type_slug()}/{name}; there are: {known}. Save one under Blocks in the Prefect UI."
+    )
+
+
 def block_names(kind: type[Block]) -> list[str]:
     """The names that blocks of this type are saved under."""
     from prefect.client.orchestration import get_client
-    from prefect.exceptions import ObjectNotFound
+    from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
     with get_client(sync_client=True) as client:
         try:
             documents = client.read_block_documents_by_type(kind.get_block_type_slug())
-        except ObjectNotFound:
+        except (ObjectNotFound, PrefectHTTPStatusError) as error:
+            if isinstance(error, PrefectHTTPStatusError) and error.response.status_code != 404:
+                raise
             return []  # not even the type is registered yet
     return sorted(str(document.name) for document in documents)
