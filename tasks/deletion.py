@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase, due
-from blocks.catalog.customers import find_customer, storable
+from blocks.catalog.customers import find_customer
 from blocks.catalog.locations import list_places
 from blocks.catalog.log import record_aged
 from blocks.catalog.objects import Extent
@@ -32,7 +32,7 @@ from blocks.object_store.listing import list_prefix
 from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
 from blocks.policies import RetentionPolicy
 from blocks.units import parse_bytes
-from tasks.checks import check_job_id, shown
+from tasks.checks import check_job_id, check_reason, shown
 from tasks.plans import Item, Outcome, Plan, Report
 from tasks.purging import purge_released
 from tasks.stores import OpenLocation, require_own
@@ -68,7 +68,7 @@ def select(catalog: CatalogDatabase, wanted: Wanted, *, trashed: bool | None = N
     if wanted.status and wanted.status not in set(JobStatus):
         raise InvalidInputError(f"{shown(wanted.status)} is no status of a job; there are: {', '.join(JobStatus)}")
     if wanted.older_than_days is not None and not 0 <= wanted.older_than_days <= 36_500:
-        raise InvalidInputError(f"older_than_days={wanted.older_than_days} is outside the limits: 0 to 36500")
+        raise InvalidInputError(f"older_than_days={shown(wanted.older_than_days)} is outside the limits: 0 to 36500")
     ids = tuple(dict.fromkeys(check_job_id(one) for one in wanted.job_ids)) or None
     at_least = parse_bytes(wanted.larger_than) if wanted.larger_than else None
 
@@ -286,9 +286,7 @@ def hold(
     ids = list(dict.fromkeys(check_job_id(one) for one in job_ids))
     if not ids:
         raise InvalidInputError("no job is named")
-    if not release and (not reason.strip() or not storable(reason) or len(reason) > 500):
-        raise InvalidInputError("a hold needs a reason of 1 to 500 characters: whoever meets it has to know why")
-    text = None if release else reason.strip()
+    text = None if release else check_reason(reason)
     found = catalog.transaction(lambda connection: hold_jobs(connection, ids, reason=text, run=run))
     if not found:
         raise NotFoundError(f"no job {ids[0]}" + (f" (nor {len(ids) - 1} others)" if len(ids) > 1 else ""))

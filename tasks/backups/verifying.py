@@ -14,6 +14,7 @@ from blocks.errors import DamagedBackupError, InvalidInputError
 from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
 from blocks.policies import BackupPolicy
+from blocks.units import shown
 from tasks.backups.contents import listed
 from tasks.backups.listing import Backup, write_note
 from tasks.backups.manifest import DUMP, HOLD, VERIFICATION, Manifest, folder_of
@@ -106,7 +107,9 @@ def hold_backup(store: ObjectStore, backup: Backup, catalog_id: UUID, reason: st
         InvalidInputError: no reason, or one that nobody reads to its end.
     """
     if not reason.strip() or len(reason) > LONGEST_REASON or not reason.isprintable():
-        raise InvalidInputError(f"say why the backup is held, in one line of at most {LONGEST_REASON} characters")
+        raise InvalidInputError(
+            f"say why the backup is held, in one line of at most {LONGEST_REASON} characters, not {shown(reason)}"
+        )
     write_note(store, catalog_id, backup.id, HOLD, {"reason": reason.strip()})
 
 
