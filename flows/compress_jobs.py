@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from blocks.loading import load_block
-from blocks.policies import CompressionPolicy, SafetyPolicy
+from blocks.policies import CompressionPolicy, RelocationPolicy, SafetyPolicy
 from flows.batches import RUNNER
 from flows.opening import open_catalog, open_stores, reported
 from flows.planned import Work, run_planned
@@ -52,6 +52,7 @@ def compress_jobs(
     """
     database = open_catalog(catalog)
     rules = load_block(CompressionPolicy, policy)
+    load_block(RelocationPolicy, relocation)  # batches open it; an unknown one is refused before anything begins
     places = open_stores(database, stores)
     blocks = Blocks(catalog, relocation, places[0].place.name)
 

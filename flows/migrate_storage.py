@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import State
 from blocks.catalog import CatalogDatabase
 from blocks.loading import load_block
 from blocks.object_store.presigning import presign_get
-from blocks.policies import SafetyPolicy
+from blocks.policies import RelocationPolicy, SafetyPolicy
 from flows.batches import RUNNER
 from flows.opening import open_catalog, open_store, reported
 from flows.planned import Work, run_planned
@@ -72,6 +72,7 @@ def migrate_storage(
     database = open_catalog(catalog)
     source, target = open_store(database, from_location), open_store(database, to_location)
     migration = check_migration(Migration(source, target, api_key, tuple(job_ids), tuple(kinds), older_than_days))
+    load_block(RelocationPolicy, relocation)  # batches open it; an unknown one is refused before anything begins
     blocks = Blocks(catalog, relocation, to_location)
 
     def plan(_: Sweep) -> tuple[Plan, Found]:

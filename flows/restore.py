@@ -85,6 +85,8 @@ def restore(
     """
     database, source = load_block(CatalogDatabase, target), load_block(ObjectStore, backups)
     rules, caps = load_block(BackupPolicy, policy), load_block(SafetyPolicy, safety)
+    # Needed after the cut-over, when it would be too late to be refused.
+    checks = load_block(IntegrityPolicy, integrity)
     log = get_run_logger()
     with database_lock(database, "restore", holder=f"restore {run_label()}"):
         keys = load_block(BackupKey, key) if key else open_key(rules)
@@ -98,7 +100,7 @@ def restore(
             # This very run was stopped after its cut-over: what is left is to settle.
             result = settle(
                 database, source, again, metadata=metadata_objects, rules=rules,
-                integrity=load_block(IntegrityPolicy, integrity), run=run_label(), take_over=True, key=keys,
+                integrity=checks, run=run_label(), take_over=True, key=keys,
             )  # fmt: skip
             show_aftermath(result)
             return Completed(message=f"restored from {cut}; {result.summary()}", data=None)
@@ -119,7 +121,7 @@ def restore(
             log.warning("%s is backup %s now; before it: %s", cut.database, restored.manifest.id, cut.kept_as or "none")
             result = settle(
                 database, source, restored.manifest, metadata=metadata_objects, rules=rules,
-                integrity=load_block(IntegrityPolicy, integrity), run=run_label(),
+                integrity=checks, run=run_label(),
                 take_over=in_use is not None or take_over_buckets, key=keys,
             )  # fmt: skip
             show_aftermath(result, kept_as=cut.kept_as)

@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from blocks.loading import load_block
-from blocks.policies import SafetyPolicy, TierPolicy
+from blocks.policies import RelocationPolicy, SafetyPolicy, TierPolicy
 from flows.batches import RUNNER
 from flows.opening import done, open_catalog, open_stores, reported
 from flows.planned import Work, run_planned
@@ -51,6 +51,7 @@ def tier_jobs(
     rules = load_block(TierPolicy, policy)
     if not database.transaction(lambda connection: tier_targets(connection, rules)):
         return done("nothing to do: the Tier Policy names no warm_location and no cold_location")
+    load_block(RelocationPolicy, relocation)  # batches open it; an unknown one is refused before anything begins
     places = open_stores(database, [])
     blocks = Blocks(catalog, relocation, places[0].place.name)
 
