@@ -240,7 +240,7 @@ def _read_folder(folder: Path) -> tuple[list[FoundOutput], list[str]]:
 
 
 def _read_prefix(location: OpenLocation, prefix: str) -> tuple[list[FoundOutput], list[str]]:
-    if any(part in ("", ".", "..") for part in prefix.split("/")):
+    if any(part in ("", ".", "..") for part in prefix.split("/")) or not prefix.isprintable():
         raise InvalidInputError(f"{shown(prefix)} is no prefix")
     found, skipped = [], []
     for listed in list_prefix(location.store, prefix):
