@@ -237,7 +237,7 @@ def _export(reading: Reading, plan: _Plan, policy: AccessPolicy, run: str) -> Do
             pieces(found),
             part_bytes=part_size(store, size),
             attributes={"Content-Type": "application/zip"},
-            checksums=home.capabilities.reads_checksum_headers,
+            checksums=home.capabilities.needs_checksum_headers,
         )
     if written.size_bytes != sent:
         delete_keys(store, [key])

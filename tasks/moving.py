@@ -246,7 +246,7 @@ def collect_records(location: OpenLocation, results: Sequence[BatchMoved], key: 
 
     put_stream(
         location.store, key, lines(), part_bytes=location.store.multipart_upload_part_bytes,
-        attributes={"Content-Type": "text/csv"}, checksums=location.capabilities.reads_checksum_headers,
+        attributes={"Content-Type": "text/csv"}, checksums=location.capabilities.needs_checksum_headers,
     )  # fmt: skip
     delete_keys(location.store, parts)
     return key

@@ -54,7 +54,7 @@ def publish(
         key, body = report_key(day, scope, path.name), path.read_bytes()
         put_bytes(
             location.store, key, body, {"Content-Type": _MEDIA_TYPES[path.suffix]},
-            checksums=location.capabilities.reads_checksum_headers,
+            checksums=location.capabilities.needs_checksum_headers,
         )  # fmt: skip
         filename = None if path.suffix in _SHOWN else f"{day}-{scope}-{path.name}"
         done.append(Published(path.name, key, len(body), presign_get(location.store, key, lasts, filename=filename)))

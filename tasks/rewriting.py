@@ -100,7 +100,7 @@ def write_elsewhere(source: OpenLocation, target: Target, row: Content, intent: 
         with suppress(RefusedError):  # a server that does not copy is read from
             return _copied(source, place, row, intent)
     attributes = attributes_of(place, row.name, row.id, row.sha256)
-    checksums = place.capabilities.reads_checksum_headers
+    checksums = place.capabilities.needs_checksum_headers
     if max(row.size_bytes, row.stored_bytes) <= WHOLE_BYTES:
         body = _transcoded(read_bytes(source.store, row.key, at_most=row.stored_bytes), row, intent.codec, target)
         written = put_bytes(place.store, intent.key, body, attributes, checksums=checksums)

@@ -95,7 +95,7 @@ def write_object(location: OpenLocation, writing: Writing) -> Written:
     """
     new, store = writing.new, location.store
     attributes = attributes_of(location, new.name, new.id, new.sha256)
-    checksums = location.capabilities.reads_checksum_headers
+    checksums = location.capabilities.needs_checksum_headers
     if isinstance(writing.source, LocalFile):
         if writing.source.content is not None:
             written = put_bytes(store, new.key, writing.source.content, attributes, checksums=checksums)

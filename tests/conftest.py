@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -32,6 +33,11 @@ from tests.helpers import write_video
 
 TEMPLATE = "catalog_template"
 _numbers = itertools.count(1)
+
+
+def pytest_configure() -> None:
+    # As Ctrl-C: without it the process ends where it stands, and its servers stay.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

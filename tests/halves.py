@@ -1,11 +1,11 @@
 """`make test`: the tests that need a Prefect server and all others at the same time, each half with its own stack.
 
-
 Flows wait for runs to be picked up, the others for disks: side by side they take little more than the longer half.
 """
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,13 +20,13 @@ def main() -> int:
         log = Path(folder) / "flows.log"
         with log.open("w") as file:
             flows = subprocess.Popen(_pytest(FLOWS), stdout=file, stderr=subprocess.STDOUT)
-            try:
-                code = subprocess.run(_pytest(OTHERS), check=False).returncode
-            finally:
-                # Interrupted, both were: each stops its servers before it ends.
-                code_of_flows = flows.wait()
+            others = subprocess.Popen(_pytest(OTHERS))
+            # Interrupted, each stops its servers before it ends, and is waited for. A terminal tells both by itself.
+            signal.signal(signal.SIGINT, lambda *_: None)
+            signal.signal(signal.SIGTERM, lambda *_: [half.terminate() for half in (flows, others)])
+            codes = [half.wait() for half in (others, flows)]
         sys.stdout.write(log.read_text())
-    return max(code, code_of_flows)
+    return max(codes)
 
 
 def _pytest(which: str) -> list[str]:

@@ -59,6 +59,15 @@ class Capabilities:
         return self.has("refuses_wrong_checksum_header") and self.has("refuses_wrong_part_checksum")
 
     @property
+    def needs_checksum_headers(self) -> bool:
+        """Whether a SHA-256 has to go along in a header.
+
+        Every request's signature carries one already; a server that looks at that one would hash all bytes once more
+        for the header (a tenth of SeaweedFS's work for an upload).
+        """
+        return self.reads_checksum_headers and not self.has("refuses_wrong_signed_sha256")
+
+    @property
     def checks_uploads(self) -> bool:
         """Whether the store itself refuses other bytes than were sent: then no read-back is needed."""
         return self.has("refuses_wrong_signed_sha256") or self.reads_checksum_headers
