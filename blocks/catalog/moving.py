@@ -160,10 +160,19 @@ class PlacedJob:
     stored_bytes: int
 
 
+_OF_CHOSEN = """
+    AND s.job_id IN (SELECT f.id FROM jobs f
+                      WHERE (CAST(:customer AS bigint) IS NULL OR f.api_key_id = :customer)
+                        AND (CAST(:before AS timestamptz) IS NULL OR f.created_at <= :before))
+"""
+
+
 def jobs_in_places(
     connection: Connection, wanted: Wanted, chosen: JobFilter, *, after: tuple[int, UUID], most: int = MOST_JOBS
 ) -> list[PlacedJob]:
     """Jobs with such objects, in order of customer and id, behind `after`."""
+    # Few jobs of many are found by themselves, and not among everything that lies there.
+    filtered = chosen.customer_id is not None or chosen.created_before is not None
     rows = connection.execute(
         text(
             "SELECT j.id, j.api_key_id, k.label, j.hold, p.objects, p.stored_bytes "
@@ -171,21 +180,19 @@ def jobs_in_places(
             f"         FROM stored_objects s WHERE {_WANTED} "
             "           AND (s.api_key_id, s.job_id) > (:after_key, CAST(:after_job AS uuid)) "
             "           AND (CAST(:ids AS uuid[]) IS NULL OR s.job_id = ANY (CAST(:ids AS uuid[]))) "
+            f"          {_OF_CHOSEN if filtered else ''} "
             "         GROUP BY s.api_key_id, s.job_id) p "
             "  JOIN jobs j ON j.id = p.job_id JOIN api_keys k ON k.id = j.api_key_id "
-            " WHERE (CAST(:customer AS bigint) IS NULL OR j.api_key_id = :customer) "
-            "   AND (CAST(:before AS timestamptz) IS NULL OR j.created_at <= :before) "
             " ORDER BY j.api_key_id, j.id LIMIT :most"
         ),
         _parameters(wanted)
         | {
             "ids": None if chosen.job_ids is None else [str(one) for one in chosen.job_ids],
-            "customer": chosen.customer_id,
-            "before": chosen.created_before,
             "after_key": after[0],
             "after_job": str(after[1]),
             "most": most,
-        },
+        }
+        | ({"customer": chosen.customer_id, "before": chosen.created_before} if filtered else {}),
     )
     return [PlacedJob(*row) for row in rows]
 
@@ -218,8 +225,17 @@ def unmovable(connection: Connection, location_id: int) -> list[tuple[str, int]]
     """How many rows of a place have no sound bytes that could be moved, by their state."""
     rows = connection.execute(
         text(
-            "SELECT coalesce(trashed_state, state) AS state, count(*) FROM stored_objects "
-            " WHERE location_id = :location AND coalesce(trashed_state, state) <> 'live' GROUP BY 1 ORDER BY 1"
+            # Each kind by an index of its own: what is sound is not looked at.
+            "SELECT state, count(*) FROM ("
+            "  SELECT state FROM stored_objects WHERE location_id = :location AND state IN ('missing', 'corrupt') "
+            "  UNION ALL "
+            "  SELECT state FROM stored_objects WHERE location_id = :location AND state = 'pending' "
+            "  UNION ALL "
+            "  SELECT state FROM stored_objects WHERE location_id = :location AND state = 'purging' "
+            "  UNION ALL "
+            "  SELECT trashed_state FROM stored_objects "
+            "   WHERE location_id = :location AND state = 'trashed' AND trashed_state <> 'live') AS unsound "
+            " GROUP BY 1 ORDER BY 1"
         ),
         {"location": location_id},
     )

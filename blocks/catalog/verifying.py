@@ -22,11 +22,13 @@ def oldest_verified(connection: Connection, location_id: int, *, kinds: Sequence
 
 
 def count_live(connection: Connection, location_id: int, *, kinds: Sequence[str]) -> int:
-    """The live objects of a place."""
+    """The live objects of a place, from the totals and what has changed since."""
     count: int = connection.execute(
         text(
-            "SELECT count(*) FROM stored_objects WHERE location_id = :location AND state = 'live' "
-            "   AND (:all_kinds OR kind = ANY (:kinds))"
+            "SELECT coalesce(sum(objects), 0)::bigint FROM ("
+            "  SELECT location_id, state, kind, objects FROM storage_totals "
+            "  UNION ALL SELECT location_id, state, kind, objects FROM storage_changes) AS stored "
+            " WHERE location_id = :location AND state = 'live' AND (:all_kinds OR kind = ANY (:kinds))"
         ),
         {"location": location_id, "all_kinds": not kinds, "kinds": list(kinds)},
     ).scalar_one()
