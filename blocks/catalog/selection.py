@@ -40,6 +40,16 @@ class SelectedJob:
     stored_bytes: int
 
 
+# By size alone every job would be added up. What a fold knew to be smaller, and what nothing was done to since, is left
+# out; of what remains the rows are added up as ever.
+_MAY_BE_LARGE = """
+   AND j.id IN (SELECT t.job_id FROM job_totals t WHERE t.size_bytes >= :at_least
+                UNION SELECT c.job_id FROM storage_changes c
+                UNION SELECT p.job_id FROM stored_objects p WHERE p.state = 'pending'
+                UNION SELECT d.id FROM jobs d WHERE d.deleted_at IS NOT NULL AND d.status <> 'cleaned_up')
+"""
+
+
 def select_jobs(connection: Connection, wanted: JobFilter) -> list[SelectedJob]:
     """The jobs, by customer and age; at most `MOST_JOBS`."""
     rows = connection.execute(
@@ -56,6 +66,7 @@ def select_jobs(connection: Connection, wanted: JobFilter) -> list[SelectedJob]:
             "   AND (CAST(:before AS timestamptz) IS NULL OR j.created_at <= :before) "
             "   AND (CAST(:at_least AS bigint) IS NULL OR o.size_bytes >= :at_least) "
             "   AND (CAST(:trashed AS boolean) IS NULL OR (j.deleted_at IS NOT NULL) = :trashed) "
+            f"  {_MAY_BE_LARGE if wanted.at_least_bytes else ''} "
             f" ORDER BY j.api_key_id, j.created_at, j.id LIMIT {MOST_JOBS}"
         ),
         {

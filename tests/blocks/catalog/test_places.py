@@ -1,4 +1,4 @@
-"""What lies in a place, told without looking at every row: it must be what the rows say."""
+"""What lies in a place, and which jobs are large, told without looking at every row: it must be what the rows say."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.locations import retire, stored_in
 from blocks.catalog.moving import Wanted, jobs_in_places, unmovable
-from blocks.catalog.selection import JobFilter
+from blocks.catalog.selection import JobFilter, select_jobs
 from blocks.catalog.verifying import count_live
 from blocks.errors import RefusedError
 from tasks.customers import create_key
@@ -101,3 +101,24 @@ def test_a_place_that_holds_something_is_not_retired(
     execute(catalog, "DELETE FROM storage_changes")
     with pytest.raises(RefusedError, match="still holds"):
         catalog.transaction(lambda connection: retire(connection, location.place))
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_large_jobs_are_found_whatever_state_they_are_in(
+    catalog: CatalogDatabase, some: list[UUID], *, folded: bool
+) -> None:
+    if folded:
+        execute(catalog, "SELECT fold_storage_changes()")
+    execute(catalog, "UPDATE jobs SET deleted_at = now() WHERE id = ANY (:ids)", ids=some[-2:])
+    largest = one(catalog, "SELECT max(size_bytes) FROM stored_objects")
+    for size in (1, len(b"trashed"), largest, largest + 1):
+        # Released bytes are nobody's any more.
+        by_rows = rows(
+            catalog,
+            "SELECT job_id FROM stored_objects WHERE state <> 'purging' GROUP BY 1 HAVING sum(size_bytes) >= :size",
+            size=size,
+        )  # fmt: skip
+        found = catalog.transaction(
+            lambda connection, size=size: select_jobs(connection, JobFilter(at_least_bytes=size))
+        )  # type: ignore[misc]  # bound here
+        assert {job.id for job in found} == {row.job_id for row in by_rows}
