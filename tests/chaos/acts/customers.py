@@ -106,7 +106,10 @@ def _a_form_for_a_job(world: World) -> None:
 
 
 def _complete(world: World) -> None:
-    (upload,) = rows(world.catalog, "SELECT id FROM uploads")
+    (upload,) = rows(
+        world.catalog, "SELECT u.id FROM uploads u JOIN api_keys k ON k.id = u.api_key_id WHERE k.label = :customer",
+        customer=CUSTOMER,
+    )  # fmt: skip
     complete_upload(world.catalog, world.locations, world.ingest_policy, api_key=CUSTOMER, upload_id=upload.id)
 
 
