@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from blocks.catalog import CatalogDatabase
 from tests.growth.crowd import LARGE
@@ -20,14 +20,18 @@ BLOCKS_A_SEARCH = 8
 
 @dataclass(frozen=True)
 class Grown:
-    """Tables that the crowd has filled, and what each is called: a partition is its parent. Pages of every index."""
+    """Tables that the crowd has filled, and what each is called: a partition is its parent. Pages of every index.
+
+    `summaries` are indexes that tell of many pages in one entry, and are always read as a whole.
+    """
 
     tables: Mapping[str, str]
     pages: Mapping[str, int]
+    summaries: frozenset[str]
 
     def but(self, tables: Collection[str]) -> Grown:
         """Without some."""
-        return Grown({name: called for name, called in self.tables.items() if called not in tables}, self.pages)
+        return replace(self, tables={name: called for name, called in self.tables.items() if called not in tables})
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,15 @@ def measure(catalog: CatalogDatabase) -> Grown:
         " WHERE c.relkind = 'r' AND c.reltuples >= :large AND n.nspname IN ('public', 'analytics')",
         large=LARGE,
     )
-    pages = rows(catalog, "SELECT relname, relpages FROM pg_class WHERE relkind = 'i'")
-    return Grown({row.relname: row.called for row in tables}, {row.relname: row.relpages for row in pages})
+    indexes = rows(
+        catalog,
+        "SELECT relname, relpages, amname FROM pg_class c JOIN pg_am a ON a.oid = c.relam WHERE c.relkind = 'i'",
+    )
+    return Grown(
+        {row.relname: row.called for row in tables},
+        {row.relname: row.relpages for row in indexes},
+        frozenset(row.relname for row in indexes if row.amname == "brin"),
+    )
 
 
 def judge(statements: Iterable[Statement], grown: Grown) -> Iterator[Trouble]:
@@ -63,11 +74,11 @@ def judge(statements: Iterable[Statement], grown: Grown) -> Iterator[Trouble]:
         if statement.sender.startswith("tests."):
             continue
         for scan in statement.scans:
-            if scan.table in grown.tables and (why := _why(scan, grown.pages.get(scan.index, 0))):
+            if scan.table in grown.tables and (why := _why(scan, grown)):
                 yield Trouble(statement.sender, grown.tables[scan.table], why, statement.text)
 
 
-def _why(scan: Scan, pages: int) -> str:
+def _why(scan: Scan, grown: Grown) -> str:
     if not scan.index:
         return f"{scan.how}, {scan.rows:.0f} rows"
     told, what_for = f"{scan.how} of {scan.index}", f"for {scan.returned:.0f} rows ({scan.condition or 'no condition'})"
@@ -76,7 +87,9 @@ def _why(scan: Scan, pages: int) -> str:
     if scan.searches > FEW_ROWS:
         return f"{told} searched it {scan.searches:.0f} times {what_for}"
     # A condition that an index can check and not search by reads all of it, and shows few rows.
-    needed = scan.rows + scan.searches
+    needed, pages = scan.rows + scan.searches, grown.pages.get(scan.index, 0)
+    if scan.index in grown.summaries:
+        return ""
     if scan.blocks > FEW_BLOCKS + BLOCKS_A_SEARCH * needed or (pages >= 16 and scan.blocks > pages / 2 + 2 * needed):
         return f"{told} read {scan.blocks} blocks {what_for}"
     return ""
