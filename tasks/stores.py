@@ -19,6 +19,7 @@ from blocks.catalog.locations import (
     place_of_tier,
     read_identity,
     retire,
+    same_place,
 )
 from blocks.catalog.migrating import require_current_schema
 from blocks.catalog.restored import require_thawed
@@ -28,6 +29,7 @@ from blocks.object_store import ObjectStore
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.probing import Capabilities, probe, require_class
 from blocks.object_store.transfer import put_bytes, read_bytes
+from tasks.checks import check_class, check_location
 from tasks.layout import FOLDERS, IDENTITY_KEY
 
 
@@ -108,7 +110,8 @@ def probe_store(
         InvalidInputError: the location is declared as another place, or lies within another one's folders.
     """
     require_current_schema(catalog)
-    wanted = location or name
+    wanted = check_location(location or name)
+    check_class(storage_class)
     places = catalog.transaction(list_places)
     known = next((place for place in places if place.name == wanted), None)
     storage_class = storage_class or (known.storage_class if known else "")
@@ -120,6 +123,16 @@ def probe_store(
                 f"{known.store}; declare the new one under another name"
             )
     _check_apart(places, store, wanted)
+    taken = catalog.transaction(
+        lambda connection: same_place(
+            connection, store=name, bucket=store.bucket, prefix=store.prefix, storage_class=storage_class, but=wanted
+        )
+    )
+    if taken:
+        raise InvalidInputError(
+            f"location {wanted} would be the same as {taken}, class {storage_class or 'STANDARD'} of store {name}; "
+            f"give it a storage_class of its own, or probe {taken}"
+        )
     ours_before = _check_marker(catalog, store, claim=True)
     if known is None and ours_before:
         _check_no_second_name(places, store, name)

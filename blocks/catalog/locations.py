@@ -14,7 +14,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from blocks.catalog.customers import storable
 from blocks.errors import NotFoundError, RefusedError
+from blocks.units import shown
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,13 @@ def find_place(connection: Connection, name: str) -> Place:
         NotFoundError: it was never declared.
         RefusedError: it was retired.
     """
-    row = connection.execute(text(f"{_SELECT} WHERE l.name = :name"), {"name": name}).one_or_none()
+    row = None
+    if storable(name):
+        row = connection.execute(text(f"{_SELECT} WHERE l.name = :name"), {"name": name}).one_or_none()
     if row is None:
         known = ", ".join(place.name for place in list_places(connection)) or "none yet"
         raise NotFoundError(
-            f"no location {name[:80]!r} in the catalog; there are: {known}. For a new store run the flow probe-store"
+            f"no location {shown(name)} in the catalog; there are: {known}. For a new store run the flow probe-store"
         )
     place = _place(row)
     if connection.execute(text("SELECT retired_at FROM locations WHERE id = :id"), {"id": place.id}).scalar():
@@ -95,12 +99,25 @@ def inbox_name(connection: Connection, name: str) -> str:
     Raises:
         NotFoundError: it was never declared.
     """
+    if not storable(name):
+        return find_place(connection, name).name
     found: str | None = connection.execute(
         text("SELECT coalesce(t.name, l.name) FROM locations l LEFT JOIN locations t ON t.id = l.moved_to "
              " WHERE l.name = :name"),
         {"name": name},
     ).scalar()  # fmt: skip
     return found or find_place(connection, name).name
+
+
+def same_place(
+    connection: Connection, *, store: str, bucket: str, prefix: str, storage_class: str, but: str
+) -> str | None:
+    """Another location that is the very same place, retired or not: there is one of each."""
+    return connection.execute(
+        text("SELECT name FROM locations WHERE (store, bucket, prefix, storage_class) "
+             "     = (:store, :bucket, :prefix, :class) AND name <> :but"),
+        {"store": store, "bucket": bucket, "prefix": prefix, "class": storage_class, "but": but},
+    ).scalar()  # fmt: skip
 
 
 def place_name(connection: Connection, location_id: int) -> str:
