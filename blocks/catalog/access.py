@@ -16,6 +16,7 @@ from blocks.catalog.customers import find_customer, require_enabled, storable
 from blocks.catalog.jobs import find_job, require_readable
 from blocks.catalog.locations import restore_first
 from blocks.errors import NotFoundError, RefusedError
+from blocks.units import shown
 
 
 @dataclass(frozen=True)
@@ -133,5 +134,5 @@ def _why_not(connection: Connection, api_key: str, job_id: UUID, kind: str, name
     if same:
         return RefusedError(f"{kind} of job {job_id} is {same[0].state}; run explain-object to see what happened to it")
     kinds = ", ".join(sorted({row.kind for row in rows if row.state == "live"})) or "nothing yet"
-    wanted = f"{kind} named {name!r}" if name else kind
+    wanted = f"{kind} named {shown(name)}" if name else kind
     return NotFoundError(f"job {job_id} has no {wanted}; it has: {kinds}")
