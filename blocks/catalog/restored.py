@@ -130,9 +130,12 @@ def newer_jobs(connection: Connection, since: datetime, limit: int) -> tuple[lis
     """Jobs made after a moment, newest first, up to `limit`; and how many jobs, objects and bytes there are in all."""
     rows = connection.execute(
         text(
-            "SELECT j.id, k.label, j.created_at, count(o.id), coalesce(sum(o.size_bytes), 0)::bigint "
-            "  FROM jobs j JOIN api_keys k ON k.id = j.api_key_id LEFT JOIN stored_objects o ON o.job_id = j.id "
-            " WHERE j.created_at > :since GROUP BY j.id, k.label ORDER BY j.created_at DESC LIMIT :limit"
+            # The jobs first, and then what they have: together they were planned for all jobs.
+            "SELECT j.id, k.label, j.created_at, o.objects, o.size_bytes "
+            "  FROM (SELECT id, api_key_id, created_at FROM jobs WHERE created_at > :since "
+            "         ORDER BY created_at DESC LIMIT :limit) j JOIN api_keys k ON k.id = j.api_key_id "
+            "  CROSS JOIN LATERAL (SELECT count(*) AS objects, coalesce(sum(size_bytes), 0)::bigint AS size_bytes "
+            "                        FROM stored_objects s WHERE s.job_id = j.id) o ORDER BY j.created_at DESC"
         ),
         {"since": since, "limit": limit},
     )

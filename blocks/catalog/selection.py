@@ -46,7 +46,8 @@ _MAY_BE_LARGE = """
    AND j.id IN (SELECT t.job_id FROM job_totals t WHERE t.size_bytes >= :at_least
                 UNION SELECT c.job_id FROM storage_changes c
                 UNION SELECT p.job_id FROM stored_objects p WHERE p.state = 'pending'
-                UNION SELECT d.id FROM jobs d WHERE d.deleted_at IS NOT NULL AND d.status <> 'cleaned_up')
+                UNION SELECT d.id FROM jobs d
+                       WHERE d.deleted_at IS NOT NULL AND d.status <> 'cleaned_up' AND coalesce(:trashed, true))
 """
 
 

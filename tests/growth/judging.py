@@ -14,6 +14,8 @@ BY_CUSTOMERS = frozenset({"api_keys", "storage_totals", "age_totals"})
 """Tables that grow with customers, not with what they store: flows may go through them, customers' calls may not."""
 FEW_ROWS, FEW_BLOCKS = 500, 100
 """What a statement may look at, of one table, without anything to show for it."""
+RANGE_ROWS = 2_000
+"""Of a summary of pages, which is read as a whole, and whose entries are ranges of pages."""
 BLOCKS_A_SEARCH = 8
 """Levels of an index, with the heap's block and what is dead on the way."""
 
@@ -82,7 +84,7 @@ def _why(scan: Scan, grown: Grown) -> str:
     if not scan.index:
         return f"{scan.how}, {scan.rows:.0f} rows"
     told, what_for = f"{scan.how} of {scan.index}", f"for {scan.returned:.0f} rows ({scan.condition or 'no condition'})"
-    if scan.rows > FEW_ROWS:
+    if scan.rows > (RANGE_ROWS if scan.index in grown.summaries else FEW_ROWS):
         return f"{told} looked at {scan.rows:.0f} rows {what_for}"
     if scan.searches > FEW_ROWS:
         return f"{told} searched it {scan.searches:.0f} times {what_for}"
