@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Annotated, Any
 
 from prefect import flow, get_run_logger, task
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.states import Completed
+from pydantic import Field
 
 from blocks.errors import RefusedError
 from blocks.loading import load_block
@@ -25,6 +27,11 @@ SHOWN_OUTCOMES = 500
 """Rows in the table artifact; the failures come first."""
 
 
+_OPENLY = r"^[^:/?#]*://([^/?#]*@|[^/?#\[]*:[0-9]*[^0-9/?#].*@)"
+NO_PASSWORD: Any = Field(json_schema_extra={"not": {"pattern": _OPENLY}})
+"""Prefect's server holds parameters against it before it keeps them, where everybody could read the password."""
+
+
 @flow(
     name="ingest-videos",
     flow_run_name="ingest for {api_key}",
@@ -33,7 +40,7 @@ SHOWN_OUTCOMES = 500
 @reported
 def ingest_videos(
     api_key: str,
-    sources: list[str] = [],  # noqa: B006 -- an empty list is what the form starts with; nobody changes it
+    sources: list[Annotated[str, NO_PASSWORD]] = [],  # noqa: B006 -- an empty list is what the form starts with; nobody changes it
     expected_sha256: dict[str, str] = {},  # noqa: B006 -- as above
     manifest: str = "",
     reprocess: bool = False,
@@ -49,7 +56,8 @@ def ingest_videos(
 
     Args:
         api_key: Label or id of the customer.
-        sources: Files, folders and URLs, as the worker sees them; files below the policy's source roots only.
+        sources: Files, folders and URLs, as the worker sees them; files below the policy's source roots only. Whoever
+            sees the run reads them: URLs with a signature or a token in them belong into a manifest.
         expected_sha256: SHA-256 that a source must have, by the source or by its file name.
         manifest: A .csv, .json or .jsonl file of many sources, with the fields source, filename and sha256.
         reprocess: Make a new job even for a video that is known.

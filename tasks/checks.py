@@ -27,7 +27,8 @@ def told(source: str) -> str:
     """A source as logs and reports may name it. What a URL carries beside its path can open it: a signature, a token, a
     password. A few digits of its hash tell two such URLs apart.
     """
-    found = re.fullmatch(r"([^:/?#]*://)([^/?#]*@)?([^?#]*)([?#].*)?", source, flags=re.DOTALL)
+    # A password with a / or a ? in it, which ought to be written otherwise, is one all the same.
+    found = re.fullmatch(r"([^:/?#]*://)(.*:.*@|[^/?#]*@)?([^?#]*)([?#].*)?", source, flags=re.DOTALL)
     if found is None or not (found.group(2) or found.group(4)):
         return source
     digest = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()[:12]

@@ -16,7 +16,7 @@ import httpx
 from blocks.errors import InvalidInputError, RefusedError, SourceUnavailableError
 from blocks.object_store.transfer import put_stream
 from blocks.policies import GIB, IngestPolicy
-from tasks.checks import shown
+from tasks.checks import shown, told
 from tasks.layout import temp_key
 from tasks.stores import OpenLocation
 
@@ -45,7 +45,7 @@ def fetch(location: OpenLocation, policy: IngestPolicy, url: str) -> Fetched:
         return _fetch(location, policy, url)
     except (httpx.InvalidURL, ValueError) as error:
         # What Python's and httpx's parsers say of a URL that is none, or of one it redirects to.
-        raise InvalidInputError(f"{shown(url)} is no URL: {shown(str(error))}") from error
+        raise InvalidInputError(f"{shown(told(url))} is no URL: {shown(str(error))}") from error
 
 
 def _fetch(location: OpenLocation, policy: IngestPolicy, url: str) -> Fetched:
@@ -60,10 +60,12 @@ def _fetch(location: OpenLocation, policy: IngestPolicy, url: str) -> Fetched:
             digest.update(chunk)
             size += len(chunk)
             if size > largest:
-                raise RefusedError(f"{shown(url)} gives more than the largest allowed, {policy.largest_source_gib} GiB")
+                raise RefusedError(
+                    f"{shown(told(url))} gives more than the largest allowed, {policy.largest_source_gib} GiB"
+                )
             yield chunk
         if size == 0:
-            raise InvalidInputError(f"{shown(url)} is empty")
+            raise InvalidInputError(f"{shown(told(url))} is empty")
 
     put_stream(location.store, key, hashed(), part_bytes=location.store.multipart_upload_part_bytes, attributes={})
     return Fetched(key, digest.hexdigest(), size)
@@ -74,11 +76,13 @@ def check_url(url: str, policy: IngestPolicy) -> None:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise InvalidInputError(f"{shown(url)} is no URL: {error}") from error
+        raise InvalidInputError(f"{shown(told(url))} is no URL: {error}") from error
     scheme = parts.scheme.lower()
     if scheme not in policy.schemes() or scheme not in ("http", "https", "s3"):
         allowed = ", ".join(sorted(policy.schemes())) or "none"
-        raise RefusedError(f"{shown(url)}: the scheme {scheme} is not allowed; the ingest policy allows {allowed}")
+        raise RefusedError(
+            f"{shown(told(url))}: the scheme {scheme} is not allowed; the ingest policy allows {allowed}"
+        )
     if parts.username is not None or parts.password is not None:
         # Run parameters can be read by everybody who sees the UI.
         raise InvalidInputError(
@@ -87,7 +91,7 @@ def check_url(url: str, policy: IngestPolicy) -> None:
     # A key may hold spaces; in an http URL they are %20.
     controls = any(ord(char) < 0x20 or ord(char) == 0x7F or (char == " " and scheme != "s3") for char in url)
     if not parts.hostname or controls:
-        raise InvalidInputError(f"{shown(url)} is no URL")
+        raise InvalidInputError(f"{shown(told(url))} is no URL")
 
 
 def _read(location: OpenLocation, policy: IngestPolicy, url: str, largest: int) -> Iterator[bytes]:
@@ -102,7 +106,9 @@ def _read_s3(location: OpenLocation, url: str, largest: int) -> Iterator[bytes]:
 
     parts = urlsplit(url)
     if parts.hostname == location.store.bucket:
-        raise RefusedError(f"{shown(url)} lies in the platform's own bucket; what is there belongs to its customers")
+        raise RefusedError(
+            f"{shown(told(url))} lies in the platform's own bucket; what is there belongs to its customers"
+        )
     frozen = location.store.keys
     files = s3fs.S3FileSystem(
         key=frozen.access_key,
@@ -116,15 +122,15 @@ def _read_s3(location: OpenLocation, url: str, largest: int) -> Iterator[bytes]:
     try:
         with files.open(f"{parts.netloc}{parts.path}", "rb", block_size=8 * READ_BYTES, cache_type="readahead") as file:
             if file.size > largest:
-                raise RefusedError(f"{shown(url)} has {file.size} bytes, more than the policy allows")
+                raise RefusedError(f"{shown(told(url))} has {file.size} bytes, more than the policy allows")
             while chunk := file.read(8 * READ_BYTES):
                 yield chunk
     except FileNotFoundError as error:
-        raise RefusedError(f"{shown(url)}: no such object") from error
+        raise RefusedError(f"{shown(told(url))}: no such object") from error
     except PermissionError as error:
-        raise RefusedError(f"{shown(url)}: the store's credentials may not read it") from error
+        raise RefusedError(f"{shown(told(url))}: the store's credentials may not read it") from error
     except OSError as error:
-        raise SourceUnavailableError(f"{shown(url)} could not be read: {error}") from error
+        raise SourceUnavailableError(f"{shown(told(url))} could not be read: {error}") from error
 
 
 def _read_http(policy: IngestPolicy, url: str, largest: int) -> Iterator[bytes]:
@@ -141,9 +147,9 @@ def _read_http(policy: IngestPolicy, url: str, largest: int) -> Iterator[bytes]:
                     return
             except httpx.HTTPError as error:
                 raise SourceUnavailableError(
-                    f"{shown(url)} could not be read: {error or type(error).__name__}"
+                    f"{shown(told(url))} could not be read: {error or type(error).__name__}"
                 ) from error
-        raise RefusedError(f"{shown(url)} redirects more than {MOST_REDIRECTS} times")
+        raise RefusedError(f"{shown(told(url))} redirects more than {MOST_REDIRECTS} times")
 
 
 @contextmanager
@@ -190,14 +196,14 @@ def _is_public(address: str) -> bool:
 
 def _body(response: httpx.Response, url: str, largest: int) -> Iterator[bytes]:
     if response.status_code >= 500 or response.status_code in (408, 429):
-        raise SourceUnavailableError(f"{shown(url)} answered {response.status_code}")
+        raise SourceUnavailableError(f"{shown(told(url))} answered {response.status_code}")
     if response.status_code != 200:
-        raise RefusedError(f"{shown(url)} answered {response.status_code}")
+        raise RefusedError(f"{shown(told(url))} answered {response.status_code}")
     if response.headers.get("content-encoding", "identity") != "identity":
         raise RefusedError(
-            f"{shown(url)} is sent encoded ({response.headers['content-encoding']}); it was not asked for"
+            f"{shown(told(url))} is sent encoded ({response.headers['content-encoding']}); it was not asked for"
         )
     length = response.headers.get("content-length", "")
     if length.isdigit() and int(length) > largest:
-        raise RefusedError(f"{shown(url)} has {length} bytes, more than the policy allows")
+        raise RefusedError(f"{shown(told(url))} has {length} bytes, more than the policy allows")
     yield from response.iter_raw(READ_BYTES)

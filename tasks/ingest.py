@@ -18,7 +18,7 @@ from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import hash_file
 from blocks.policies import GIB, MIB, IngestPolicy
 from blocks.units import format_bytes
-from tasks.checks import shown
+from tasks.checks import shown, told
 from tasks.fetching import check_url, fetch
 from tasks.intake import Hashed, IngestOutcome, Result, take_in
 from tasks.parallel import in_parallel
@@ -128,7 +128,7 @@ def ingest_batch(
             return hash_source(location, policy, source, keep=keep)
         except (StorageError, OSError) as error:
             why: Result = "failed" if is_transient(error) else "refused"
-            return IngestOutcome(source.where, why, source.filename, error=_reason(error))
+            return IngestOutcome(told(source.where), why, source.filename, error=_reason(error))
 
     # Hashing needs processors and fetching waits: files get as many threads as there are cores, URLs as transfers.
     from_urls = any(source.path is None for source in batch)
@@ -173,7 +173,7 @@ def hash_source(location: OpenLocation, policy: IngestPolicy, source: Source, *,
         if size == 0:
             raise InvalidInputError(f"{source.filename} is empty")
         _check_expected(source, sha256)
-        return Hashed(source.where, source.filename, sha256, size, LocalFile(source.path, content))
+        return Hashed(told(source.where), source.filename, sha256, size, LocalFile(source.path, content))
     check_url(source.where, policy)
     fetched = fetch(location, policy, source.where)
     try:
@@ -181,14 +181,14 @@ def hash_source(location: OpenLocation, policy: IngestPolicy, source: Source, *,
     except InvalidInputError:
         delete_keys(location.store, [fetched.key])
         raise
-    return Hashed(source.where, source.filename, fetched.sha256, fetched.size_bytes, StoredBlob(fetched.key))
+    return Hashed(told(source.where), source.filename, fetched.sha256, fetched.size_bytes, StoredBlob(fetched.key))
 
 
 def make_report(
     customer: str, outcomes: Sequence[IngestOutcome], refused: Sequence[RefusedSource], *, seconds: float
 ) -> IngestReport:
     """All outcomes, those refused before reading included, with their counts."""
-    every = (*outcomes, *(IngestOutcome(one.where, "refused", error=one.error) for one in refused))
+    every = (*outcomes, *(IngestOutcome(told(one.where), "refused", error=one.error) for one in refused))
     return IngestReport(customer, every, seconds, dict(Counter(outcome.result for outcome in every)))
 
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from blocks.errors import InvalidInputError, RefusedError, StorageError
 from blocks.policies import IngestPolicy
-from tasks.checks import check_filename, check_sha256, shown
+from tasks.checks import check_filename, check_sha256, shown, told
 
 VIDEO_ENDINGS = frozenset({"mp4", "mov", "mkv", "webm", "avi", "m4v", "mpg", "mpeg", "ts", "mts", "wmv", "flv", "3gp"})
 LARGEST_MANIFEST_BYTES = 64 * 1024**2
@@ -63,8 +63,10 @@ def find_sources(
                     refused.append(source)
                 else:
                     sources.append(source)
-        except (StorageError, OSError, ValueError) as error:
+        except (StorageError, OSError) as error:
             refused.append(RefusedSource(entry.where, _reason(error)))
+        except ValueError as error:  # what Python's parser says of a URL that is none
+            refused.append(RefusedSource(entry.where, f"{shown(told(entry.where))} is no URL: {error}"))
     unused = hashes.keys() - {entry.where for entry in entries} - {source.where for source in sources}
     by_name = {source.filename: hashes[source.filename] for source in sources if source.filename in hashes}
     unused -= by_name.keys()
@@ -72,7 +74,7 @@ def find_sources(
     unused -= {one for source in refused for one in (source.where, source.where.rpartition("/")[2])}
     if unused:
         raise InvalidInputError(
-            f"an expected hash names no source: {', '.join(shown(one) for one in sorted(unused)[:5])}"
+            f"an expected hash names no source: {', '.join(shown(told(one)) for one in sorted(unused)[:5])}"
         )
     sources = [
         Source(s.where, s.filename, s.path, s.expected_sha256 or hashes.get(s.where) or by_name.get(s.filename),

@@ -25,6 +25,7 @@ from tasks.checks import (
     check_size,
     check_uuid,
     shown,
+    told,
 )
 
 ANY_TEXT = st.text(st.characters(), max_size=300)
@@ -48,6 +49,21 @@ def test_a_file_name_comes_back_unchanged_or_is_invalid(name: str) -> None:
 def test_a_shown_value_is_one_short_printable_line(value: str) -> None:
     assert shown(value).isprintable()
     assert len(shown(value)) <= 110
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("/a/b?c@d.mp4", "/a/b?c@d.mp4"), ("https://h:8443/a.mp4", "https://h:8443/a.mp4"), ("a b", "a b"),
+        ("https://h/a.mp4?token=hidden", "https://h/a.mp4?…"), ("https://h/a.mp4#hidden", "https://h/a.mp4?…"),
+        ("https://u:hidden@h/a.mp4", "https://…@h/a.mp4?…"), ("https://hidden@h/a.mp4", "https://…@h/a.mp4?…"),
+        ("https://u:hid/den@h/a.mp4", "https://…@h/a.mp4?…"), ("s3://u:hid?den@h/\na", "s3://…@h/\na?…"),
+    ],
+)  # fmt: skip
+def test_a_source_is_told_without_what_opens_it(source: str, says: str) -> None:
+    assert told(source).startswith(says)
+    assert ("…" in says) or told(source) == source
+    assert told(source) == told(source) != told(f"{source}x")
 
 
 @settings(deadline=None)
