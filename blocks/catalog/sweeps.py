@@ -156,7 +156,8 @@ def _connected(connect: Callable[[], Connection]) -> Iterator[Connection]:
         # Each statement commits itself: an open transaction would hold back vacuum for hours.
         connection = connect().execution_options(isolation_level="AUTOCOMMIT")
     except DBAPIError as error:
-        raise CatalogUnavailableError(f"no connection for the sweep's lock: {str(error.orig).strip()}") from error
+        reason = (str(error.orig).strip().splitlines() or [type(error.orig).__name__])[0]
+        raise CatalogUnavailableError(f"no connection for the sweep's lock: {reason}") from error
     try:
         yield connection
     finally:
