@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from blocks.errors import InvalidInputError
+from blocks.units import shown
 from flows.cli_alarms import alarms, show_alarms
 from flows.cli_backup import backup_app, show_health
 from flows.cli_reports import analyst, example, report
@@ -53,10 +54,10 @@ def up(
     from flows.local_stack import bring_up
 
     with clear_errors():
-        stack = local_stack()
+        stack, more = local_stack(), _folder(videos)
         inbox = stack.folder / "videos"
         inbox.mkdir(parents=True, exist_ok=True)
-        roots = ", ".join(str(root) for root in (inbox, _folder(videos)) if root)
+        roots = ", ".join(str(root) for root in (inbox, more) if root)
         with out.status("starting") as status:
             bring_up(stack, source_roots=roots, say=lambda part: status.update(f"starting: {part}"))
         _show_addresses()
@@ -316,7 +317,9 @@ def _show_customers(catalog: CatalogDatabase) -> None:
 
 def _folder(given: str) -> Path | None:
     # A shell leaves the tilde of `VIDEOS=~/Videos` alone.
-    folder = Path(given).expanduser().resolve() if given else None
-    if folder is not None and not folder.is_dir():
-        raise InvalidInputError(f"{given} is no folder")
-    return folder
+    if not given:
+        return None
+    folder = os.path.expanduser(given)
+    if not os.path.isdir(folder):
+        raise InvalidInputError(f"{shown(given)} is no folder")
+    return Path(folder).resolve()

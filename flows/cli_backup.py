@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from blocks.errors import NotFoundError, RefusedError
+from blocks.errors import DamagedBackupError, InvalidInputError, NotFoundError, RefusedError
+from blocks.units import shown
 from flows.console import clear_errors, err, out, plain
 from flows.local_stack import use_local_prefect
 from flows.reaching import (
@@ -27,6 +29,9 @@ from flows.reaching import (
 
 if TYPE_CHECKING:
     from tasks.backups.listing import Backup
+
+LARGEST_SETTINGS_BYTES = 16 * 1024**2
+"""They are read whole; a manifest that somebody forged could say any number."""
 
 backup_app = typer.Typer(
     help="Backups of the catalog: list, verify, hold, and read what they hold.", no_args_is_help=True
@@ -135,6 +140,11 @@ def backup_settings(
         if chosen.manifest is None:
             raise NotFoundError(f"backup {chosen.id} has no manifest")
         file = chosen.manifest.file(SETTINGS)
+        if file.content_bytes > LARGEST_SETTINGS_BYTES:
+            raise DamagedBackupError(
+                f"{file.name} of backup {chosen.id} is damaged: {file.content_bytes} bytes are no settings, "
+                f"{LARGEST_SETTINGS_BYTES} are the most"
+            )
         said = b"".join(read_file(opened.store, catalog_id, chosen.id, file, key=opened.key))
         sys.stdout.write(said.decode() + "\n")
         if save:
@@ -163,9 +173,17 @@ def backup_key(
     """Make a key for encrypted backups. The secret is printed once, on standard output: keep it apart from here."""
     with clear_errors():
         if save:
+            # As Prefect says it, who would print a model's validation.
+            if not re.fullmatch(r"[a-z0-9-]{1,200}", save):
+                raise InvalidInputError(f"{shown(save)} is no name of a block: lower-case letters, digits and dashes")
             use_local_prefect()
         from blocks.encryption import BackupKey, new_key
+        from blocks.loading import block_names
 
+        if save and save in block_names(BackupKey):
+            raise InvalidInputError(
+                f"a Backup Key block {save} exists already: its backups need it; choose another name"
+            )
         made = new_key()
         if save:
             BackupKey.register_type_and_schema()

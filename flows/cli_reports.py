@@ -11,6 +11,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from blocks.errors import RefusedError
+from blocks.units import shown
 from flows.console import clear_errors, err, out, plain
 from flows.local_stack import local_stack, use_local_prefect
 from flows.reaching import CatalogName
@@ -50,8 +51,9 @@ def write_report(database: CatalogDatabase, folder: Path, *, key: str = "", date
     try:
         folder.mkdir(parents=True, exist_ok=True)
         page, *others = export(figures, folder, links=True)
-    except OSError as error:
-        raise RefusedError(f"{folder} cannot be written: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise RefusedError(f"{shown(str(folder))} cannot be written: {why}") from error
     out.print(f"{page.resolve()}", soft_wrap=True, highlight=False, markup=False)
     err.print(
         f"{plain(figures.scope)} on {figures.day}, and the same in {len(others)} files beside it", highlight=False

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import typer
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from blocks.errors import InvalidInputError, RefusedError
 from blocks.units import shown
@@ -127,7 +127,14 @@ def _store_at(url: str, endpoint: str) -> ObjectStore:
             credentials=credentials, bucket=parts.netloc, prefix=parts.path, endpoint_url=endpoint, region=region
         )
     except ValueError as error:
-        raise InvalidInputError(f"{url} at {endpoint or 'AWS'}: {error}") from error
+        raise InvalidInputError(f"{shown(url)} at {shown(endpoint) if endpoint else 'AWS'}: {_told(error)}") from error
+
+
+def _told(error: ValueError) -> str:
+    """Which field is wrong and why, in one line; never what it was."""
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+    return str(error)
 
 
 def _database_at(url: str) -> CatalogDatabase:
@@ -156,7 +163,7 @@ def _database_at(url: str) -> CatalogDatabase:
             sslmode=os.environ.get("PGSSLMODE", "prefer"),
         )
     except ValueError as error:
-        raise InvalidInputError(f"PGSSLMODE {os.environ.get('PGSSLMODE')!r} is none of libpq's") from error
+        raise InvalidInputError(f"the address or PGSSLMODE is refused: {_told(error)}") from error
 
 
 def _key(identity_file: str) -> BackupKey | None:
@@ -165,9 +172,10 @@ def _key(identity_file: str) -> BackupKey | None:
     said = os.environ.get("AGE_IDENTITY", "")
     if identity_file:
         try:
-            said = Path(identity_file).expanduser().read_text()
+            said = Path(os.path.expanduser(identity_file)).read_text()
         except (OSError, ValueError) as error:
-            raise InvalidInputError(f"the key file {identity_file} cannot be read: {error}") from error
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise InvalidInputError(f"the key file {shown(identity_file)} cannot be read: {why}") from error
     lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("#")]
     if not lines:
         return None
