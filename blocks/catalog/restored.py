@@ -154,8 +154,9 @@ def erased_since(connection: Connection, since: datetime, limit: int = 1000) -> 
     """Jobs that were erased for good after a moment: a restore brings their rows back, so they must be erased anew."""
     rows = connection.execute(
         text(
-            "SELECT DISTINCT job_id FROM operation_log WHERE at > :since AND operation = 'erase' "
-            "   AND job_id IS NOT NULL LIMIT :limit"
+            # By time alone: an index of jobs has them sorted already, and would be read for that all through.
+            "WITH erased AS MATERIALIZED (SELECT job_id FROM operation_log WHERE at > :since AND operation = 'erase') "
+            "SELECT DISTINCT job_id FROM erased WHERE job_id IS NOT NULL LIMIT :limit"
         ),
         {"since": since, "limit": limit},
     )
