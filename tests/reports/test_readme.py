@@ -11,6 +11,8 @@ from blocks.catalog import CatalogDatabase
 from blocks.policies import BackupPolicy
 from flows import events
 from flows.alarms import wanted
+from tests.benchmarks.__main__ import told
+from tests.benchmarks.page import BEGIN, END
 from tests.helpers import one, rows
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
@@ -56,3 +58,11 @@ def test_every_event_and_every_alarm() -> None:
     names = [value for name, value in vars(events).items() if name.isupper() and isinstance(value, str)]
     assert [name for name in names if name != events.EVENTS and f"`{name}`" not in told] == []
     assert [name for name in wanted(BackupPolicy()) if f"`{name}`" not in told] == []
+
+
+def test_the_figures_are_those_of_rows_that_there_are() -> None:
+    table = README.partition(BEGIN)[2].partition(END)[0]
+    assert re.search(r"^Measured on \d+ cores, ", table, re.MULTILINE)
+    lines = re.findall(r"^\| (?!row |---)(.*)$", table, re.MULTILINE)
+    assert lines
+    assert [line for line in lines if not line.startswith(tuple(told()))] == []
