@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,6 +93,8 @@ def check_url(url: str, policy: IngestPolicy) -> None:
     controls = any(ord(char) < 0x20 or ord(char) == 0x7F or (char == " " and scheme != "s3") for char in url)
     if not parts.hostname or controls:
         raise InvalidInputError(f"{shown(told(url))} is no URL")
+    if scheme == "s3" and not re.fullmatch(r"[A-Za-z0-9._-]{3,255}", parts.netloc, flags=re.ASCII):
+        raise InvalidInputError(f"{shown(told(url))} is no URL: it names no bucket")
 
 
 def _read(location: OpenLocation, policy: IngestPolicy, url: str, largest: int) -> Iterator[bytes]:
