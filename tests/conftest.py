@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg2
@@ -234,13 +235,20 @@ def prefect_api(running_stack: RunningStack) -> Iterator[str]:
     """The embedded Prefect server, for this process too."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
-    from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        PREFECT_LOGGING_TO_API_ENABLED,
+        temporary_settings,
+    )
 
     environment = running_stack.wait_for_prefect()
     url = environment["PREFECT_API_URL"]
     before = os.environ.get("PREFECT_API_URL")
     os.environ["PREFECT_API_URL"] = url
-    with temporary_settings({PREFECT_API_URL: url, PREFECT_LOGGING_TO_API_ENABLED: True}):
+    # A run waits up to a second at its end for the thread that sends its heartbeats.
+    quick: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    with temporary_settings({PREFECT_API_URL: url, PREFECT_LOGGING_TO_API_ENABLED: True} | quick):
         yield url
         # What is still in the queues would be sent to a server that is gone.
         APILogWorker.drain_all(timeout=10)
