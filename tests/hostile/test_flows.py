@@ -1,0 +1,138 @@
+"""Every flow with hostile values in each of its parameters: refused in one line, before anything is written.
+
+The functions of the flows are called as Prefect calls them, many inside one run; `test_as_a_run_of_its_own` makes a
+real run of each flow. `make chaos` tries all values everywhere, and makes a run for each parameter. What names, ids and
+hashes are is tried at length in tests/tasks/test_checks.py, private addresses in tests/tasks/test_fetching.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import cycle, islice
+from typing import Any
+
+import pytest
+from prefect.exceptions import ParameterTypeError
+
+from blocks.catalog.customers import storable
+from tests.hostile.asking import answer_of, ask, assert_told, inside_a_run
+from tests.hostile.besieged import Platform
+from tests.hostile.parameters import DEPLOYED, FLOWS, TYPED, meaning, signature, working
+
+pytestmark = [pytest.mark.prefect, pytest.mark.slow]
+
+WRONG_TYPES: tuple[Any, ...] = ("neither", -7, 1.5, ["a", 1], {"a": object()}, object(), None)
+
+
+def test_every_flow_and_parameter_is_in_the_table() -> None:
+    assert set(FLOWS) == set(DEPLOYED), "a new flow belongs into tests/hostile/parameters.py"
+    for flow in DEPLOYED:
+        assert set(meaning(flow)) == set(signature(flow)), flow
+
+
+def test_each_works_with_what_the_table_says(besieged: Platform) -> None:
+    """Otherwise whatever is refused later might be refused for another reason."""
+
+    def all_of_them() -> None:
+        for flow in DEPLOYED:
+            answer = ask(DEPLOYED[flow], working(flow, besieged))
+            assert answer.error is None, f"{flow}: {answer.error}"
+
+    inside_a_run(all_of_them)
+
+
+def some(flow: str, name: str) -> tuple[Any, ...]:
+    """All values of a meaning for the first flow that has it; for each other one two, and not the same two."""
+    kind = meaning(flow)[name]
+    others = [(one, other) for one in DEPLOYED for other in meaning(one) if meaning(one)[other] is kind]
+    at = others.index((flow, name))
+    return kind.refused if at == 0 else tuple(islice(cycle(kind.refused), at * 2, at * 2 + min(2, len(kind.refused))))
+
+
+def attack(platform: Platform, flow: str, chosen: Callable[[str, str], tuple[Any, ...]]) -> None:
+    """Try the values of each parameter; what is refused leaves everything as it was."""
+    before = platform.written()
+    for name, kind in meaning(flow).items():
+        given = working(flow, platform) | FLOWS[flow].with_others.get(name, {})
+        for value in chosen(flow, name) if kind.refused else ():
+            answer = ask(DEPLOYED[flow], given | {name: value})
+            assert_told(answer.error, value, kind.rule)
+        assert platform.written() == before, f"{flow}: what was refused for its {name} was written"
+        for value in kind.odd:
+            ask(DEPLOYED[flow], given | {name: value})
+        if kind.odd:
+            before = platform.written()
+
+
+@pytest.mark.parametrize("flow", DEPLOYED)
+def test_is_refused_and_nothing_is_written(besieged: Platform, flow: str) -> None:
+    inside_a_run(lambda: attack(besieged, flow, some))
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("flow", DEPLOYED)
+def test_every_value_in_every_parameter(besieged: Platform, flow: str) -> None:
+    inside_a_run(lambda: attack(besieged, flow, lambda flow, name: meaning(flow)[name].refused))
+
+
+@pytest.mark.parametrize("flow", DEPLOYED)
+def test_a_choice_or_a_switch_is_nothing_else(flow: str, platform: Platform) -> None:
+    """The declared types refuse it, before the flow is called; in the UI the form does."""
+    for name, kind in meaning(flow).items():
+        wrong = WRONG_TYPES if kind is TYPED else WRONG_TYPES[3:6]
+        for value in wrong:
+            given = working(flow, platform) | {name: value}
+            if value is None and signature(flow)[name].default is None:
+                continue
+            with pytest.raises(ParameterTypeError):
+                DEPLOYED[flow].validate_parameters(given)
+
+
+def of_a_run() -> list[tuple[str, str]]:
+    """A parameter of each flow, whose rule no other flow's run tells if there is such a one."""
+    told: set[str] = set()
+    chosen = {}
+    for flow in DEPLOYED:
+        refused = {name: kind.rule for name, kind in meaning(flow).items() if kind.refused}
+        chosen[flow] = next((name for name, rule in refused.items() if rule not in told), catalog_of(flow))
+        told.add(refused[chosen[flow]])
+    return list(chosen.items())
+
+
+def catalog_of(flow: str) -> str:
+    """The parameter that names the catalog."""
+    return "catalog" if "catalog" in signature(flow) else "target"
+
+
+def prefect_keeps(value: Any) -> bool:
+    """Whether there can be a run with this parameter at all: Prefect's server stores it as JSON in PostgreSQL, and
+    answers 503 to a NUL or half a character, again and again for two minutes. Nothing of ours is called then.
+    """
+    return storable(str(value)) and "\\x00" not in repr(value) and "\\ud8" not in repr(value)
+
+
+def run(platform: Platform, flow: str, name: str) -> None:
+    """A real run with a hostile value in this parameter."""
+    kind = meaning(flow)[name]
+    value = next(one for one in kind.refused if prefect_keeps(one))
+    before = platform.written()
+    ended = DEPLOYED[flow](
+        **working(flow, platform) | FLOWS[flow].with_others.get(name, {}) | {name: value}, return_state=True
+    )
+    assert_told(answer_of(ended).error, value, kind.rule)
+    assert ended.name == "Failed"
+    assert "Traceback" not in str(ended.message)
+    assert platform.written() == before
+
+
+@pytest.mark.parametrize(("flow", "name"), of_a_run())
+def test_as_a_run_of_its_own(besieged: Platform, flow: str, name: str) -> None:
+    run(besieged, flow, name)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("flow", DEPLOYED)
+def test_every_parameter_in_a_run_of_its_own(besieged: Platform, flow: str) -> None:
+    for name, kind in meaning(flow).items():
+        if kind.refused:
+            run(besieged, flow, name)

@@ -1,0 +1,265 @@
+"""Canary values for every credential, real runs that work and that fail with them, and then everything that lasts.
+
+What is looked through: all of Prefect's database (runs, parameters, logs at DEBUG, artifacts, events, blocks),
+results, the catalog, every object in the stores (decompressed), logs of the servers, standard output and the log of
+this process.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.events.worker import EventsWorker
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_LOGGING_LEVEL, get_current_settings, temporary_settings
+from prefect_aws.credentials import MinIOCredentials
+from pydantic import SecretStr
+
+from blocks.catalog import CatalogDatabase
+from blocks.encryption import BackupKey, new_key
+from blocks.errors import StorageError
+from blocks.object_store import ObjectStore
+from blocks.object_store.listing import list_prefix
+from blocks.object_store.transfer import read_bytes
+from blocks.policies import BackupPolicy, IngestPolicy
+from tasks.customers import create_key
+from tests.conftest import RunningStack
+from tests.helpers import write_video
+from tests.hostile.besieged import HERE, OWNER, VAULT, Platform
+from tests.hostile.canaries import canary, dump, files, forms, found_in, objects
+from tests.hostile.parameters import DEPLOYED, working
+
+pytestmark = [pytest.mark.prefect, pytest.mark.slow]
+
+GUARDED, WRONG, UNREACHABLE = "guarded", "guarded-wrong", "guarded-unreachable"
+"""Blocks whose credentials are canaries: ones that work, ones that are refused, and ones of no server at all."""
+
+
+class _Film(BaseHTTPRequestHandler):
+    """Gives a film to whoever knows the signature."""
+
+    signature = ""
+
+    def do_GET(self) -> None:
+        known = f"X-Amz-Signature={self.signature}" in self.path
+        self.send_response(200 if known and "broken" not in self.path else 403)
+        self.send_header("Content-Length", "6")
+        self.end_headers()
+        self.wfile.write(b"a film")
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def canaries(besieged: Platform, prefect_api: str, running_stack: RunningStack) -> dict[str, str]:
+    """A secret for every credential that the project knows, by what it opens; each is in use."""
+    key = new_key()
+    assert key.identity is not None
+    return {
+        "S3 secret": running_stack.endpoints.secret_key.get_secret_value(),
+        "wrong S3 secret": canary("s3"),
+        "PostgreSQL password": canary("postgres"),
+        "backup key": key.identity.get_secret_value(),
+        "customer's secret": create_key(besieged.catalog, "guarded").secret,
+        "Prefect's auth string": canary("prefect"),
+        "URL password": canary("url"),
+        "URL signature": canary("signature").replace("+/=%", ""),
+    }
+
+
+@pytest.fixture
+def film(canaries: dict[str, str]) -> Iterator[str]:
+    """A server of films on this machine; its address."""
+    _Film.signature = canaries["URL signature"]
+    server = HTTPServer(("127.0.0.1", 0), _Film)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def guarded(besieged: Platform, canaries: dict[str, str]) -> Platform:
+    """The platform by blocks that hold the canaries."""
+    password = SecretStr(canaries["PostgreSQL password"])
+    database = besieged.catalog.model_copy(update={"password": password})
+    database.save(GUARDED, overwrite=True)
+    database.model_copy(update={"host": "127.0.0.1", "port": 1}).save(UNREACHABLE, overwrite=True)
+    credentials = MinIOCredentials.load(HERE)
+    MinIOCredentials(minio_root_user=credentials.minio_root_user, minio_root_password=canaries["wrong S3 secret"]).save(
+        WRONG, overwrite=True
+    )
+    besieged.stores[VAULT].model_copy(update={"credentials": MinIOCredentials.load(WRONG)}).save(
+        WRONG, overwrite=True, _sync=True
+    )
+    BackupKey.register_type_and_schema()
+    BackupKey(identity=SecretStr(canaries["backup key"])).save(GUARDED, overwrite=True)
+    BackupPolicy(compression_level=1, restore_jobs=1, encryption_key=GUARDED).save(GUARDED, overwrite=True)
+    IngestPolicy(source_roots=str(besieged.folder), allow_private_addresses=True, url_schemes="http,https,s3").save(
+        GUARDED, overwrite=True
+    )
+    return besieged
+
+
+def call(flow: str, platform: Platform, **changes: Any) -> str:
+    """A real run; how it ended, in its own words."""
+    return str(DEPLOYED[flow](**working(flow, platform) | changes, return_state=True).message)
+
+
+@pytest.fixture
+def told(
+    guarded: Platform,
+    canaries: dict[str, str],
+    film: str,
+    running_stack: RunningStack,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> dict[str, str]:
+    """Runs that work and runs that fail; then everything that was written down anywhere, by where."""
+    signed, password = f"?X-Amz-Signature={canaries['URL signature']}", canaries["URL password"]
+    sources = [
+        f"{film}/film.mp4{signed}", f"{film}/broken.mp4{signed}", f"http://127.0.0.1:1/film.mp4{signed}",
+        f"https://[/film.mp4{signed}", f"http://user:{password}@127.0.0.1/film.mp4",
+        f"gopher://user:{password}@127.0.0.1/film.mp4",
+    ]  # fmt: skip
+    write_video(guarded.folder / "signed.json", json.dumps(sources).encode())
+    settings = {PREFECT_LOGGING_LEVEL: "DEBUG", PREFECT_API_AUTH_STRING: canaries["Prefect's auth string"]}
+    # What others log at DEBUG (every header that botocore signs) goes nowhere unless an operator asks for it.
+    caplog.set_level(logging.DEBUG, logger="prefect")
+    caplog.set_level(logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    with temporary_settings(settings):
+        messages = [
+            call(
+                "ingest-videos",
+                guarded,
+                catalog=GUARDED,
+                policy=GUARDED,
+                sources=[],
+                manifest=str(guarded.folder / "signed.json"),
+            ),
+            call("issue-download-url", guarded, catalog=GUARDED),
+            call("issue-upload-url", guarded, catalog=GUARDED),
+            call("bulk-download", guarded, catalog=GUARDED),
+            call("backup", guarded, catalog=GUARDED, policy=GUARDED),
+            call("restore-drill", guarded, catalog=GUARDED, policy=GUARDED),
+            call("refresh-analytics", guarded, catalog=GUARDED),
+            call("set-quota", guarded, catalog=GUARDED, api_key="guarded"),
+        ]
+        refused = [
+            call("backup", guarded, catalog=GUARDED, policy=GUARDED, backups=WRONG),
+            call("restore", guarded, target=GUARDED, policy=GUARDED, backups=WRONG),
+            call("probe-store", guarded, catalog=GUARDED, store=WRONG),
+            call("set-quota", guarded, catalog=GUARDED, api_key="nobody"),
+        ]
+    assert "1 failed, 1 ingested, 4 refused" in messages[0], messages
+    assert "verified" in messages[4], messages
+    assert "was restored in" in messages[5], messages
+    assert all("refuses these credentials" in one for one in refused[:3]), refused
+    APILogWorker.drain_all(timeout=20)
+    EventsWorker.drain_all(timeout=20)
+    captured = capfd.readouterr()
+    return {
+        "messages": "\n".join([*messages, *refused]),
+        "log": caplog.text,
+        "standard output": captured.out,
+        "standard error": captured.err,
+        "Prefect's database": dump(running_stack, "prefect"),
+        "the catalog": dump(running_stack, guarded.catalog.database),
+        "results": files(get_current_settings().results.local_storage_path),
+        "logs of the servers": files(running_stack.stack.folder / "logs"),
+        "the stores": objects(guarded.stores),
+    }
+
+
+def test_no_canary_is_written_down(told: dict[str, str], canaries: dict[str, str]) -> None:
+    assert "ingest-videos" in told["Prefect's database"], "the dump is of the right database"
+    assert "guarded" in told["the catalog"]
+    assert "catalog.dump" in told["the stores"]
+    assert "plan: " in told["log"] + told["standard error"], "what flows log is looked through"
+    leaks = {where: found for where, text in told.items() if (found := found_in(text, canaries))}
+    assert leaks == {}
+
+
+def test_a_canary_would_be_found(canaries: dict[str, str]) -> None:
+    """In each of the forms that are looked for, wherever it stands."""
+    for name, secret in canaries.items():
+        for form in forms(secret):
+            assert found_in(f"before {form} after", {name: secret}), form
+        for before in range(5):
+            text = base64.b64encode(b"x" * before + secret.encode() + b"y" * 5).decode()
+            assert found_in(text, {name: secret}), "within a longer base64"
+    assert not found_in("nothing of it", canaries)
+
+
+def test_blocks_do_not_print_what_they_hold(guarded: Platform, canaries: dict[str, str]) -> None:
+    for block in (
+        CatalogDatabase.load(GUARDED), CatalogDatabase.load(UNREACHABLE), BackupKey.load(GUARDED),
+        ObjectStore.load(WRONG), MinIOCredentials.load(WRONG), ObjectStore.load(HERE),
+    ):  # fmt: skip
+        shown = [repr(block), str(block), repr(block.model_dump()), block.model_dump_json(), f"{block.__rich_repr__}"]
+        assert found_in("\n".join(shown), canaries) == [], type(block).__name__
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda: CatalogDatabase.load(UNREACHABLE).transaction(lambda connection: None),
+        lambda: list(list_prefix(ObjectStore.load(WRONG), "")),
+        lambda: read_bytes(ObjectStore.load(WRONG), "x", at_most=1),
+        lambda: ObjectStore.load(WRONG).model_copy(update={"endpoint_url": "http://127.0.0.1:1", "retries": 0}).s3,
+    ],
+    ids=["PostgreSQL", "listing", "reading", "a client"],
+)
+def test_errors_do_not_tell_what_was_tried_with(
+    guarded: Platform, canaries: dict[str, str], act: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor do their causes, which a traceback would show."""
+    monkeypatch.setattr("blocks.catalog.block.ATTEMPTS", 1)
+    try:
+        shown = repr(act())
+    except StorageError as error:
+        shown, cause = "", error
+        while cause is not None:
+            shown += f"{cause!r} {cause} "
+            cause = cause.__cause__ or cause.__context__
+    assert found_in(shown, canaries) == []
+
+
+def test_a_password_in_a_url_is_refused_before_prefect_keeps_it(
+    guarded: Platform, canaries: dict[str, str], running_stack: RunningStack
+) -> None:
+    """As the UI and `prefect deployment run` start a run: the server holds its parameters against the schema."""
+    flow = DEPLOYED["ingest-videos"]
+    password = canaries["URL password"]
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(
+            client.create_flow(flow), "guarded", parameter_openapi_schema=flow.parameters.model_dump(),
+            enforce_parameter_schema=True, paused=True,
+        )  # fmt: skip
+        for written in (password, quote(password, safe="")):
+            given = {"api_key": OWNER, "sources": ["/a/b.mp4", f"https://user:{written}@example.org/film.mp4"]}
+            with pytest.raises(PrefectHTTPStatusError, match="409 Conflict"):
+                client.create_flow_run_from_deployment(deployment, parameters=given)
+        fine = {"api_key": OWNER, "sources": [
+            "/a/b:c@d.mp4", "https://example.org/a:b@c.mp4?x=c@d", "https://example.org:8443/a@b.mp4",
+            "https://[2001:db8::1]/a@b.mp4", "s3://bucket/a@b.mp4",
+        ]}  # fmt: skip
+        run = client.create_flow_run_from_deployment(deployment, parameters=fine)
+        client.delete_flow_run(run.id)
+        client.delete_deployment(deployment)
+    assert found_in(dump(running_stack, "prefect"), {"URL password": password}) == []
+    assert "PREFECT_API_AUTH_STRING" not in os.environ
