@@ -65,4 +65,6 @@ def test_without_a_server_there_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_upgrade_and_unknown_names(saved: str) -> None:
     assert "is at revision" in run("upgrade").stdout
-    assert "there are: main" in run("key", "list", "--catalog", "nowhere", code=1).stderr
+    told = run("key", "list", "--catalog", "nowhere", code=1).stderr
+    assert "no block catalog-database/nowhere; there are: " in told
+    assert "main" in told

@@ -93,7 +93,7 @@ def test_unknown_blocks_are_refused_with_those_that_exist(saved: str) -> None:
     from flows.probe_store import probe_store
     from flows.set_quota import set_quota
 
-    with pytest.raises(NotFoundError, match="no block catalog-database/nowhere; there are: main"):
+    with pytest.raises(NotFoundError, match="no block catalog-database/nowhere; there are: .*main"):
         set_quota(api_key="acme", quota="1", catalog="nowhere")
     with pytest.raises(NotFoundError, match="no block object-store/nowhere; there are: .*main"):
         probe_store(store="nowhere")

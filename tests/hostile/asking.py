@@ -85,4 +85,7 @@ def _as_told(value: object) -> list[str]:
         return [told for pair in value.items() for told in _as_told(pair)]
     if isinstance(value, datetime):
         return [str(value.year)]
-    return [repr(value)[1:-1][:BEGINNING] or "''"] if isinstance(value, str) else [repr(value)[:BEGINNING]]
+    if isinstance(value, str):
+        # What is blank may be told as nothing.
+        return [repr(value)[1:-1][:BEGINNING]] if value.strip() else [repr(value), "''"]
+    return [repr(value)[:BEGINNING]]

@@ -14,10 +14,18 @@ from typing import Any
 import pytest
 from prefect.exceptions import ParameterTypeError
 
-from blocks.catalog.customers import storable
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.customers import find_customer, storable
+from blocks.catalog.locations import find_place, inbox_name
+from blocks.errors import InvalidInputError, NotFoundError
+from blocks.loading import load_block
+from blocks.policies import RetentionPolicy
+from tasks.access import issue_download_url
+from tasks.history import explain
 from tests.hostile.asking import answer_of, ask, assert_told, inside_a_run
-from tests.hostile.besieged import Platform
+from tests.hostile.besieged import OWNER, Platform
 from tests.hostile.parameters import DEPLOYED, FLOWS, TYPED, meaning, signature, working
+from tests.hostile.values import MORE_TEXT
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 
@@ -73,6 +81,30 @@ def test_is_refused_and_nothing_is_written(besieged: Platform, flow: str) -> Non
 @pytest.mark.parametrize("flow", DEPLOYED)
 def test_every_value_in_every_parameter(besieged: Platform, flow: str) -> None:
     inside_a_run(lambda: attack(besieged, flow, lambda flow, name: meaning(flow)[name].refused))
+
+
+LOOKED_UP: dict[str, Callable[[Platform, str], object]] = {
+    "a block": lambda platform, name: load_block(CatalogDatabase, name),
+    "a location": lambda platform, name: platform.catalog.transaction(lambda one: find_place(one, name)),
+    "an inbox": lambda platform, name: platform.catalog.transaction(lambda one: inbox_name(one, name)),
+    "a customer": lambda platform, name: platform.catalog.transaction(lambda one: find_customer(one, name)),
+    "a file of a job": lambda platform, name: issue_download_url(
+        platform.catalog, platform.locations, platform.access, api_key=OWNER, job_id=platform.jobs[OWNER],
+        kind="audio", name=name,
+    ),
+    "an object": lambda platform, name: explain(platform.catalog, RetentionPolicy(), name),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", LOOKED_UP)
+def test_what_is_looked_up_by_name_is_not_found(besieged: Platform, what: str) -> None:
+    """More values than a flow is asked with; the name of a block becomes a part of the address of a request."""
+    before = besieged.written()
+    for value in MORE_TEXT:
+        with pytest.raises((NotFoundError, InvalidInputError)) as caught:
+            LOOKED_UP[what](besieged, value)
+        assert_told(caught.value, value, "^(no |neither |job )|is no object id")
+    assert besieged.written() == before
 
 
 @pytest.mark.parametrize("flow", DEPLOYED)
