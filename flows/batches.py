@@ -66,7 +66,7 @@ def batch_runner(setting: str) -> TaskRunner[Any]:
     return cast("TaskRunner[Any]", DaskTaskRunner(cluster_kwargs=cluster))
 
 
-THREADS: Any = ThreadPoolTaskRunner(max_workers=64)
+THREADS: Any = batch_runner("threads")
 """For batches that need what only the flow's own machine has, such as a folder of videos."""
 RUNNER: Any = batch_runner(os.environ.get(SETTING, ""))
 """For batches of names and ids, which run anywhere."""
@@ -104,7 +104,8 @@ def run_batches(
     """Submit batches 0 to count - 1 and return their results in order.
 
     `at_once` of them are under way at a time, or one in each process of a cluster that has more. `failed` says what a
-    batch comes to that failed through all of its retries, and the others go on; without it the run fails.
+    batch comes to that failed through all of its retries, and the others go on; without it, and where every batch
+    failed, the run fails.
 
     Raises:
         StorageError: what a batch failed with.
@@ -121,7 +122,18 @@ def run_batches(
         future = submit(number)
         futures.append(future)
         under_way.append(future)
-    return [_result(number, future, failed) for number, future in enumerate(futures)]
+    results: list[R] = []
+    errors: list[StorageError] = []
+    for number, future in enumerate(futures):
+        try:
+            results.append(_result(number, future))
+        except StorageError as error:
+            errors.append(error)
+            if failed is None or len(errors) == count:
+                raise
+            get_run_logger().error("batch %s: %s", number, error)
+            results.append(failed(number, error))
+    return results
 
 
 def _processes() -> int:
@@ -131,14 +143,11 @@ def _processes() -> int:
     return len(client.ncores()) if client is not None else 0
 
 
-def _result(number: int, future: PrefectFuture[R], failed: Callable[[int, StorageError], R] | None) -> R:
+def _result(number: int, future: PrefectFuture[R]) -> R:
     try:
         return future.result()
     except Exception as error:
         # By its name, since Dask is an extra.
-        lost = type(error).__name__ == "KilledWorker"
-        reason = WorkerLostError(f"every process that worked at batch {number} ended: {error}") if lost else error
-        if failed is None or not isinstance(reason, StorageError):
-            raise reason from error
-        get_run_logger().error("batch %s: %s", number, reason)
-        return failed(number, reason)
+        if type(error).__name__ != "KilledWorker":
+            raise
+        raise WorkerLostError(f"every process that worked at batch {number} ended: {error}") from error

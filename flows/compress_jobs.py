@@ -6,11 +6,11 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from blocks.loading import load_block
-from blocks.policies import CompressionPolicy, RelocationPolicy, SafetyPolicy
+from blocks.policies import CompressionPolicy, SafetyPolicy
 from flows.batches import RUNNER
 from flows.opening import open_catalog, open_stores, reported
 from flows.planned import Work, run_planned
-from flows.relocating import Blocks, apply_moves
+from flows.relocating import apply_moves, name_blocks
 from tasks.compression import CompressionPlan, find_compressible, plan_compression
 from tasks.intents import recover
 from tasks.moving import report_moves
@@ -52,9 +52,8 @@ def compress_jobs(
     """
     database = open_catalog(catalog)
     rules = load_block(CompressionPolicy, policy)
-    load_block(RelocationPolicy, relocation)  # batches open it; an unknown one is refused before anything begins
     places = open_stores(database, stores)
-    blocks = Blocks(catalog, relocation, places[0].place.name)
+    blocks = name_blocks(catalog, relocation, places[0].place.name)
 
     def plan(sweep: Sweep) -> tuple[Plan, CompressionPlan]:
         locations = Locations(database, places[0], places[1:])

@@ -11,11 +11,11 @@ from prefect.client.schemas.objects import State
 from blocks.catalog import CatalogDatabase
 from blocks.loading import load_block
 from blocks.object_store.presigning import presign_get
-from blocks.policies import RelocationPolicy, SafetyPolicy
+from blocks.policies import SafetyPolicy
 from flows.batches import RUNNER
 from flows.opening import open_catalog, open_store, reported
 from flows.planned import Work, run_planned
-from flows.relocating import Blocks, run_moves
+from flows.relocating import Blocks, name_blocks, run_moves
 from tasks.intents import recover
 from tasks.migration import Migration, MigrationFacts, check_migration, find_jobs, fresh_jobs, plan_migration, take_over
 from tasks.moving import BatchMoved, Move, collect_records, report_moves, sum_up
@@ -72,8 +72,7 @@ def migrate_storage(
     database = open_catalog(catalog)
     source, target = open_store(database, from_location), open_store(database, to_location)
     migration = check_migration(Migration(source, target, api_key, tuple(job_ids), tuple(kinds), older_than_days))
-    load_block(RelocationPolicy, relocation)  # batches open it; an unknown one is refused before anything begins
-    blocks = Blocks(catalog, relocation, to_location)
+    blocks = name_blocks(catalog, relocation, to_location)
 
     def plan(_: Sweep) -> tuple[Plan, Found]:
         facts = find_jobs(database, migration)

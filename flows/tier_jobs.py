@@ -6,11 +6,11 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from blocks.loading import load_block
-from blocks.policies import RelocationPolicy, SafetyPolicy, TierPolicy
+from blocks.policies import SafetyPolicy, TierPolicy
 from flows.batches import RUNNER
 from flows.opening import done, open_catalog, open_stores, reported
 from flows.planned import Work, run_planned
-from flows.relocating import Blocks, apply_moves
+from flows.relocating import apply_moves, name_blocks
 from tasks.intents import recover
 from tasks.moving import report_moves
 from tasks.plans import Plan, Report
@@ -51,9 +51,8 @@ def tier_jobs(
     rules = load_block(TierPolicy, policy)
     if not database.transaction(lambda connection: tier_targets(connection, rules)):
         return done("nothing to do: the Tier Policy names no warm_location and no cold_location")
-    load_block(RelocationPolicy, relocation)  # batches open it; an unknown one is refused before anything begins
     places = open_stores(database, [])
-    blocks = Blocks(catalog, relocation, places[0].place.name)
+    blocks = name_blocks(catalog, relocation, places[0].place.name)
 
     def plan(sweep: Sweep) -> tuple[Plan, TierPlan]:
         planned = plan_tiers(find_idle(sweep, rules), rules)

@@ -46,6 +46,17 @@ def test_the_flow_fails_where_it_cannot(prefect_api: str) -> None:
         untold()
 
 
+def test_the_flow_fails_where_every_batch_did(prefect_api: str) -> None:
+    @flow
+    def none_went_well() -> list[str]:
+        return run_batches(
+            lambda _: odd_ones_only.submit(2), 2, at_once=2, progress=lambda _: None, failed=lambda *_: "as if"
+        )
+
+    with pytest.raises(RefusedError, match="2 is even"):
+        none_went_well()
+
+
 def test_a_fault_of_the_code_is_not_told_as_a_failed_batch(prefect_api: str) -> None:
     @flow
     def broken() -> list[str]:
