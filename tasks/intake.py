@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.admission import Admission, Arrival, KnownJob, admit
 from blocks.catalog.customers import Customer
+from blocks.catalog.housekeeping import analyse_new
 from blocks.catalog.jobs import (
     Arrived,
     Output,
@@ -171,6 +172,8 @@ def _take_in_fresh(
     admission = catalog.transaction(
         lambda connection: admit(connection, customer.id, arrivals, reprocess=reprocess, release=release)
     )
+    with suppress(CatalogUnavailableError):
+        catalog.single_statement(analyse_new)
     entering = [
         (one, arrival)
         for one, arrival in zip(hashed, arrivals, strict=True)

@@ -1,4 +1,4 @@
-"""What a cleanup changes in rows, beside jobs: reservations, forms, abandoned writings, the log's months."""
+"""What is kept in order beside jobs: reservations, forms, abandoned writings, the log's months, statistics."""
 
 from __future__ import annotations
 
@@ -17,6 +17,25 @@ from blocks.catalog.trash import Changed
 
 LOG_MONTHS_AHEAD = 14
 LOCK_NOT_AVAILABLE = "55P03"
+
+
+_ANALYSE_NEW = text(
+    "DO $$ BEGIN "
+    "  IF EXISTS (SELECT FROM pg_class WHERE reltuples < 0 AND relnamespace = 'public'::regnamespace "
+    "               AND relname IN ('jobs', 'stored_objects', 'reservations')) THEN "
+    # Another batch of the same run may be at it.
+    "    ANALYZE (SKIP_LOCKED) api_keys, jobs, stored_objects, reservations; "
+    "  END IF; END $$"
+)
+
+
+def analyse_new(connection: Connection) -> None:
+    """Let PostgreSQL look at tables that it has never looked at, once they have their first rows.
+
+    Autovacuum comes by a minute later. Until then plans suit a handful of jobs, sessions keep them, and every object
+    that is written reads all its customer's jobs to see that its own is among them.
+    """
+    connection.execute(_ANALYSE_NEW)
 
 
 def end_lapsed(connection: Connection, customer_id: int, reservations: Sequence[UUID]) -> None:
