@@ -15,7 +15,6 @@ from blocks.catalog import CatalogDatabase
 from blocks.catalog.customers import Customer, find_customer, require_enabled
 from blocks.errors import InvalidInputError, RefusedError, StorageError, is_transient
 from blocks.object_store.deletion import delete_keys
-from blocks.object_store.transfer import hash_file
 from blocks.policies import GIB, MIB, IngestPolicy
 from blocks.units import format_bytes
 from tasks.checks import shown, told
@@ -157,19 +156,8 @@ def hash_source(location: OpenLocation, policy: IngestPolicy, source: Source, *,
         RefusedError: it is larger than the policy allows.
     """
     if source.path is not None:
-        before = source.path.stat()
-        if before.st_size > policy.largest_source_gib * GIB:
-            raise RefusedError(
-                f"{source.filename} has {format_bytes(before.st_size)}, the largest allowed is "
-                f"{policy.largest_source_gib} GiB"
-            )
         # Larger ones go up in parallel parts.
-        small = before.st_size <= location.store.multipart_upload_part_bytes
-        content = source.path.read_bytes() if keep and small else None
-        if content is not None:
-            sha256, size = hashlib.sha256(content).hexdigest(), len(content)
-        else:
-            sha256, size = hash_file(source.path)
+        content, sha256, size = _read(source, policy, keep=location.store.multipart_upload_part_bytes if keep else 0)
         if size == 0:
             raise InvalidInputError(f"{source.filename} is empty")
         _check_expected(source, sha256)
@@ -182,6 +170,21 @@ def hash_source(location: OpenLocation, policy: IngestPolicy, source: Source, *,
         delete_keys(location.store, [fetched.key])
         raise
     return Hashed(told(source.where), source.filename, fetched.sha256, fetched.size_bytes, StoredBlob(fetched.key))
+
+
+def _read(source: Source, policy: IngestPolicy, *, keep: int) -> tuple[bytes | None, str, int]:
+    """A file's bytes if it has `keep` at most, its SHA-256 and its size, from one pass."""
+    assert source.path is not None  # noqa: S101 -- asked by the caller
+    with source.path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > policy.largest_source_gib * GIB:
+            raise RefusedError(
+                f"{source.filename} has {format_bytes(size)}, the largest allowed is {policy.largest_source_gib} GiB"
+            )
+        if size > keep:
+            return None, hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+        content = file.readall()
+    return content, hashlib.sha256(content).hexdigest(), len(content)
 
 
 def make_report(
