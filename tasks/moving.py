@@ -28,8 +28,12 @@ from tasks.relocate import Relocated, Why, relocate
 from tasks.rewriting import Target
 from tasks.stores import Locations, OpenLocation
 
+ENOUGH_BATCHES = 50
+"""They tell how far a run is; each is a task run, which costs Prefect some 60 ms of a processor."""
+LARGER = 5
+"""A batch may have so many times the policy's objects where that makes fewer of them; it works in chunks anyway."""
 MOST_BATCHES = 240
-"""Prefect runs: one a batch, whatever the number of objects."""
+"""However many objects there are."""
 COMPRESSED = "compressed"
 """What a job is marked as, beside the tiers."""
 
@@ -119,7 +123,9 @@ class BatchMoved:
 
 def split(moves: Sequence[Move], policy: RelocationPolicy, *, run: str, records: str = "") -> list[MoveBatch]:
     """Moves of one recipe together, about as many objects in each batch, and no more batches than a run should have."""
-    size = max(policy.batch_objects, -(-sum(move.objects for move in moves) // MOST_BATCHES))
+    total = sum(move.objects for move in moves)
+    fewer = min(-(-total // ENOUGH_BATCHES), LARGER * policy.batch_objects)
+    size = max(policy.batch_objects, fewer, -(-total // MOST_BATCHES))
     batches: list[MoveBatch] = []
     by_recipe: dict[Recipe, list[Move]] = {}
     for move in moves:

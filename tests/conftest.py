@@ -9,6 +9,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from tasks.stores import OpenLocation
 from tests.helpers import write_video
 
 TEMPLATE = "catalog_template"
+BESIDE_FLOWS = ("contract", "growth", "hostile")
+"""Folders that `make test` runs in the half of the flows."""
 _numbers = itertools.count(1)
 
 
@@ -46,8 +49,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", default="", help="seeds of the simulation, such as 17 or 0-5000")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of flows go last: the Prefect server starts meanwhile."""
+    for item in items:
+        if item.path.parent.name in BESIDE_FLOWS:
+            item.add_marker("beside_flows")
     items.sort(key=lambda item: item.get_closest_marker("prefect") is not None)
 
 
@@ -57,6 +64,11 @@ class RunningStack:
     def __init__(self, stack: Stack, *, prefect: bool) -> None:
         self.stack = stack
         self.endpoints: Endpoints = stack.start(prefect=False)
+        # Nobody needs what a crash of this machine would lose.
+        with closing(_connect(self.endpoints)) as connection, connection.cursor() as cursor:
+            cursor.execute("ALTER SYSTEM SET fsync = off")
+            cursor.execute("ALTER SYSTEM SET full_page_writes = off")
+            cursor.execute("SELECT pg_reload_conf()")
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._start_prefect) if prefect else None
         if self._thread:
@@ -75,6 +87,12 @@ class RunningStack:
         if self._error:
             raise self._error
         return self.stack.environment()
+
+
+def _connect(endpoints: Endpoints) -> Any:
+    connection = psycopg2.connect(host=str(endpoints.postgres_folder), user="postgres", dbname="postgres")
+    connection.autocommit = True
+    return connection
 
 
 @pytest.fixture(scope="session")
@@ -103,15 +121,13 @@ def endpoints(running_stack: RunningStack) -> Endpoints:
 @pytest.fixture(scope="session")
 def sql(endpoints: Endpoints) -> Iterator[Callable[[str], None]]:
     """Statements for the server itself, such as CREATE DATABASE."""
-    connection = psycopg2.connect(host=str(endpoints.postgres_folder), user="postgres", dbname="postgres")
-    connection.autocommit = True
+    with closing(_connect(endpoints)) as connection:
 
-    def execute(statement: str) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(statement)
+        def execute(statement: str) -> None:
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
 
-    yield execute
-    connection.close()
+        yield execute
 
 
 @pytest.fixture(scope="session")

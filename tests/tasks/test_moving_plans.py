@@ -17,7 +17,7 @@ from blocks.catalog.moving import IdleJob, KindSum, PlacedJob, Wanted
 from blocks.policies import GIB, CompressionPolicy, RelocationPolicy, TierPolicy
 from tasks.compression import CompressionFacts, Sample, plan_compression
 from tasks.migration import Migration, MigrationFacts, fresh_jobs, plan_migration
-from tasks.moving import MOST_BATCHES, Move, Recipe, given_up, report_moves, split, sum_up
+from tasks.moving import ENOUGH_BATCHES, LARGER, MOST_BATCHES, Move, Recipe, given_up, report_moves, split, sum_up
 from tasks.tiering import TierFacts, plan_tiers
 
 NOW = datetime(2026, 5, 1, 5, 0, tzinfo=UTC)
@@ -194,10 +194,17 @@ def test_batches_hold_every_move_once_and_are_never_too_many(sizes: list[int], b
     assert sorted(job for batch in batches for job in batch.job_ids) == [move.job_id for move in moves]
     assert [batch.number for batch in batches] == list(range(len(batches)))
     objects = {move.job_id: move.objects for move in moves}
-    most = max(batch_objects, -(-sum(sizes) // MOST_BATCHES))
+    most = max(LARGER * batch_objects, -(-sum(sizes) // MOST_BATCHES))
     for batch in batches:
         assert len(batch.job_ids) == 1 or sum(objects[job] for job in batch.job_ids) <= most
     assert len(batches) <= 2 * MOST_BATCHES + 3
+
+
+@pytest.mark.parametrize(("jobs", "batches"), [(10, 1), (1000, 40), (5000, ENOUGH_BATCHES), (100_000, MOST_BATCHES)])
+def test_large_plans_have_larger_batches(jobs: int, batches: int) -> None:
+    recipe = Recipe(Wanted((1,)), "cold", "tier-jobs", "cold_after_days")
+    moves = [Move(UUID(int=number), 20, recipe) for number in range(jobs)]
+    assert len(split(moves, RelocationPolicy(), run="run")) == pytest.approx(batches, abs=1)
 
 
 def test_a_batch_of_which_nothing_is_known_is_failed_objects_in_the_report() -> None:
