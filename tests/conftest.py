@@ -20,18 +20,16 @@ import pytest
 from prefect_aws.credentials import MinIOCredentials
 
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.locations import declare_place, read_identity
+from blocks.catalog.locations import declare_place
 from blocks.catalog.migrating import upgrade
 from blocks.embedded import Endpoints, Stack
 from blocks.object_store import ObjectStore
 from blocks.object_store.probing import Capabilities, probe
-from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy, IngestPolicy
 from tasks.customers import create_key
 from tasks.ingest import ingest_videos
-from tasks.layout import IDENTITY_KEY
 from tasks.stores import OpenLocation
-from tests.helpers import write_video
+from tests.helpers import declared, write_video
 
 TEMPLATE = "catalog_template"
 BESIDE_FLOWS = ("contract", "growth", "hostile")
@@ -207,14 +205,7 @@ def capabilities(endpoints: Endpoints, bucket: str) -> Capabilities:
 
 @pytest.fixture
 def location(catalog: CatalogDatabase, store: ObjectStore, capabilities: Capabilities) -> OpenLocation:
-    place = catalog.transaction(
-        lambda connection: declare_place(
-            connection, name="main", store="main", bucket=store.bucket, prefix=store.prefix,
-            capabilities=capabilities.as_json(),
-        )
-    )  # fmt: skip
-    put_bytes(store, IDENTITY_KEY, catalog.transaction(read_identity).as_text().encode(), {})
-    return OpenLocation(place, store, capabilities)
+    return declared(catalog, store, "main", capabilities)
 
 
 @pytest.fixture

@@ -14,9 +14,13 @@ from prefect_aws.credentials import MinIOCredentials
 from sqlalchemy import text
 
 from blocks.catalog import CatalogDatabase
+from blocks.catalog.locations import Declaration, declare_place, read_identity
+from blocks.object_store import ObjectStore
 from blocks.object_store.listing import list_prefix
-from blocks.object_store.transfer import head
+from blocks.object_store.probing import Capabilities
+from blocks.object_store.transfer import head, put_bytes
 from tasks.content import hash_content
+from tasks.layout import IDENTITY_KEY
 from tasks.stores import OpenLocation
 
 
@@ -172,3 +176,17 @@ def assert_sound(catalog: CatalogDatabase, *locations: OpenLocation) -> None:
     for location in locations:
         for prefix in ("processed", "uploads"):
             assert set(stored_keys(location, prefix)) <= named
+
+
+def declared(
+    catalog: CatalogDatabase, store: ObjectStore, name: str, capabilities: Capabilities, **said: Any
+) -> OpenLocation:
+    """A location of this catalog, as a probe that found these capabilities would leave it."""
+    place = catalog.transaction(
+        lambda connection: declare_place(
+            connection, name=name, store=name, bucket=store.bucket, prefix=store.prefix,
+            capabilities=capabilities.as_json(), said=Declaration(**said),
+        )
+    )  # fmt: skip
+    put_bytes(store, IDENTITY_KEY, catalog.transaction(read_identity).as_text().encode(), {})
+    return OpenLocation(place, store, capabilities)

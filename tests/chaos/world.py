@@ -14,23 +14,20 @@ from uuid import UUID
 from prefect_aws.credentials import MinIOCredentials
 
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.locations import Declaration, declare_place, read_identity
 from blocks.catalog.sweeps import sweep_lock
 from blocks.object_store import ObjectStore
 from blocks.object_store.block import MIB
 from blocks.object_store.probing import Capabilities
-from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy, IngestPolicy, RetentionPolicy
 from tasks.cleanup import apply_cleanup, find_due
 from tasks.cleanup_plan import plan_cleanup
 from tasks.customers import create_key
 from tasks.ingest import ingest_videos
-from tasks.layout import IDENTITY_KEY
 from tasks.outputs import register_outputs
 from tasks.plans import Report
 from tasks.stores import Locations, OpenLocation, open_location
 from tasks.sweeping import Sweep
-from tests.helpers import assert_sound, execute, one, rows, write_outputs, write_video
+from tests.helpers import assert_sound, declared, execute, one, rows, write_outputs, write_video
 
 CUSTOMER = "acme"
 PLACES = {"home": "hot", "cold": "cold"}
@@ -135,16 +132,8 @@ class World:
     def found(self, capabilities: Capabilities) -> None:
         """An identity, two locations and a customer."""
         execute(self.catalog, "UPDATE catalog_identity SET catalog_id = gen_random_uuid()")
-        marker = self.catalog.transaction(read_identity).as_text().encode()
         for name, tier in PLACES.items():
-            store = self.store(name)
-            self.catalog.transaction(
-                lambda connection, name=name, tier=tier, store=store: declare_place(  # type: ignore[misc]  # bound here
-                    connection, name=name, store=name, bucket=store.bucket, prefix=store.prefix,
-                    capabilities=capabilities.as_json(), said=Declaration(tier=tier),
-                )
-            )  # fmt: skip
-            put_bytes(store, IDENTITY_KEY, marker, {})
+            declared(self.catalog, self.store(name), name, capabilities, tier=tier)
         create_key(self.catalog, CUSTOMER, "10 MiB")
 
     def video(self, name: str, content: bytes | None = None) -> str:

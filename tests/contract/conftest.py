@@ -10,7 +10,6 @@ from uuid import uuid4
 import pytest
 
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.locations import Declaration, declare_place, read_identity
 from blocks.errors import InvalidInputError, StorageError
 from blocks.object_store import ObjectStore
 from blocks.object_store.clock import store_now
@@ -18,11 +17,11 @@ from blocks.object_store.deletion import delete_keys
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
 from blocks.object_store.probing import Capabilities, probe
-from blocks.object_store.transfer import fingerprint, put_bytes
-from tasks.layout import IDENTITY_KEY
+from blocks.object_store.transfer import fingerprint
 from tasks.stores import OpenLocation
 from tests.contract import servers
 from tests.contract.servers import Server
+from tests.helpers import declared
 
 HERE = Path(__file__).parent
 
@@ -107,11 +106,4 @@ def does(capabilities: Capabilities) -> Callable[[str], bool]:
 @pytest.fixture
 def beside(catalog: CatalogDatabase, second: ObjectStore, capabilities: Capabilities) -> OpenLocation:
     """A second location, to move to."""
-    place = catalog.transaction(
-        lambda connection: declare_place(
-            connection, name="beside", store="beside", bucket=second.bucket, prefix=second.prefix,
-            capabilities=capabilities.as_json(), said=Declaration(tier="cold"),
-        )
-    )  # fmt: skip
-    put_bytes(second, IDENTITY_KEY, catalog.transaction(read_identity).as_text().encode(), {})
-    return OpenLocation(place, second, capabilities)
+    return declared(catalog, second, "beside", capabilities, tier="cold")

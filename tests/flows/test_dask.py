@@ -9,11 +9,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import dask
 import pytest
 from distributed import LocalCluster
+from distributed.security import Security
 from prefect import Flow, flow, task
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect_aws.credentials import MinIOCredentials
@@ -208,6 +211,29 @@ def test_a_cluster_of_a_runs_own(platforms: Callable[[int], Platform]) -> None:
     )
     assert str(state.message).startswith("20 of 20 objects read")
     assert set(multiprocessing.active_children()) == before
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_there_is_joined_by_tls(platforms: Callable[[int], Platform], tmp_path: Path) -> None:
+    """Its keys are told in Dask's own settings; who has none does not get in."""
+    platforms(A_JOB)
+    keys = Security.temporary()
+    named = {"ca-file": keys.tls_ca_file, "client.cert": keys.tls_client_cert, "client.key": keys.tls_client_key}
+    for name, content in named.items():
+        (tmp_path / name).write_text(content)
+    settings = {f"distributed.comm.tls.{name}": str(tmp_path / name) for name in named}
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", protocol="tls",
+        security=keys,
+    ) as cluster:  # fmt: skip
+        runner = batch_runner(f"dask:{cluster.scheduler_address}")
+        assert cluster.scheduler_address.startswith("tls://")
+        verify = verify_objects.with_options(task_runner=runner)
+        with dask.config.set(settings):
+            state = verify(share=100, stores=["main"], return_state=True)
+        assert str(state.message).startswith("20 of 20 objects read")
+        with pytest.raises(TypeError, match="TLS expects a `ssl_context` argument"):
+            verify(share=100, stores=["main"])
 
 
 @task

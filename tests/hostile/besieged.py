@@ -12,19 +12,16 @@ from prefect_aws.credentials import MinIOCredentials
 from sqlalchemy import Connection, text
 
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.locations import Declaration, declare_place, read_identity
 from blocks.object_store import ObjectStore
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.probing import Capabilities
-from blocks.object_store.transfer import put_bytes
 from blocks.policies import POLICIES, AccessPolicy, BackupPolicy, IngestPolicy
 from tasks.customers import create_key, set_disabled
 from tasks.ingest import ingest_videos
-from tasks.layout import IDENTITY_KEY
 from tasks.outputs import register_outputs
 from tasks.stores import Locations, OpenLocation, open_location
 from tasks.uploads import complete_upload, issue_upload_url
-from tests.helpers import write_outputs, write_video
+from tests.helpers import declared, write_outputs, write_video
 
 HERE, ELSEWHERE, VAULT = "besieged", "besieged-cold", "besieged-vault"
 """Blocks of the platform: everything is called HERE that has no other name."""
@@ -64,16 +61,8 @@ class Platform:
 
     def found(self, capabilities: Capabilities) -> None:
         """Locations, customers, a job with outputs for each, and an upload that was completed."""
-        marker = self.catalog.transaction(read_identity).as_text().encode()
         for name, tier in ((HERE, "hot"), (ELSEWHERE, "cold")):
-            store = self.stores[name]
-            self.catalog.transaction(
-                lambda connection, name=name, tier=tier, store=store: declare_place(  # type: ignore[misc]  # bound here
-                    connection, name=name, store=name, bucket=store.bucket, prefix=store.prefix,
-                    capabilities=capabilities.as_json(), said=Declaration(tier=tier),
-                )
-            )  # fmt: skip
-            put_bytes(store, IDENTITY_KEY, marker, {})
+            declared(self.catalog, self.stores[name], name, capabilities, tier=tier)
         for customer in (OWNER, STRANGER, DISABLED):
             create_key(self.catalog, customer, "10 MiB")
             self.jobs[customer] = self._job(customer)

@@ -10,23 +10,20 @@ import pytest
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.content import Content
-from blocks.catalog.locations import Declaration, declare_place, read_identity
 from blocks.embedded import Endpoints
 from blocks.object_store import ObjectStore
 from blocks.object_store.block import MIB
 from blocks.object_store.probing import Capabilities
-from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy, IngestPolicy
 from tasks import relocate
 from tasks.downloads import DownloadReport, bulk_download
 from tasks.ingest import IngestReport, ingest_videos
-from tasks.layout import IDENTITY_KEY
 from tasks.outputs import register_outputs
 from tasks.relocate import Relocated
 from tasks.rewriting import Target
 from tasks.stores import Locations, OpenLocation
 from tests.conftest import make_store
-from tests.helpers import assert_sound, write_outputs
+from tests.helpers import assert_sound, declared, write_outputs
 from tests.tasks.moves import POLICY, WHY, everything
 
 
@@ -57,14 +54,7 @@ def declare(endpoints: Endpoints, catalog: CatalogDatabase, capabilities: Capabi
         if store is None:
             store = make_store(endpoints, prefix="", bucket=f"{name}-{uuid4()}", multipart_upload_part_bytes=5 * MIB)
             store.s3.create_bucket(Bucket=store.bucket)
-        place = catalog.transaction(
-            lambda connection: declare_place(
-                connection, name=name, store=name, bucket=store.bucket, prefix=store.prefix,
-                capabilities=capabilities.as_json(), said=Declaration(tier=tier, **said),
-            )
-        )  # fmt: skip
-        put_bytes(store, IDENTITY_KEY, catalog.transaction(read_identity).as_text().encode(), {})
-        return OpenLocation(place, store, capabilities)
+        return declared(catalog, store, name, capabilities, tier=tier, **said)
 
     return make
 
