@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -146,6 +146,9 @@ def _held(
                     told = by
                 time.sleep(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
             yield SweepLock(connection)
+            # Who comes next need not wait until the server notices that this session is over.
+            with suppress(SQLAlchemyError):
+                connection.execute(text("SELECT pg_advisory_unlock_all()"))
     finally:
         engine.dispose()
 
