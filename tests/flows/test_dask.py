@@ -27,7 +27,7 @@ from blocks.errors import InvalidInputError, WorkerLostError
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import IntegrityPolicy, RelocationPolicy, SafetyPolicy, TierPolicy
-from flows.batches import SETTING, batch_runner, run_batches
+from flows.batches import NO_PROFILE, SETTING, batch_runner, run_batches
 from flows.migrate_storage import migrate_storage
 from flows.reconcile_quota import reconcile_quota
 from flows.tier_jobs import tier_jobs
@@ -58,7 +58,9 @@ def test_threads_unless_said_otherwise() -> None:
 @pytest.fixture(scope="module")
 def cluster(prefect_api: str) -> Iterator[LocalCluster]:
     """Two processes that find Prefect's server by their environment."""
-    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", env=NO_PROFILE
+    ) as cluster:
         yield cluster
 
 
@@ -204,6 +206,7 @@ def test_the_same_with_a_hundred_thousand_objects(platforms: Callable[[int], Pla
 @pytest.mark.slow
 def test_a_cluster_of_a_runs_own(platforms: Callable[[int], Platform]) -> None:
     """Its processes come and go with the run, and speak TLS with keys that nobody else has."""
+    assert batch_runner("dask:2").cluster_kwargs["env"] == NO_PROFILE
     platforms(A_JOB)
     before = set(multiprocessing.active_children())
     state = verify_objects.with_options(task_runner=batch_runner("dask:2"))(
