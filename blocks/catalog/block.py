@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
+import psycopg2
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
 from sqlalchemy import URL, Connection, Engine, create_engine, event
@@ -117,10 +119,7 @@ class CatalogDatabase(Block):
         for attempt in range(ATTEMPTS):
             committing = False
             try:
-                with (
-                    _engine(self.url(), self.pool_size, autocommit=autocommit).connect() as connection,
-                    connection.begin() as transaction,
-                ):
+                with self._connected(autocommit) as connection, connection.begin() as transaction:
                     committing = autocommit
                     result = work(connection)
                     committing = True
@@ -136,6 +135,19 @@ class CatalogDatabase(Block):
                 # Jitter, so that the two of a deadlock do not meet again.
                 time.sleep(random.uniform(0.5, 1.0) * min(LONGEST_PAUSE_SECONDS, 0.02 * 2**attempt))  # noqa: S311 -- not a secret
         raise AssertionError("unreachable")
+
+    @contextmanager
+    def _connected(self, autocommit: bool) -> Iterator[Connection]:
+        connection = _engine(self.url(), self.pool_size, autocommit=autocommit).connect()
+        try:
+            yield connection
+        finally:
+            try:
+                connection.close()
+            except psycopg2.Error:
+                # Lost after its last answer: what was done is done. SQLAlchemy sets the isolation back where it wraps
+                # no errors, and would count this connection as in use for good: the pool begins anew.
+                self.engine.dispose()
 
     def unavailable(self, error: DBAPIError) -> CatalogUnavailableError:
         """A lost connection, told in the project's own error."""
