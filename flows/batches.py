@@ -28,9 +28,10 @@ R = TypeVar("R")
 SETTING = "TRANSCODE_FLOW_BATCHES"
 MOST_PROCESSES = 256
 SECONDS_BETWEEN_UPDATES = 1.0
-NO_PROFILE = {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}
-"""For Dask's workers. Their profiler looks at all threads each 10 ms; if that begins a garbage collection while another
-thread is started, CPython 3.11 stands still (gh-106883), until Dask gives the process up after five minutes."""
+NO_PROFILE = {"distributed.worker.profile.enabled": False}
+"""For Dask's workers, which take it over from this process. Their profiler looks at all threads each 10 ms; if that
+begins a garbage collection while another thread is started, CPython 3.11 stands still (gh-106883), until Dask gives
+the process up after five minutes."""
 
 
 def batch_runner(setting: str) -> TaskRunner[Any]:
@@ -50,6 +51,7 @@ def batch_runner(setting: str) -> TaskRunner[Any]:
             "and dask:tls://HOST:PORT or dask:tcp://HOST:PORT of a scheduler"
         )
     try:
+        import dask
         from prefect_dask.task_runners import DaskTaskRunner
     except ModuleNotFoundError as error:
         raise InvalidInputError(
@@ -57,6 +59,7 @@ def batch_runner(setting: str) -> TaskRunner[Any]:
         ) from error
     if not number:
         return cast("TaskRunner[Any]", DaskTaskRunner(address=where))
+    dask.config.set(NO_PROFILE)
     cluster = {
         "n_workers": number,
         "threads_per_worker": 1,  # a batch has transfers in parallel of its own
@@ -64,7 +67,6 @@ def batch_runner(setting: str) -> TaskRunner[Any]:
         "dashboard_address": "127.0.0.1:0",  # 8787 unless said otherwise, which is one for all runs of a machine
         "security": True,  # keys for this run alone: whoever can reach a scheduler can run code in its workers
         "protocol": "tls",
-        "env": NO_PROFILE,
         "memory_limit": 0,  # batches keep to their policy's MiB; Dask would end a process whose share is less than that
     }
     return cast("TaskRunner[Any]", DaskTaskRunner(cluster_kwargs=cluster))

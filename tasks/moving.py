@@ -29,7 +29,7 @@ from tasks.rewriting import Target
 from tasks.stores import Locations, OpenLocation
 
 ENOUGH_BATCHES = 50
-"""They tell how far a run is; each is a task run, which costs Prefect some 60 ms of a processor."""
+"""They tell how far a run is; each is a task run, which costs Prefect some tens of milliseconds of a processor."""
 LARGER = 5
 """A batch may have so many times the policy's objects where that makes fewer of them; it works in chunks anyway."""
 MOST_BATCHES = 240

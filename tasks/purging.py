@@ -22,6 +22,7 @@ from tasks.stores import OpenLocation
 PARALLEL_BATCHES = 3
 TRIES = 3
 PAUSE_SECONDS = 0.2
+_FIRST = UUID(int=0)
 
 
 @dataclass
@@ -78,10 +79,9 @@ def purge_released(
 def _pages(
     catalog: CatalogDatabase, location: OpenLocation, job_ids: Sequence[UUID] | None
 ) -> Iterator[list[Released]]:
-    # One place after the other: each is an index's own order. By key, so that one request removes what lies together:
-    # a server that keeps folders looks once a request whether each of them is empty now.
+    # One by one: each is an index's own order.
     for place in location.place.shelf:
-        after = ""
+        after = _FIRST
 
         def read(connection: Connection, place: int = place) -> list[Released]:
             return find_released(connection, place, after=after, limit=MOST_KEYS, job_ids=job_ids)  # noqa: B023 -- runs at once
@@ -89,7 +89,7 @@ def _pages(
         while page := catalog.transaction(read):
             yield page
             # A page that failed is passed by: its rows are for the next run.
-            after = page[-1].key
+            after = page[-1].object_id
 
 
 def _purge_page(catalog: CatalogDatabase, location: OpenLocation, page: Sequence[Released], run: str) -> PurgeResult:

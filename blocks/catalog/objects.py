@@ -160,14 +160,14 @@ def _release(
 
 
 def find_released(
-    connection: Connection, location_id: int, *, after: str, limit: int, job_ids: Sequence[UUID] | None = None
+    connection: Connection, location_id: int, *, after: UUID, limit: int, job_ids: Sequence[UUID] | None = None
 ) -> list[Released]:
-    """Rows in this place whose bytes may go, in the order of their keys from `after` on; of some jobs, or of all."""
+    """Rows in this place whose bytes may go, in id order from `after` on; of some jobs, or of all."""
     rows = connection.execute(
         _FIND_RELEASED if job_ids is None else _FIND_RELEASED_OF_JOBS,
         {
             "location": location_id,
-            "after": after,
+            "after": str(after),
             "limit": limit,
             "ids": [str(one) for one in job_ids or ()],
         },
@@ -182,13 +182,13 @@ _MAY_GO = (
 )
 _FIND_RELEASED = text(
     "SELECT id, location_id, key, job_id, stored_bytes FROM stored_objects "
-    f" WHERE location_id = :location AND state = 'purging' AND key > :after AND {_MAY_GO} "
-    " ORDER BY key LIMIT :limit"
+    f" WHERE location_id = :location AND state = 'purging' AND id > CAST(:after AS uuid) AND {_MAY_GO} "
+    " ORDER BY id LIMIT :limit"
 )
 _FIND_RELEASED_OF_JOBS = text(
     "SELECT id, location_id, key, job_id, stored_bytes FROM stored_objects "
     " WHERE job_id = ANY (CAST(:ids AS uuid[])) AND location_id = :location AND state = 'purging' "
-    f"   AND key > :after AND {_MAY_GO} ORDER BY key LIMIT :limit"
+    f"   AND id > CAST(:after AS uuid) AND {_MAY_GO} ORDER BY id LIMIT :limit"
 )
 
 

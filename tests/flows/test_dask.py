@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import dask
 import pytest
-from distributed import LocalCluster
+from distributed import LocalCluster, get_worker
 from distributed.security import Security
 from prefect import Flow, flow, task
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
@@ -58,9 +58,8 @@ def test_threads_unless_said_otherwise() -> None:
 @pytest.fixture(scope="module")
 def cluster(prefect_api: str) -> Iterator[LocalCluster]:
     """Two processes that find Prefect's server by their environment."""
-    with LocalCluster(
-        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", env=NO_PROFILE
-    ) as cluster:
+    dask.config.set(NO_PROFILE)
+    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
         yield cluster
 
 
@@ -206,7 +205,6 @@ def test_the_same_with_a_hundred_thousand_objects(platforms: Callable[[int], Pla
 @pytest.mark.slow
 def test_a_cluster_of_a_runs_own(platforms: Callable[[int], Platform]) -> None:
     """Its processes come and go with the run, and speak TLS with keys that nobody else has."""
-    assert batch_runner("dask:2").cluster_kwargs["env"] == NO_PROFILE
     platforms(A_JOB)
     before = set(multiprocessing.active_children())
     state = verify_objects.with_options(task_runner=batch_runner("dask:2"))(
@@ -237,6 +235,20 @@ def test_a_cluster_that_is_there_is_joined_by_tls(platforms: Callable[[int], Pla
         assert str(state.message).startswith("20 of 20 objects read")
         with pytest.raises(TypeError, match="TLS expects a `ssl_context` argument"):
             verify(share=100, stores=["main"])
+
+
+@task
+def is_profiled() -> bool:
+    return "profile" in get_worker().periodic_callbacks
+
+
+@pytest.mark.slow
+def test_workers_of_a_runs_own_cluster_are_not_profiled(prefect_api: str) -> None:
+    @flow(task_runner=batch_runner("dask:1"))
+    def look() -> list[bool]:
+        return run_batches(lambda _: is_profiled.submit(), 1, at_once=1, progress=lambda _: None)
+
+    assert look() == [False]
 
 
 @task

@@ -151,7 +151,7 @@ BY_FLOWS: dict[str, Callable[[Crowd], object]] = {
     "select large": lambda crowd: _select(crowd, Wanted(larger_than="1 TiB"), trashed=False),
     "customers": lambda crowd: crowd.catalog.transaction(list_customers),
     "released": lambda crowd: crowd.catalog.transaction(
-        lambda connection: objects.find_released(connection, crowd.big.place.id, after="", limit=10)
+        lambda connection: objects.find_released(connection, crowd.big.place.id, after=UUID(int=0), limit=10)
     ),
     "released extent": lambda crowd: crowd.catalog.transaction(
         lambda connection: due.released_extent(connection, crowd.big.place.shelf)

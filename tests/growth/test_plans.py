@@ -58,7 +58,7 @@ LATER = timedelta(days=300)
 WITHOUT: dict[str, Callable[[Connection, Crowd], object]] = {
     "jobs_one_per_source, jobs_by_key": lambda connection, crowd: find_known(connection, crowd.customer, crowd.hashes),
     "stored_objects_released": lambda connection, crowd: find_released(
-        connection, crowd.big.place.id, after="", limit=9
+        connection, crowd.big.place.id, after=UUID(int=0), limit=9
     ),
     "stored_objects_by_job, stored_objects_name": lambda connection, crowd: find_named(connection, crowd.job),
     "stored_objects_metadata": lambda connection, crowd: metadata_after(

@@ -47,18 +47,14 @@ def held(
     return sweep_lock(catalog, locations, holder=holder, wait=wait, **more)
 
 
-def soon(holds: Callable[[], bool]) -> bool:
-    """Whether it comes to hold: a server takes a moment to notice that a client hung up, more on a busy machine."""
+def ended(catalog: CatalogDatabase, holder: str) -> bool:
+    """Whether its session ends: a server takes a moment to notice that a client hung up, more on a busy machine."""
+    count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = :name"
     for _ in range(1000):
-        if holds():
+        if one(catalog, count, name=holder) == 0:
             return True
         time.sleep(0.01)
     return False
-
-
-def ended(catalog: CatalogDatabase, holder: str) -> bool:
-    count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = :name"
-    return soon(lambda: one(catalog, count, name=holder) == 0)
 
 
 def cut(catalog: CatalogDatabase, holder: str) -> None:
@@ -222,7 +218,7 @@ def test_a_restore_keeps_sweeps_out_and_waits_for_them(
             assert not restore.execute(take, name).scalar_one(), "both sweeps share it"
         with held(catalog, 1):
             assert not restore.execute(take, name).scalar_one()
-        assert soon(lambda: bool(restore.execute(take, name).scalar_one()))
+        assert restore.execute(take, name).scalar_one()
         restore.execute(text("SET application_name = 'restore of the night'"))
         for places in ((1,), (2, 3), ()):
             with pytest.raises(SweepBusyError, match="restore of the night"):
