@@ -139,7 +139,7 @@ def make_template(endpoints: Endpoints, sql: Callable[[str], None]) -> str:
     sql(f"CREATE DATABASE {TEMPLATE}")
     catalog = CatalogDatabase(host=str(endpoints.postgres_folder), username="postgres", database=TEMPLATE)
     upgrade(catalog)
-    catalog.engine.dispose()
+    catalog.disconnect()
     return TEMPLATE
 
 
@@ -152,7 +152,7 @@ def catalog(endpoints: Endpoints, sql: Callable[[str], None], template: str) -> 
     with catalog.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE catalog_identity SET catalog_id = gen_random_uuid()")
     yield catalog
-    catalog.engine.dispose()
+    catalog.disconnect()
     sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -170,7 +170,7 @@ def played(endpoints: Endpoints, sql: Callable[[str], None], template: str) -> I
     )
     seed_example(catalog, now=datetime(2026, 11, 20, 6, 30, tzinfo=UTC), days=100)
     yield catalog
-    catalog.engine.dispose()
+    catalog.disconnect()
     sql("DROP DATABASE catalog_played WITH (FORCE)")
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
-import psycopg2
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
 from sqlalchemy import URL, Connection, Engine, create_engine, event
@@ -70,7 +68,11 @@ class CatalogDatabase(Block):
         json_schema_extra={"position": 5},
     )
     pool_size: int = Field(
-        default=8, ge=1, le=200, description="Connections one process keeps open.", json_schema_extra={"position": 6}
+        default=8,
+        ge=1,
+        le=200,
+        description="Connections one process keeps open for transactions, and again for single statements.",
+        json_schema_extra={"position": 6},
     )
     maintenance_database: str = Field(
         default="postgres",
@@ -100,6 +102,11 @@ class CatalogDatabase(Block):
         """The process's pool for this database (one for equal settings, however often the block is loaded)."""
         return _engine(self.url(), self.pool_size, autocommit=False)
 
+    def disconnect(self) -> None:
+        """Close this process's idle connections: no session of ours keeps the database from a rename or a drop."""
+        for autocommit in (False, True):
+            _engine(self.url(), self.pool_size, autocommit=autocommit).dispose()
+
     def direct_engine(self, *, maintenance: bool = False) -> Engine:
         """An engine without a pool, for sessions that hold something: locks, snapshots, renames."""
         return _in_utc(create_engine(self.url(maintenance=maintenance), poolclass=NullPool))
@@ -116,10 +123,11 @@ class CatalogDatabase(Block):
         Raises:
             CatalogUnavailableError: PostgreSQL did not answer within the attempts, or the commit's outcome is unknown.
         """
+        engine = _engine(self.url(), self.pool_size, autocommit=autocommit)
         for attempt in range(ATTEMPTS):
             committing = False
             try:
-                with self._connected(autocommit) as connection, connection.begin() as transaction:
+                with engine.connect() as connection, connection.begin() as transaction:
                     committing = autocommit
                     result = work(connection)
                     committing = True
@@ -135,19 +143,6 @@ class CatalogDatabase(Block):
                 # Jitter, so that the two of a deadlock do not meet again.
                 time.sleep(random.uniform(0.5, 1.0) * min(LONGEST_PAUSE_SECONDS, 0.02 * 2**attempt))  # noqa: S311 -- not a secret
         raise AssertionError("unreachable")
-
-    @contextmanager
-    def _connected(self, autocommit: bool) -> Iterator[Connection]:
-        connection = _engine(self.url(), self.pool_size, autocommit=autocommit).connect()
-        try:
-            yield connection
-        finally:
-            try:
-                connection.close()
-            except psycopg2.Error:
-                # Lost after its last answer: what was done is done. SQLAlchemy sets the isolation back where it wraps
-                # no errors, and would count this connection as in use for good: the pool begins anew.
-                self.engine.dispose()
 
     def unavailable(self, error: DBAPIError) -> CatalogUnavailableError:
         """A lost connection, told in the project's own error."""
@@ -173,10 +168,18 @@ def is_lost(error: DBAPIError) -> bool:
 # Without a default: calls that leave it out would be other calls to the cache, and make a second pool.
 @lru_cache(maxsize=128)
 def _engine(url: URL, pool_size: int, *, autocommit: bool) -> Engine:
-    if autocommit:
-        return _engine(url, pool_size, autocommit=False).execution_options(isolation_level="AUTOCOMMIT")
-    # No ping before each use: a connection that was lost is noticed by the statement, which runs again.
-    return _in_utc(create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_timeout=60))
+    # A pool for each way to commit: a connection's way is set as it is made, and costs no trip later. In a transaction
+    # a lost connection is noticed by the first statement, and all runs again. A statement that commits itself may have
+    # happened when its answer is lost: a ping beforehand keeps it from a connection that was gone already.
+    engine = create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_timeout=60,
+        pool_pre_ping=autocommit,
+        isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
+    )
+    return _in_utc(engine)
 
 
 def _in_utc(engine: Engine) -> Engine:

@@ -60,7 +60,7 @@ class Recovery(Steps):
                 (name,) = set(database_names(connection, prefix_beside(self.catalog.database, "restore"))) - before
             beside = self.catalog.named(name)
             check(_jobs(beside) == _jobs(self.catalog), "the restored catalog has other jobs")
-            beside.engine.dispose()
+            beside.disconnect()
             with maintenance(self.catalog) as connection:
                 drop_database(connection, name)
             say(f"{name} had every job; dropped again")

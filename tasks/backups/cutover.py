@@ -69,8 +69,8 @@ def cut_over(
             exists = is_open(connection, target.database) is not None
         epoch = 1 + max(manifest.epoch, _epoch_of(target, manifest.catalog_id) if exists else _unused_epoch())
         beside.transaction(lambda connection: freeze(connection, backup=manifest.id, epoch=epoch, run=run))
-        beside.engine.dispose()
-        target.engine.dispose()
+        beside.disconnect()
+        target.disconnect()
         kept_as = name_beside(target.database, "before", f"{datetime.now(UTC):%Y%m%d%H%M%S}") if exists else ""
         with maintenance(target) as connection:
             try:

@@ -74,7 +74,7 @@ def _check_sums(restored: CatalogDatabase) -> None:
         with catalog_errors(restored):
             off = restored.transaction(counters.counter_drift)
     finally:
-        restored.engine.dispose()
+        restored.disconnect()
     if off:
         raise DamagedBackupError(f"the counters of {len(off)} customers are not the sums of their objects")
 

@@ -112,12 +112,12 @@ def restore_beside(work: Restoring, name: str, *, note: dict[str, object], fence
             with maintenance(work.target) as connection:
                 write_note(connection, name, note | {"ready": True, "backup": work.manifest.id})
         except BaseException:
-            beside.engine.dispose()
+            beside.disconnect()
             with maintenance(work.target) as connection:
                 drop_database(connection, name)
             raise
         finally:
-            beside.engine.dispose()
+            beside.disconnect()
     notes: tuple[str, ...] = ()
     if lacking:
         notes = (f"grants were left out, because this server has no role {', '.join(lacking)}",)

@@ -70,7 +70,7 @@ def worlds_on(
             with world.scratch():
                 yield world
         finally:
-            world.catalog.engine.dispose()
+            world.catalog.disconnect()
             sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
             shutil.rmtree(folder, ignore_errors=True)
 

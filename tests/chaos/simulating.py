@@ -163,7 +163,7 @@ class Simulation:
                 self.told[-1] += f" {met}"
             finally:
                 self.told[-1] += "" if fault.hit else " missed"
-                seen.catalog.engine.dispose()
+                seen.catalog.disconnect()
                 self.line.watch(Fault())
             execute(self.world.catalog, "UPDATE reservations SET expires_at = clock_timestamp()")
         step(self.world.reopened())

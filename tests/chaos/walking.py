@@ -72,7 +72,7 @@ class Walk:
             finally:
                 if isinstance(fault, Sleep):
                     fault.wait()
-                seen.catalog.engine.dispose()
+                seen.catalog.disconnect()
                 self.line.watch(Fault())
             self._check(world, fault)
 
@@ -138,7 +138,7 @@ def _sessions_end(world: World) -> None:
         "SELECT pid, state, left(query, 200) FROM pg_stat_activity "
         " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
     )
-    world.catalog.engine.dispose()
+    world.catalog.disconnect()
     while left := rows(world.catalog, busy):
         assert time.monotonic() < until, f"a dead process's session stays: {left}"
         time.sleep(0.02)

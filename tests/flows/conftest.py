@@ -71,7 +71,7 @@ def vault(saved: str, store: ObjectStore, catalog: CatalogDatabase) -> Iterator[
     vault.save("backups", overwrite=True, _sync=True)
     save_policy(BackupPolicy(compression_level=1, restore_jobs=1))
     yield vault
-    catalog.engine.dispose()
+    catalog.disconnect()
     for purpose in ("before", "restore", "drill"):
         drop_leftovers(catalog, purpose, keep=lambda note: False)
 

@@ -226,7 +226,7 @@ def test_on_an_empty_machine_with_nothing_but_the_backups(  # type: ignore[no-un
         assert frozen is not None
         assert frozen.claims_pending, "the buckets serve whatever catalog they served, until somebody says so"
         assert one(shop, "SELECT epoch FROM catalog_identity") > 1_000_000
-        shop.engine.dispose()
+        shop.disconnect()
     finally:
         postgres.stop(folder / "pg")
         shutil.rmtree(folder)

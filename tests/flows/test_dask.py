@@ -116,7 +116,7 @@ def platforms(  # type: ignore[no-untyped-def]
 
     yield make
     for catalog in made:
-        catalog.engine.dispose()
+        catalog.disconnect()
         sql(f"DROP DATABASE {catalog.database} WITH (FORCE)")
 
 

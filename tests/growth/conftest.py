@@ -25,7 +25,7 @@ def grown(endpoints: Endpoints, sql: Callable[[str], None], template: str) -> It
     catalog = CatalogDatabase(host=str(endpoints.postgres_folder), username="postgres", database="catalog_grown")
     settle_in(catalog, IN_A_TEST_RUN, times=250)
     yield catalog
-    catalog.engine.dispose()
+    catalog.disconnect()
     sql("DROP DATABASE catalog_grown WITH (FORCE)")
 
 

@@ -38,7 +38,7 @@ def play_acts(
             continue
         with worlds() as small:
             act.prepare(small)
-            small.catalog.engine.dispose()
+            small.catalog.disconnect()
             world = small.at(database=catalog.database)
             with grafted(small.address, world.address), seen(world.catalog) as statements:
                 act.do(world)
@@ -68,10 +68,10 @@ def asked(catalog: CatalogDatabase, ask: Callable[[], object]) -> list[Statement
 @contextmanager
 def seen(catalog: CatalogDatabase) -> Iterator[list[Statement]]:
     """The statements that are sent meanwhile."""
-    catalog.engine.dispose()
+    catalog.disconnect()
     with watched() as watch:
         yield watch.statements
-        catalog.engine.dispose()
+        catalog.disconnect()
     assert watch.statements, "somebody asked the catalog something"
 
 

@@ -47,7 +47,7 @@ def make(
 
     yield fill
     for catalog in made:
-        catalog.engine.dispose()
+        catalog.disconnect()
         sql(f"DROP DATABASE {catalog.database} WITH (FORCE)")
 
 

@@ -104,7 +104,7 @@ class Platform:
                 text("SELECT datname FROM pg_database WHERE datname ~ ('^' || current_database() || '_')")
             ).scalars().all()
         )  # fmt: skip
-        self.catalog.engine.dispose()
+        self.catalog.disconnect()
         return list(found)
 
     def _job(self, customer: str) -> UUID:

@@ -38,7 +38,7 @@ def laid_out(
     platform = Platform(catalog, stores, folder)
     platform.found(capabilities)
     yield platform
-    catalog.engine.dispose()
+    catalog.disconnect()
     for beside in platform.beside():
         sql(f'DROP DATABASE "{beside}" WITH (FORCE)')
     sql(f"DROP DATABASE {database} WITH (FORCE)")

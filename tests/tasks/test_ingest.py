@@ -241,7 +241,7 @@ def test_thousands_in_one_run(ingest, catalog, tmp_path) -> None:  # type: ignor
     assert report.counts == {"ingested": 1400, "duplicate": 100}
     assert one(catalog, "SELECT count(*) FROM jobs WHERE status = 'queued'") == 1400
     # No plan is left of a time when the customer had a handful of jobs: each object would have read all of them.
-    catalog.engine.dispose()  # sessions that end tell their figures
+    catalog.disconnect()  # sessions that end tell their figures
     read = one(catalog, "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = 'jobs'")
     assert read < 40 * 1400
 

@@ -58,7 +58,7 @@ def test_two_deployments_at_once(endpoints: Endpoints, sql: Callable[[str], None
         thread.join()
     assert errors == []
     migrating.require_current_schema(catalog)
-    catalog.engine.dispose()
+    catalog.disconnect()
     sql("DROP DATABASE two_deployments WITH (FORCE)")
 
 
@@ -68,7 +68,7 @@ def test_empty_old_and_newer_schemas_are_refused(
     empty = catalog.model_copy(update={"database": "postgres"})
     with pytest.raises(SchemaError, match="holds no catalog; run `python -m flows upgrade`"):
         migrating.require_current_schema(empty)
-    empty.engine.dispose()
+    empty.disconnect()
     execute(catalog, "UPDATE alembic_version SET version_num = '9999'")
     for refused in (migrating.require_current_schema, migrating.upgrade):
         with pytest.raises(SchemaError, match="9999, which this code does not know"):

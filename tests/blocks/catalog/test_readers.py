@@ -27,7 +27,7 @@ def catalogs(endpoints: Endpoints, sql: Callable[[str], None]) -> Iterator[list[
     yield found
     roles = [f"transcode_flow_analysts_{group_id(one)}" for one in found]
     for name, catalog in zip(names, found, strict=True):
-        catalog.engine.dispose()
+        catalog.disconnect()
         sql(f"DROP DATABASE {name} WITH (FORCE)")
     for role in ("ada", *roles, "librarian"):
         sql(f"DROP ROLE IF EXISTS {role}")

@@ -37,7 +37,7 @@ def other_catalog(
     sql(f"CREATE DATABASE {name} TEMPLATE catalog_template")
     other = CatalogDatabase(host=str(endpoints.postgres_folder), username="postgres", database=name)
     yield other
-    other.engine.dispose()
+    other.disconnect()
     sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 

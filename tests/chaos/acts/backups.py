@@ -120,7 +120,7 @@ def _restore_or_go_on(world: World) -> None:
 
 
 def _drop_what_was_kept(world: World) -> None:
-    world.catalog.engine.dispose()
+    world.catalog.disconnect()
     for purpose in ("before", "restore", "drill", "upgrade"):
         drop_leftovers(world.catalog, purpose, keep=lambda note: False)
     with maintenance(world.catalog) as connection:
@@ -143,7 +143,7 @@ def _upgrade(world: World) -> None:
         upgrade(made)
         assert one(made, "SELECT count(*) FROM catalog_identity") == 1
     finally:
-        made.engine.dispose()
+        made.disconnect()
 
 
 ACTS = (

@@ -123,7 +123,7 @@ def test_a_quota_of_nothing_that_holds_something_is_full(
 
 def test_times_are_utc_whatever_the_server_says(catalog: CatalogDatabase, sql: Callable[[str], None]) -> None:
     sql(f"ALTER DATABASE {catalog.database} SET timezone = 'America/New_York'")
-    catalog.engine.dispose()
+    catalog.disconnect()
     take(catalog)
     assert one(catalog, "SELECT taken_at FROM analytics.snapshots").utcoffset() == timedelta(0)
 

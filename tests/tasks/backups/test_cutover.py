@@ -51,7 +51,7 @@ def swap(catalog: CatalogDatabase, beside, sql: Callable[[str], None]):  # type:
         return cut_over(catalog, restored.database, manifest, **given)
 
     yield run
-    catalog.engine.dispose()
+    catalog.disconnect()
     drop_leftovers(catalog, "before", keep=lambda note: False)
 
 
@@ -75,7 +75,7 @@ def test_with_open_sessions_and_the_old_one_kept(catalog: CatalogDatabase, job: 
     assert one(old, "SELECT label FROM api_keys") == "renamed since"
     with pytest.raises(Exception, match="read-only transaction"):
         execute(old, "UPDATE api_keys SET label = 'again'")
-    old.engine.dispose()
+    old.disconnect()
     frozen = catalog.transaction(read_freeze)
     assert frozen is not None
     assert frozen.restored_from == made.id
@@ -95,7 +95,7 @@ def test_as_a_role_that_may_do_no_more_than_it_needs(catalog: CatalogDatabase, v
     restored = restore_beside(Restoring(vault, made, owned, FAST), beside_it, note={})
     cut = cut_over(owned, restored.database, made, run="by the owner", wait=NO_WAIT)
     assert one(owned, "SELECT restored_from FROM catalog_identity") == made.id
-    owned.engine.dispose()
+    owned.disconnect()
     for database in (name, cut.kept_as):
         sql(f"DROP DATABASE {database} WITH (FORCE)")
     sql("ALTER ROLE shopkeeper NOCREATEDB")
@@ -185,7 +185,7 @@ def test_an_empty_database_says_nothing_of_epochs(catalog: CatalogDatabase, job:
     sql(f"CREATE DATABASE {empty.database}")
     cut = cut_over(empty, beside(made).database, made, run="a restore", wait=NO_WAIT)
     assert cut.epoch > 1_000_000, "nobody knows which were used"
-    empty.engine.dispose()
+    empty.disconnect()
     drop_leftovers(empty, "before", keep=lambda note: False)
     sql(f"DROP DATABASE {empty.database} WITH (FORCE)")
 
@@ -200,7 +200,7 @@ def test_left_closed_by_a_kill_it_is_let_open(catalog: CatalogDatabase, job: UUI
     with maintenance(catalog) as connection:
         write_note(connection, catalog.database, {"cutover": "killed"})
         set_open(connection, catalog.database, is_open=False)
-    catalog.engine.dispose()
+    catalog.disconnect()
     assert reopen(catalog)
     assert one(catalog, "SELECT count(*) FROM jobs") == 1
     assert not reopen(catalog)
@@ -222,7 +222,7 @@ def test_a_database_that_holds_something_else_is_not_replaced(catalog: CatalogDa
     execute(other, "CREATE TABLE somebodys (id int)")
     with pytest.raises(RefusedError, match="1 tables that are no catalog"):
         holds_catalog(other)
-    other.engine.dispose()
+    other.disconnect()
     sql(f"DROP DATABASE {other.database} WITH (FORCE)")
 
 

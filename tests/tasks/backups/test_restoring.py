@@ -81,7 +81,7 @@ def test_into_an_empty_server(catalog: CatalogDatabase, job: UUID, take, beside,
         restored = beside(made, target=empty).database
         assert hashes(restored, without="generation") == before | {"backup_checks": "0 0"}
         assert one(restored, "SELECT min(generation) FROM stored_objects") > 2**32
-        restored.engine.dispose()
+        restored.disconnect()
     finally:
         postgres.stop(folder / "pg")
         shutil.rmtree(folder)
@@ -109,7 +109,7 @@ def test_two_hundred_flipped_bits_and_two_hundred_cuts(
                     beside(made)
         finally:
             put_bytes(vault, key, whole, {})
-    beside(made).database.engine.dispose()
+    beside(made).database.disconnect()
 
 
 def test_damaged_copies_of_metadata_are_named(job, take, vault, catalog_id, untouched, beside, sql, catalog) -> None:  # type: ignore[no-untyped-def]  # fixtures
@@ -158,9 +158,9 @@ def test_made_by_the_schema_before(
     assert one(restored, "SELECT version_num FROM alembic_version") == migrating.head_revision()
     assert one(restored, "SELECT label FROM api_keys") == "acme"
     for database in (old, restored):
-        database.engine.dispose()
+        database.disconnect()
     assert upgrade(old) == migrating.head_revision()
-    old.engine.dispose()
+    old.disconnect()
     sql("DROP DATABASE catalog_before WITH (FORCE)")
 
 

@@ -86,7 +86,7 @@ def test_everything_is_of_one_moment(
     restored = beside(made).database
     assert one(restored, "SELECT count(*) FROM reservations") == 0
     assert one(restored, "SELECT count(*) FROM stored_objects WHERE kind = 'metadata'") == 1
-    restored.engine.dispose()
+    restored.disconnect()
 
 
 def test_metadata_stays_while_a_backup_runs(catalog: CatalogDatabase, location: OpenLocation, job: UUID) -> None:
@@ -131,7 +131,7 @@ def test_encrypted_to_a_public_key_alone(
     assert verify_backup(catalog, vault, listed().all[0], FAST, key=new_key(), contents=True).ok, "by its hashes again"
     restored = beside(made, key=secret).database
     assert one(restored, "SELECT count(*) FROM jobs") == 1
-    restored.engine.dispose()
+    restored.disconnect()
 
 
 def test_interrupted_it_is_none_and_nothing_is_left(catalog, job, take, vault, listed, monkeypatch) -> None:  # type: ignore[no-untyped-def]  # fixtures
