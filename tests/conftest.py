@@ -44,6 +44,9 @@ def pytest_configure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--point", type=int, default=None, help="only this point of a walk, to see one failure again")
+    parser.addoption(
+        "--points", type=int, default=None, help="so many points of each walk, from all over; all if unset"
+    )
     parser.addoption("--seeds", default="", help="seeds of the simulation, such as 17 or 0-5000")
 
 

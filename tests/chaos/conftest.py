@@ -17,7 +17,7 @@ from blocks.embedded import Endpoints
 from blocks.object_store.probing import Capabilities
 from tests.chaos.acts import ACTS
 from tests.chaos.victims import import_everything
-from tests.chaos.walking import Walk, Worlds
+from tests.chaos.walking import Choice, Walk, Worlds, spread
 from tests.chaos.world import Address, World
 from tests.line import Line
 
@@ -94,7 +94,9 @@ def walk(request: pytest.FixtureRequest, worlds: Worlds, line: Line, through: Ca
 
 
 @pytest.fixture
-def point(request: pytest.FixtureRequest) -> int | None:
-    """The one point to look at again, of `--point`."""
-    found: int | None = request.config.getoption("--point")
-    return found
+def choose(request: pytest.FixtureRequest) -> Choice:
+    """All points of a walk, or `--point` alone, to see it again, or `--points` of them, in less than a day."""
+    only, count = request.config.getoption("--point"), request.config.getoption("--points")
+    if only is not None:
+        return lambda _: [only]
+    return list if count is None else lambda numbers: spread(numbers, count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.chaos.acts import ACTS
-from tests.chaos.walking import Walk, spread, walk_all
+from tests.chaos.walking import Choice, Walk, spread, walk_all
 
 
 @pytest.mark.slow
@@ -19,5 +19,5 @@ def test_killed_in_the_middle(walk: Walk) -> None:
 @pytest.mark.chaos
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("walk", ACTS, indirect=True)
-def test_killed_at_every_point(walk: Walk, point: int | None) -> None:
-    walk_all(walk.points, walk.die, point)
+def test_killed_at_every_point(walk: Walk, choose: Choice) -> None:
+    walk_all(walk.points, walk.die, choose)

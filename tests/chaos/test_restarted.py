@@ -19,7 +19,7 @@ from blocks.object_store.probing import probe
 from tests.chaos.acts import ACTS
 from tests.chaos.conftest import line_before, through_line, worlds_on
 from tests.chaos.faults import Sleep
-from tests.chaos.walking import Walk, Where, spread, walk_all
+from tests.chaos.walking import Choice, Walk, Where, spread, walk_all
 from tests.conftest import make_store, make_template
 from tests.line import Server
 
@@ -94,8 +94,8 @@ def test_a_server_is_restarted(begin: Callable[[str], Walk], servers: Servers, a
 @pytest.mark.parametrize("which", SERVERS)
 @pytest.mark.parametrize("act", ACTS)
 def test_servers_are_restarted_all_over(
-    begin: Callable[[str], Walk], servers: Servers, act: str, which: Server, point: int | None
+    begin: Callable[[str], Walk], servers: Servers, act: str, which: Server, choose: Choice
 ) -> None:
     """At calls to the other server too: what is restarted then is not what is being asked."""
     walk = begin(act)
-    walk_all(spread(walk.points, 8), lambda where: restart_under(walk, servers, which, where), point)
+    walk_all(spread(walk.points, 8), lambda where: restart_under(walk, servers, which, where), choose)

@@ -18,7 +18,7 @@ from tests.chaos.faults import (
     half_a_listing,
     keys_that_failed,
 )
-from tests.chaos.walking import Walk, Where, spread, walk_all
+from tests.chaos.walking import Choice, Walk, Where, spread, walk_all
 from tests.line import Answer
 
 FAULTS: dict[str, Callable[[Where], Point]] = {
@@ -80,22 +80,22 @@ def test_an_answer_is_not_the_truth(walk: Walk) -> None:
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("walk", ACTS, indirect=True)
-def test_every_call_goes_wrong(walk: Walk, fault: str, point: int | None) -> None:
-    walk_all(points_of(walk, fault), lambda where: walk.meet(FAULTS[fault](where)), point)
+def test_every_call_goes_wrong(walk: Walk, fault: str, choose: Choice) -> None:
+    walk_all(points_of(walk, fault), lambda where: walk.meet(FAULTS[fault](where)), choose)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("walk", ACTS, indirect=True)
-def test_asleep_at_every_call(walk: Walk, point: int | None) -> None:
-    walk_all(sleeping_points(walk), lambda where: walk.meet(Sleep(where.number, where.moment)), point)
+def test_asleep_at_every_call(walk: Walk, choose: Choice) -> None:
+    walk_all(sleeping_points(walk), lambda where: walk.meet(Sleep(where.number, where.moment)), choose)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize("walk", ACTS, indirect=True)
-def test_no_answer_is_the_truth(walk: Walk, lie: str, point: int | None) -> None:
+def test_no_answer_is_the_truth(walk: Walk, lie: str, choose: Choice) -> None:
     says = LIES[lie][1]
     points = lying_points(walk, lie)
-    walk_all(points, lambda where: walk.meet(Rewrite(where.number, where.moment, says=says)), point)
+    walk_all(points, lambda where: walk.meet(Rewrite(where.number, where.moment, says=says)), choose)

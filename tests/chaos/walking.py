@@ -18,6 +18,8 @@ from tests.line import Fault, Line, Moment
 
 T = TypeVar("T")
 Worlds = Callable[[], AbstractContextManager[World]]
+Choice = Callable[[Sequence[int]], Sequence[int]]
+"""Which of a walk's points to go to, by their numbers."""
 MOMENTS: tuple[Moment, Moment] = ("before", "after")
 IDLE = frozenset({"BEGIN", "ROLLBACK"})
 """Nothing happens there that did not happen at the call before."""
@@ -150,12 +152,13 @@ def spread(found: Sequence[T], count: int) -> list[T]:
     return [found[(2 * number + 1) * len(found) // (2 * count)] for number in range(count)]
 
 
-def walk_all(points: Sequence[Where], strike: Callable[[Where], object], only: int | None) -> None:
-    """Every point, or one; the first failures are told, after all of them were tried."""
+def walk_all(points: Sequence[Where], strike: Callable[[Where], object], choose: Choice) -> None:
+    """The points that were chosen; the first failures are told, after all of them were tried."""
     failed = []
-    for number in range(len(points)) if only is None else [only]:
+    chosen = choose(range(len(points)))
+    for number in chosen:
         try:
             strike(points[number])
-        except AssertionError as error:
-            failed.append("\n".join([f"--point {number}: {error}", *getattr(error, "__notes__", [])]))
-    assert not failed, f"{len(failed)} of {len(points)} points:\n" + "\n\n".join(failed[:5])
+        except Exception as error:  # told below; the other points are tried
+            failed.append("\n".join([f"--point {number}: {error!r}", *getattr(error, "__notes__", [])]))
+    assert not failed, f"{len(failed)} of {len(chosen)} points:\n" + "\n\n".join(failed[:5])
