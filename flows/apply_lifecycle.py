@@ -7,7 +7,6 @@ from prefect.client.schemas.objects import State
 
 from blocks.catalog import due
 from blocks.loading import load_block
-from blocks.object_store.clock import store_now
 from blocks.policies import RetentionPolicy, SafetyPolicy
 from blocks.units import format_bytes
 from flows.finding import note_lag
@@ -16,7 +15,7 @@ from flows.planned import Work, run_planned
 from tasks.lifecycle import apply_all, plan_all
 from tasks.lifecycle_reach import RuleReach, simulate
 from tasks.plans import Plan, Report
-from tasks.sweeping import Sweep
+from tasks.sweeping import Sweep, store_clock
 
 
 @flow(name="apply-lifecycle", flow_run_name="lifecycle, dry run: {dry_run}", persist_result=True)
@@ -48,7 +47,7 @@ def apply_lifecycle(
     def plan(sweep: Sweep) -> tuple[Plan, None]:
         now = database.transaction(due.now)
         reach = {
-            location.place.name: simulate(database, location, rules, store_now=store_now(location.store), now=now)
+            location.place.name: simulate(database, location, rules, store_now=store_clock(database, location), now=now)
             for location in sweep.locations
         }
         rows = [_row(place, one) for place, reached in reach.items() for one in reached]

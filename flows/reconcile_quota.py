@@ -60,7 +60,10 @@ def reconcile_quota(
     grace = reconcile.check_grace(grace_hours, rules)
 
     def plan(sweep: Sweep) -> tuple[Plan, list[Drift]]:
-        found = [_look_through(sweep, location, rules, catalog, policy, grace) for location in sweep.locations]
+        looked = [
+            (location, _look_through(sweep, location, rules, catalog, policy, grace)) for location in sweep.locations
+        ]
+        found = reconcile.put_together(database, looked)
         labels = database.transaction(drift.labels)
         show_table("reconcile-drift", reconcile.explain_drift(found, labels), reconcile.summary(found))
         note_drift(database, catalog, found)
@@ -96,7 +99,7 @@ def reconcile_range(part: JobRange, store: str, catalog: str, policy: str, grace
 
 def _look_through(
     sweep: Sweep, location: OpenLocation, rules: IntegrityPolicy, catalog: str, policy: str, grace: timedelta
-) -> Drift:
+) -> list[RangeDrift]:
     parts = reconcile.plan_ranges(sweep.catalog, location, rules)
     store = location.place.name
 
@@ -104,7 +107,6 @@ def _look_through(
         return reconcile_range.submit(parts[number], store, catalog, policy, grace.total_seconds())
 
     with progress_of("reconcile-listing", f"Listing {store}", len(parts)) as progress:
-        found = run_batches(
+        return run_batches(
             submit, len(parts), at_once=rules.parallel_listings, progress=progress, before_batch=sweep.before_batch
         )
-    return reconcile.put_together(sweep.catalog, location, found)

@@ -18,7 +18,6 @@ from flows.planned import SHOWN
 from tasks.backups.aftermath import Aftermath, claim_buckets, reconcile_restored, restore_metadata
 from tasks.backups.manifest import Manifest
 from tasks.backups.restoring import MetadataChoice
-from tasks.scratch import scratch_folder
 from tasks.sweeping import Sweep
 
 
@@ -51,11 +50,10 @@ def settle(
         return result
     sweep = Sweep(database, locations, run)
     if manifest is not None and not look_only:
-        with scratch_folder("metadata") as scratch:
-            restore_metadata(
-                sweep, source, manifest, metadata, result,
-                key=key or open_key(rules), scratch=scratch, threads=rules.parallel_transfers,
-            )  # fmt: skip
+        restore_metadata(
+            sweep, source, manifest, metadata, result,
+            key=key or open_key(rules), threads=rules.parallel_transfers,
+        )  # fmt: skip
     reconcile_restored(sweep, integrity, result, look_only=look_only)
     if manifest is not None and not look_only:
         seconds = (database.transaction(due.now) - started).total_seconds()

@@ -14,7 +14,6 @@ from blocks.catalog import due, housekeeping, relocations
 from blocks.catalog.objects import Extent
 from blocks.catalog.trash import Changed, claim_failed, claim_trashed, fail_stuck
 from blocks.errors import LockLostError, StorageError
-from blocks.object_store.clock import store_now
 from blocks.object_store.deletion import MOST_KEYS
 from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
 from blocks.policies import RetentionPolicy
@@ -27,7 +26,7 @@ from tasks.plans import Item, Outcome, Plan, Report
 from tasks.purging import purge_released
 from tasks.scratch import find_leftovers, remove_leftover
 from tasks.stores import OpenLocation, require_own
-from tasks.sweeping import Sweep, check_as_of, customers_batches, job_outcomes
+from tasks.sweeping import Sweep, check_as_of, customers_batches, job_outcomes, store_clock
 
 
 def find_due(
@@ -37,6 +36,7 @@ def find_due(
 
     Raises:
         InvalidInputError: `as_of` lies in the future, and this is no dry run.
+        RefusedError: PostgreSQL's clock and a store's are far apart.
     """
     clock = sweep.catalog.transaction(due.now)
     now = check_as_of(as_of, clock, dry_run=dry_run)
@@ -66,7 +66,7 @@ def find_due(
 
 
 def _place_facts(sweep: Sweep, location: OpenLocation, policy: RetentionPolicy, ahead: timedelta) -> PlaceFacts:
-    at = store_now(location.store) + ahead
+    at = store_clock(sweep.catalog, location) + ahead
     oldest = at - timedelta(days=policy.multipart_days)
     aged: list[Aged] = []
     for batch in _batches(islice(find_aged(location.store, policy, now=at), due.MOST)):

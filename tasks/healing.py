@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from uuid import uuid4
 
 from sqlalchemy import Connection
@@ -12,7 +13,8 @@ from blocks.catalog import CatalogDatabase
 from blocks.catalog.moving import start_over
 from blocks.catalog.objects import NewObject
 from blocks.catalog.relocations import UNSOUND, Intent, Movable, Proved, give_up_intents, open_intents, swap
-from blocks.errors import OvertakenError, StorageError
+from blocks.errors import OvertakenError, SourceChangedError, StorageError
+from blocks.object_store.transfer import Written
 from tasks.intents import remove_given_up
 from tasks.layout import PLAYLISTS, rewritten_key
 from tasks.stores import OpenLocation
@@ -38,12 +40,14 @@ def heal(
 
     Raises:
         OvertakenError: the row changed meanwhile; what was written is removed.
+        SourceChangedError: the source holds other bytes, or cannot be read any more.
         StorageError: the bytes could not be written or proved.
     """
     intent_id = uuid4()
     key = rewritten_key(missing.job_id, missing.kind, missing.name, intent_id)
     healed = replace(missing, key=key, location_id=location.place.id)
-    intent = Intent(intent_id, healed.id, generation, location.place.id, key)
+    codec = source.codec if isinstance(source, StoredBlob) else "identity"
+    intent = Intent(intent_id, healed.id, generation, location.place.id, key, codec)
     opened = catalog.transaction(
         lambda connection: open_intents(connection, [intent], movable=movable, operation="heal", rule=rule, run=run)
     )
@@ -60,7 +64,7 @@ def heal(
         return bool(swapped)
 
     try:
-        written = write_object(location, Writing(healed, source))
+        written = _written(location, Writing(healed, source))
         if not catalog.transaction(point):
             raise OvertakenError(f"job {missing.job_id} changed while its original was healed; try again")
     except StorageError:
@@ -68,3 +72,11 @@ def heal(
         if catalog.transaction(lambda connection: give_up_intents(connection, [intent_id])):
             remove_given_up(catalog, location, [intent], run=run)
         raise
+
+
+def _written(location: OpenLocation, writing: Writing) -> Written:
+    try:
+        return write_object(location, writing)
+    except OSError as error:
+        name = Path(str(error.filename or "")).name
+        raise SourceChangedError(f"{name} cannot be read any more: {error.strerror or error}") from error

@@ -13,14 +13,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from blocks.catalog import CatalogDatabase, counters, drift
+from blocks.catalog import CatalogDatabase, counters, drift, due
 from blocks.catalog.content import content_of
 from blocks.catalog.counters import CounterDrift
 from blocks.catalog.drift import ExpectedObject
 from blocks.catalog.locations import list_places
 from blocks.catalog.restored import Freeze, orphans_since, read_freeze
 from blocks.errors import InvalidInputError, NotFoundError, RefusedError, StoreUnavailableError
-from blocks.object_store.clock import store_now
 from blocks.object_store.listing import Listed, list_range
 from blocks.object_store.transfer import fingerprint, head
 from blocks.policies import IntegrityPolicy
@@ -31,9 +30,13 @@ from tasks.parallel import in_parallel
 from tasks.plans import Item, Plan
 from tasks.reconcile_compare import ROOTS, JobRange, compare, split_jobs
 from tasks.stores import OpenLocation
+from tasks.sweeping import store_clock
 
 MOST_FINDINGS = 2_000
 """Findings of one kind in one range that are acted on in one run; all are counted."""
+MOST_KEPT = 20 * MOST_FINDINGS
+"""Orphans of one range among which those are chosen that are looked at."""
+ORPHANS = ("orphan", "young orphan")
 SAMPLE = 100
 
 
@@ -50,6 +53,7 @@ class Finding:
     generation: int = 0
     rule: str = ""
     location_id: int = 0
+    """Where the server moved it; of an orphan, where the row lies whose id it carries."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Drift:
     findings: tuple[Finding, ...]
     counters: tuple[CounterDrift, ...]
     uncounted: int = 0
+    refused: str = ""
+    """Why nothing that this place lacks is believed; empty where it is."""
 
 
 def plan_ranges(catalog: CatalogDatabase, location: OpenLocation, policy: IntegrityPolicy) -> tuple[JobRange, ...]:
@@ -107,9 +113,11 @@ def look_through(
             location.store, root, after=part.bounds(root)[0], until=part.bounds(root)[1], classes=bool(classes)
         )
     )
-    compared = compare(listing, rows, most_orphans=MOST_FINDINGS, classes=classes)
+    compared = compare(listing, rows, most_orphans=MOST_KEPT, classes=classes)
     missing = _confirm_missing(location, policy, compared.missing)
-    orphans = _still_unnamed(catalog, compared.orphans)
+    hurt = {job_of(row.key) for row in (*missing, *(row for row, _ in compared.mismatched))}
+    unnamed = _still_unnamed(catalog, compared.orphans)
+    orphans = _most_wanted(catalog, unnamed, hurt)
     findings = [_about(row, "missing", "not in the store", "missing") for row in missing]
     findings += [_about(row, "returned", "was missing, and is there again", "returned") for row in compared.returned]
     findings += [
@@ -117,11 +125,10 @@ def look_through(
         for row, item in compared.mismatched
     ]
     findings += [_moved_by_server(row, item, classes) for row, item in compared.reclassed]
-    hurt = {row.id for row in missing} | {row.id for row, _ in compared.mismatched}
     # Every orphan is looked at before it counts as one: it may be the only copy of what a row lost.
-    findings += _orphan_findings(catalog, location, policy, orphans, oldest, hurt)
+    findings += _orphan_findings(catalog, location, policy, orphans, oldest)
     most = 4 * MOST_FINDINGS
-    more = compared.more_orphans + max(0, len(findings) - most)
+    more = compared.more_orphans + len(unnamed) - len(orphans) + max(0, len(findings) - most)
     return RangeDrift(compared.listed, compared.expected, tuple(findings[:most]), more, rows=len(rows))
 
 
@@ -130,10 +137,14 @@ def orphans_before(catalog: CatalogDatabase, location: OpenLocation, grace: time
 
     After a confirmed restore everybody has the whole grace to look at what was stored after the backup, and none of it
     is past the grace, however long ago it was stored.
+
+    Raises:
+        RefusedError: PostgreSQL's clock and the store's are far apart.
     """
-    now, confirmed_at = store_now(location.store), catalog.transaction(orphans_since)
-    waiting = confirmed_at is not None and now < confirmed_at + grace
-    return datetime.min.replace(tzinfo=UTC) if waiting else now - grace
+    there = store_clock(catalog, location)
+    confirmed_at, here = catalog.transaction(lambda connection: (orphans_since(connection), due.now(connection)))
+    waiting = confirmed_at is not None and here < confirmed_at + grace
+    return datetime.min.replace(tzinfo=UTC) if waiting else there - grace
 
 
 def several(location: OpenLocation) -> bool:
@@ -159,38 +170,71 @@ def _moved_by_server(row: ExpectedObject, item: Listed, classes: Mapping[str, in
     return replace(found, location_id=location_id)
 
 
-def put_together(catalog: CatalogDatabase, location: OpenLocation, parts: Sequence[RangeDrift]) -> Drift:
-    """All ranges of a place, and the counters.
+def put_together(catalog: CatalogDatabase, looked: Sequence[tuple[OpenLocation, Sequence[RangeDrift]]]) -> list[Drift]:
+    """All ranges of all places that were looked through, and the counters: what one lacks may lie in another.
 
     Raises:
-        RefusedError: the store is empty and the catalog is not, or the other way round: one of them is the wrong one.
+        RefusedError: no store lists anything that the catalog expects, or the catalog is empty and a store is not: one
+            of them is the wrong one. Where only some places list nothing, those are `refused`, and the others go on.
     """
-    listed, expected = sum(part.listed for part in parts), sum(part.expected for part in parts)
-    place = location.place.name
-    if expected and not listed:
-        raise RefusedError(
-            f"store {place} lists nothing, and the catalog expects {expected} objects there: nothing is changed; "
-            "look at the bucket, or restore it"
-        )
-    if listed and not sum(part.rows for part in parts):
-        raise RefusedError(
-            f"the catalog knows no object in store {place}, which holds {listed}: nothing is changed; "
-            "is this the right catalog? Restore it first if it was lost"
-        )
+    if not catalog.transaction(lambda connection: due.count_up_to(connection, 1)):
+        for location, parts in looked:
+            if listed := sum(part.listed for part in parts):
+                raise RefusedError(
+                    f"the catalog knows no object at all, and store {location.place.name} holds {listed}: nothing is "
+                    "changed; is this the right catalog? Restore it first if it was lost"
+                )
+    findings = [one for _, parts in looked for part in parts for one in part.findings]
+    lost = {one.object_id for one in findings if one.what in ("missing", "mismatch")}
+    healed = {one.object_id for one in findings if one.what in ORPHANS and one.object_id in lost}
+    places = {number for location, _ in looked for number in location.place.shelf}
     frozen = catalog.transaction(read_freeze)
-    return Drift(
-        place=place,
-        listed=listed,
-        expected=expected,
-        findings=tuple(_as_newer(finding, frozen) for part in parts for finding in part.findings),
-        counters=tuple(catalog.transaction(counters.counter_drift)),
-        uncounted=sum(part.uncounted for part in parts),
-    )
+    off = tuple(catalog.transaction(counters.counter_drift))
+    found = []
+    for location, parts in looked:
+        listed, expected = sum(part.listed for part in parts), sum(part.expected for part in parts)
+        refused = "" if listed or not expected else (
+            f"store {location.place.name} lists nothing, and the catalog expects {expected} objects there: nothing is "
+            "changed; look at the bucket, or restore it"
+        )  # fmt: skip
+        seen = (_as_newer(_across(one, lost, places), frozen) for part in parts for one in part.findings)
+        found.append(
+            Drift(
+                place=location.place.name,
+                listed=listed,
+                expected=expected,
+                # What lies elsewhere is really not here any more, whatever is wrong with the rest.
+                findings=tuple(_unbelieved(one) if refused and one.object_id not in healed else one for one in seen),
+                counters=off,
+                uncounted=sum(part.uncounted for part in parts),
+                refused=refused,
+            )
+        )
+    if found and all(one.refused for one in found):
+        raise RefusedError("; ".join(one.refused for one in found))
+    return found
+
+
+def _across(finding: Finding, lost: set[UUID | None], places: set[int]) -> Finding:
+    """An orphan in the light of all places: the row whose id it carries may have lost its bytes in another one."""
+    if finding.what not in ORPHANS or finding.object_id is None:
+        return finding
+    if finding.object_id in lost:
+        what, rule, because = _heals(finding.object_id)
+        return replace(finding, what=what, rule=rule, because=because)
+    if finding.location_id not in places:
+        because = f"carries the id of row {finding.object_id}, in a store that this run does not look at"
+        return replace(finding, what="spare", because=because)
+    return finding
+
+
+def _unbelieved(finding: Finding) -> Finding:
+    return replace(finding, what="unbelieved") if finding.what == "missing" else finding
 
 
 def _as_newer(finding: Finding, frozen: Freeze | None) -> Finding:
     """After a restore bytes without a row may be newer than the catalog: told apart, and nobody's to remove."""
-    if frozen is None or finding.what not in ("orphan", "young orphan"):
+    if frozen is None or finding.what not in ORPHANS:
         return finding
     because = f"{finding.because}; it may be newer than backup {frozen.restored_from}, which the catalog comes from"
     return replace(finding, what="newer", rule="restored", because=because)
@@ -201,6 +245,8 @@ def plan_repairs(found: Sequence[Drift], labels: dict[int, str]) -> Plan:
     items: list[Item] = []
     skipped: list[Item] = []
     for drifted in found:
+        if drifted.refused:
+            items.append(Item("believe its listing", "refused", drifted.place, drifted.refused, place=drifted.place))
         for one in drifted.findings:
             action = _ACTIONS.get(one.what)
             item = Item(
@@ -291,13 +337,30 @@ def _still_unnamed(catalog: CatalogDatabase, listed: Sequence[Listed]) -> list[L
     return unnamed
 
 
+def _most_wanted(catalog: CatalogDatabase, orphans: Sequence[Listed], hurt: set[UUID | None]) -> list[Listed]:
+    """Those that are looked at: of jobs that lost something first, then of jobs that the catalog knows.
+
+    In the order of keys, thousands that are newer than a restored catalog could keep the few that heal from their turn.
+    """
+    if len(orphans) <= MOST_FINDINGS:
+        return list(orphans)
+    jobs = list({job for job in (job_of(one.key) for one in orphans) if job is not None})
+    known = catalog.transaction(lambda connection: drift.owner_ids(connection, jobs))
+    lost = catalog.transaction(lambda connection: drift.unsound_jobs(connection, jobs)) | hurt
+
+    def turn(one: Listed) -> int:
+        job = job_of(one.key)
+        return 0 if job in lost else 1 if job in known else 2
+
+    return sorted(orphans, key=turn)[:MOST_FINDINGS]
+
+
 def _orphan_findings(
     catalog: CatalogDatabase,
     location: OpenLocation,
     policy: IntegrityPolicy,
     orphans: Sequence[Listed],
     oldest: datetime,
-    hurt: set[UUID],
 ) -> list[Finding]:
     looks = in_parallel(lambda one: look_at(location, one.key), orphans, threads=policy.parallel_transfers)
     rows = catalog.transaction(
@@ -310,16 +373,20 @@ def _orphan_findings(
         row = rows.get(look.object_id) if look is not None and look.object_id is not None else None
         what, rule = "orphan", "orphan_grace_hours"
         because = f"no row names it; from {one.last_modified:%Y-%m-%d %H:%M}"
-        if row is not None and (row.unsound or row.id in hurt):
-            what, rule, because = "healing", "orphan", f"carries the id of row {row.id}, whose bytes are gone or wrong"
+        if row is not None and row.unsound:
+            what, rule, because = _heals(row.id)
         elif row is not None and row.state != "live":
             what, because = "spare", f"carries the id of row {row.id}, which is {row.state}: it may be its only copy"
         elif one.last_modified > oldest:
             what = "young orphan"
         customer_id = owners.get(job_of(one.key) or UUID(int=0), 0)
-        object_id = row.id if row is not None else None
-        findings.append(Finding(what, one.key, one.size_bytes, because, customer_id, object_id, 0, rule))
+        object_id, place = (row.id, row.location_id) if row is not None else (None, 0)
+        findings.append(Finding(what, one.key, one.size_bytes, because, customer_id, object_id, 0, rule, place))
     return findings
+
+
+def _heals(row: UUID | None) -> tuple[str, str, str]:
+    return "healing", "orphan", f"carries the id of row {row}, whose bytes are gone or wrong"
 
 
 @dataclass(frozen=True, slots=True)

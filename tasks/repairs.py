@@ -39,8 +39,13 @@ def apply_repairs(
     planned = {(item.place, item.subject): item for item in plan.items}
     places = {location.place.name: location for location in sweep.locations}
     for drifted in found:
-        location = places[drifted.place]
-        for what in ("missing", "mismatch", "returned", "healing", "transition", "orphan"):
+        if drifted.refused:
+            outcomes.append(Outcome(planned[drifted.place, drifted.place], "failed", drifted.refused))
+    # One after the other for all places: what is missing in one may be healed by what lies in another, and only what
+    # nobody needed for that is removed.
+    for what in ("missing", "mismatch", "returned", "healing", "transition", "orphan"):
+        for drifted in found:
+            location = places[drifted.place]
             findings = [one for one in drifted.findings if one.what == what]
             for start in range(0, len(findings), 500):
                 sweep.before_batch()
@@ -156,11 +161,11 @@ def _heal(sweep: Sweep, location: OpenLocation, one: Finding) -> tuple[str, str]
     if row is None or not row.unsound:
         return "skipped", "its row is sound, or in the trash"
     wanted = NewObject(row.id, row.job_id, row.kind, row.name, location.place.id, row.key, row.size_bytes, row.sha256)
+    # What is compressed is never as large as its content.
+    codec = "identity" if one.size_bytes == row.size_bytes else "zstd"
+    source = StoredBlob(one.key, codec, one.size_bytes)
     try:
-        heal(
-            sweep.catalog, location, row.customer_id, wanted, row.generation, StoredBlob(one.key), run=sweep.run,
-            rule="orphan",
-        )  # fmt: skip
+        heal(sweep.catalog, location, row.customer_id, wanted, row.generation, source, run=sweep.run, rule="orphan")
     except SourceChangedError:
         return "skipped", "its bytes are not what its metadata say"
     except (NotFoundError, OvertakenError) as error:

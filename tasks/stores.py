@@ -198,7 +198,10 @@ def retire_location(catalog: CatalogDatabase, name: str) -> None:
         # Reports are for people to keep; of anything else an erasure or an age rule would not learn any more.
         first = None if folder == "reports" else next(list_prefix(location.store, folder), None)
         if first is not None:
-            raise RefusedError(f"location {name} still holds {first.key}: cleanup removes what nobody wants any more")
+            raise RefusedError(
+                f"location {name} still holds {first.key}: cleanup removes what nobody wants any more, reconcile-quota "
+                "what no row names"
+            )
     catalog.transaction(lambda connection: retire(connection, find_place(connection, name)))
 
 

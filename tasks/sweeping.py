@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from uuid import UUID
 
-from blocks.catalog import CatalogDatabase
+from blocks.catalog import CatalogDatabase, due
 from blocks.catalog.trash import Changed
-from blocks.errors import InvalidInputError
+from blocks.errors import InvalidInputError, RefusedError
+from blocks.object_store.clock import MOST_APART, store_now
 from tasks.plans import Item, Outcome
 from tasks.stores import OpenLocation
 
@@ -27,6 +28,21 @@ class Sweep:
     run: str = ""
     before_batch: Callable[[], None] = lambda: None
     progress: Callable[[int], None] = lambda items: None
+
+
+def store_clock(catalog: CatalogDatabase, location: OpenLocation) -> datetime:
+    """What time it is for the store, whose objects' ages are measured with it.
+
+    Raises:
+        RefusedError: it and PostgreSQL's clock are far apart. One of them is wrong, and what is young would look old.
+    """
+    here, there = catalog.transaction(due.now), store_now(location.store)
+    if abs(there - here) > MOST_APART:
+        raise RefusedError(
+            f"the clock of store {location.place.name} says {there:%Y-%m-%d %H:%M:%S} UTC, and PostgreSQL's "
+            f"{here:%Y-%m-%d %H:%M:%S}: one of them is wrong, and nothing is removed for its age until it is set right"
+        )
+    return there
 
 
 def check_as_of(as_of: datetime | None, clock: datetime, *, dry_run: bool) -> datetime:

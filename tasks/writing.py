@@ -10,7 +10,8 @@ from uuid import UUID
 from blocks.catalog.objects import NewObject, Verified
 from blocks.errors import ContentMismatchError, SourceChangedError, StorageError
 from blocks.object_store.copying import copy
-from blocks.object_store.transfer import Written, hash_object, put_bytes, put_file
+from blocks.object_store.transfer import Written, put_bytes, put_file
+from tasks.content import hash_content
 from tasks.layout import content_type
 from tasks.parallel import in_parallel
 from tasks.stores import OpenLocation
@@ -26,9 +27,14 @@ class LocalFile:
 
 @dataclass(frozen=True)
 class StoredBlob:
-    """Bytes in the same bucket under a key that others may still write, such as an upload form's."""
+    """Bytes in the same bucket under a key that others may still write, such as an upload form's.
+
+    `codec` is how they hold the content, and `stored_bytes` how many they are: the content's own size unless given.
+    """
 
     key: str
+    codec: str = "identity"
+    stored_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,7 @@ def write_object(location: OpenLocation, writing: Writing) -> Written:
         ContentMismatchError: other bytes arrived than were sent.
     """
     new, store = writing.new, location.store
+    codec, expected = "identity", writing.new.size_bytes
     attributes = attributes_of(location, new.name, new.id, new.sha256)
     checksums = location.capabilities.needs_checksum_headers
     if isinstance(writing.source, LocalFile):
@@ -111,17 +118,19 @@ def write_object(location: OpenLocation, writing: Writing) -> Written:
             )
         proved = location.capabilities.checks_uploads
     else:
-        written = copy(store, writing.source.key, store, new.key, size_bytes=new.size_bytes, attributes=attributes)
+        blob = writing.source
+        codec, expected = blob.codec, new.size_bytes if blob.stored_bytes is None else blob.stored_bytes
+        written = copy(store, blob.key, store, new.key, size_bytes=expected, attributes=attributes)
         # What was hashed before may have been replaced since: this copy is what counts, and no form can write it.
         proved = False
     if not proved:
-        found, size = hash_object(store, new.key)
+        found, size = hash_content(store, new.key, codec, at_most=new.size_bytes)
         if (found, size) != (new.sha256, new.size_bytes):
             if isinstance(writing.source, StoredBlob):
                 raise SourceChangedError(f"{writing.source.key} was replaced while it was taken in; nothing was stored")
             raise ContentMismatchError(f"{new.key} holds other bytes than were sent; nothing was stored")
-    elif written.size_bytes != new.size_bytes:
+    elif written.size_bytes != expected:
         raise ContentMismatchError(
-            f"{new.key} holds {written.size_bytes} bytes where {new.size_bytes} were sent; nothing was stored"
+            f"{new.key} holds {written.size_bytes} bytes where {expected} were sent; nothing was stored"
         )
     return written

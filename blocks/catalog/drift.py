@@ -104,6 +104,18 @@ def owner_ids(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, int
     return {row.id: row.api_key_id for row in rows}
 
 
+def unsound_jobs(connection: Connection, job_ids: Sequence[UUID]) -> set[UUID]:
+    """Those of these jobs that have objects whose bytes are missing or corrupt."""
+    rows = connection.execute(
+        text(
+            "SELECT DISTINCT job_id FROM stored_objects "
+            " WHERE job_id = ANY (CAST(:ids AS uuid[])) AND state IN ('missing', 'corrupt')"
+        ),
+        {"ids": [str(one) for one in job_ids]},
+    )
+    return set(rows.scalars())
+
+
 def labels(connection: Connection) -> dict[int, str]:
     """All customers by id."""
     return {row.id: row.label for row in connection.execute(text("SELECT id, label FROM api_keys"))}

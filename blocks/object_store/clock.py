@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 
 from blocks.errors import UnfitStoreError
 from blocks.object_store.block import ObjectStore
 from blocks.object_store.failures import store_errors
+
+MOST_APART = timedelta(hours=1)
+"""By how much the clocks of PostgreSQL and of a store may differ before neither is believed."""
 
 
 def store_now(store: ObjectStore) -> datetime:

@@ -15,7 +15,7 @@ from blocks.catalog.objects import NewObject
 from blocks.catalog.relocations import LIVE_OR_LOST
 from blocks.catalog.restored import claims_done, set_epoch
 from blocks.encryption import BackupKey
-from blocks.errors import NotFoundError, StorageError
+from blocks.errors import NotFoundError, RefusedError, StorageError
 from blocks.object_store import ObjectStore
 from blocks.object_store.transfer import put_bytes, read_bytes
 from blocks.policies import IntegrityPolicy
@@ -27,7 +27,7 @@ from tasks.content import hash_content
 from tasks.healing import heal
 from tasks.layout import IDENTITY_KEY
 from tasks.parallel import in_parallel
-from tasks.reconcile import Drift
+from tasks.reconcile import Drift, RangeDrift
 from tasks.repairs import apply_repairs
 from tasks.stores import OpenLocation, is_older
 from tasks.sweeping import Sweep
@@ -36,6 +36,8 @@ from tasks.writing import LocalFile
 BATCH = 500
 MOST_TOLD = 10_000
 MOST_PASSES = 50
+LOST = ("missing", "mismatch", "unbelieved")
+"""What a look alone calls lost; `reconcile.put_together` says which is which."""
 
 
 @dataclass
@@ -118,7 +120,6 @@ def restore_metadata(
     result: Aftermath,
     *,
     key: BackupKey | None,
-    scratch: Path,
     threads: int,
 ) -> None:
     """Bring metadata objects back from the backups: those that are gone or wrong, or all of them.
@@ -137,16 +138,15 @@ def restore_metadata(
             if sound:
                 return
             content = read_content(source, manifest, row.sha256, key=key)
-            file = scratch / f"{row.id}"
-            file.write_bytes(content)
             wanted = NewObject(
                 row.id, row.job_id, row.kind, row.name, location.place.id, row.key, row.size_bytes, row.sha256
             )
+            # In memory: its path is a name alone.
+            held = LocalFile(Path(row.name), content)
             heal(
-                sweep.catalog, location, row.customer_id, wanted, row.generation, LocalFile(file, content),
+                sweep.catalog, location, row.customer_id, wanted, row.generation, held,
                 run=sweep.run, rule="restored", movable=LIVE_OR_LOST,
             )  # fmt: skip
-            file.unlink()
             result.metadata_restored += 1
         except StorageError as error:
             result.metadata_failed[str(row.id)] = f"{row.key}: {error}"
@@ -177,13 +177,19 @@ def reconcile_restored(sweep: Sweep, policy: IntegrityPolicy, result: Aftermath,
     """Hold the restored catalog against what is stored: heal what is provable, mark what is lost, list what is newer.
 
     Orphans are looked at one by one, so that what carries a row's id and hash becomes that row's again. One pass acts
-    on so many findings; passes go on as long as they change something and more is left.
+    on so many findings; passes go on as long as they change something and something is left, such as a place that
+    nothing is believed of until what was moved out of it since the backup is found elsewhere.
     """
+    failed_before = tuple(result.failed)
     for _ in range(MOST_PASSES):
+        result.failed = list(failed_before)
         found = _look(sweep, policy, result)
         if look_only:
-            lost = [one.key for drifted in found for one in drifted.findings if one.what in ("missing", "mismatch")]
+            findings = [one for drifted in found for one in drifted.findings]
+            healed = {one.object_id for one in findings if one.what == "healing"}
+            lost = [one.key for one in findings if one.what in LOST and one.object_id not in healed]
             result.lost, result.lost_rows = lost[:MOST_TOLD], len(lost)
+            result.failed += [drifted.refused for drifted in found if drifted.refused]
             return
         report = apply_repairs(
             sweep, policy, found, reconcile.plan_repairs(found, {}), grace=timedelta(hours=policy.orphan_grace_hours)
@@ -192,7 +198,8 @@ def reconcile_restored(sweep: Sweep, policy: IntegrityPolicy, result: Aftermath,
         result.healed += [
             one.item.subject for one in report.outcomes if one.result == "done" and one.item.action == "heal row"
         ]
-        if not result.uncounted or not any(one.result == "done" for one in report.outcomes):
+        left = result.uncounted or result.failed
+        if not left or not any(one.result == "done" for one in report.outcomes):
             break
     result.lost, result.lost_rows = sweep.catalog.transaction(
         lambda connection: drift.unsound_keys(connection, MOST_TOLD)
@@ -200,8 +207,7 @@ def reconcile_restored(sweep: Sweep, policy: IntegrityPolicy, result: Aftermath,
 
 
 def _look(sweep: Sweep, policy: IntegrityPolicy, result: Aftermath) -> list[Drift]:
-    found: list[Drift] = []
-    result.newer, result.uncounted = [], 0
+    looked: list[tuple[OpenLocation, list[RangeDrift]]] = []
     for location in sweep.locations:
         try:
             ranges = [
@@ -210,11 +216,17 @@ def _look(sweep: Sweep, policy: IntegrityPolicy, result: Aftermath) -> list[Drif
                 )
                 for part in reconcile.plan_ranges(sweep.catalog, location, policy)
             ]
-            drifted = reconcile.put_together(sweep.catalog, location, ranges)
         except StorageError as error:
             result.failed.append(f"{location.place.name}: {error}")
             continue
-        found.append(drifted)
-        result.uncounted += drifted.uncounted
-        result.newer += [(drifted.place, one.key, one.size_bytes) for one in drifted.findings if one.what == "newer"]
+        looked.append((location, ranges))
+    found: list[Drift] = []
+    try:
+        found = reconcile.put_together(sweep.catalog, looked)
+    except RefusedError as error:
+        result.failed.append(str(error))
+    result.uncounted = sum(drifted.uncounted for drifted in found)
+    result.newer = [
+        (drifted.place, one.key, one.size_bytes) for drifted in found for one in drifted.findings if one.what == "newer"
+    ]
     return found

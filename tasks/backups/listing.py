@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from uuid import UUID
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.locations import read_identity
 from blocks.errors import ContentMismatchError, DamagedBackupError, InvalidInputError, NotFoundError, SchemaError
 from blocks.object_store import ObjectStore
+from blocks.object_store.clock import MOST_APART
 from blocks.object_store.listing import Listed, list_folders, list_prefix
 from blocks.object_store.transfer import put_bytes, read_bytes
 from blocks.units import shown
@@ -30,9 +31,6 @@ from tasks.backups.manifest import (
     parse,
 )
 from tasks.parallel import in_parallel
-
-CLOCKS_DIFFER = timedelta(hours=1)
-"""By how much the clocks of PostgreSQL and of the store may differ before a date is not believed."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +246,7 @@ def _why_not(manifest: Manifest, catalog_id: UUID, name: str, written_at: dateti
     if not manifest.id.startswith(stamp) or manifest.finished_at < manifest.snapshot_at:
         return "its dates contradict each other"
     # A copy of a backup is written later than it was made; none is written before it was.
-    if manifest.finished_at > written_at + CLOCKS_DIFFER:
+    if manifest.finished_at > written_at + MOST_APART:
         return f"it says that it is from {manifest.finished_at:%Y-%m-%d %H:%M} UTC, and was written before that"
     return ""
 

@@ -47,7 +47,7 @@ class Stocked:
                 plan_ranges(self.catalog, self.location, policy),
                 threads=policy.parallel_listings,
             )
-            found = put_together(self.catalog, self.location, parts)
+            (found,) = put_together(self.catalog, [(self.location, parts)])
             plans.append((found, plan_repairs([found], self.catalog.transaction(drift.labels))))
 
         took = timed(work)

@@ -89,7 +89,7 @@ def reconciled(catalog: CatalogDatabase, location: OpenLocation) -> dict[str, st
         reconcile.look_through(catalog, location, policy, part, grace=NO_GRACE)
         for part in reconcile.plan_ranges(catalog, location, policy)
     ]
-    found = [reconcile.put_together(catalog, location, parts)]
+    found = reconcile.put_together(catalog, [(location, parts)])
     plan = reconcile.plan_repairs(found, catalog.transaction(drift.labels))
     report = apply_repairs(Sweep(catalog, (location,)), policy, found, plan, grace=NO_GRACE)
     assert report.failed == ()

@@ -23,8 +23,8 @@ from blocks.policies import IngestPolicy
 from tasks.ingest import ingest_videos
 from tasks.stores import OpenLocation
 from tasks.writing import LocalFile, StoredBlob, Writing, write_object
-from tests.contract.wire import bad_wire
 from tests.helpers import assert_sound, one, sha256, write_video
+from tests.wires import OneBit, wired
 
 
 def new_object(location: OpenLocation, content: bytes) -> NewObject:
@@ -43,7 +43,7 @@ def test_nothing_wrong_counts_as_written(
     new, path = new_object(location, content), tmp_path / "a.mp4"
     path.write_bytes(content)
     writing = Writing(new, LocalFile(path, content if held else None))
-    with bad_wire(location.store) as behind:
+    with wired(location.store, OneBit()) as behind:
         told = "received other bytes than were sent" if capabilities.checks_uploads else "holds other bytes than were"
         with pytest.raises(ContentMismatchError, match=told):
             write_object(replace(location, store=behind), writing)
@@ -54,7 +54,7 @@ def test_nothing_wrong_counts_as_written(
 
 def test_the_store_looks_at_what_the_probe_saw(store: ObjectStore, does: Callable[[str], bool]) -> None:
     body = os.urandom(100)
-    with bad_wire(store) as behind:
+    with wired(store, OneBit()) as behind:
         for name, checksums in (("refuses_wrong_signed_sha256", False), ("refuses_wrong_checksum_header", True)):
             looks = does(name) or (checksums and does("refuses_wrong_signed_sha256"))
             if looks:
@@ -80,7 +80,7 @@ def test_a_bad_wire_takes_in_nothing(
     catalog: CatalogDatabase, location: OpenLocation, policy: IngestPolicy, acme: str, tmp_path: Path
 ) -> None:
     video = str(write_video(tmp_path / "a.mp4", os.urandom(6 * MIB)))
-    with bad_wire(location.store) as behind:
+    with wired(location.store, OneBit()) as behind:
         report = ingest_videos(catalog, replace(location, store=behind), policy, api_key=acme, sources=[video])
     (outcome,) = report.outcomes
     assert not outcome.succeeded

@@ -184,7 +184,7 @@ def test_reconcile(
     with pytest.raises(InvalidInputError, match="grace_hours"):
         reconcile_quota(grace_hours=0)
     execute(catalog, "DELETE FROM stored_objects")
-    with pytest.raises(RefusedError, match="knows no object in store main"):
+    with pytest.raises(RefusedError, match="knows no object at all, and store main holds"):
         reconcile_quota()
     delete_keys(location.store, stored_keys(location))
 

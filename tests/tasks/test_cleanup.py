@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
 
 from blocks.catalog import CatalogDatabase, due
-from blocks.errors import InvalidInputError, LockLostError
+from blocks.errors import InvalidInputError, LockLostError, RefusedError
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import IngestPolicy, RetentionPolicy
 from tasks import scratch
@@ -23,6 +24,7 @@ from tasks.plans import Plan, Report
 from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
 from tests.helpers import assert_sound, execute, one, rows, stored_keys, write_outputs, write_video
+from tests.wires import Clock, wired
 
 
 @pytest.fixture
@@ -59,6 +61,19 @@ def test_nothing_due_changes_nothing(sweep: Sweep, new_job: Callable[[bytes], UU
     assert plan.items == ()
     assert report.outcomes == ()
     assert one(sweep.catalog, "SELECT count(*) FROM stored_objects WHERE state = 'live'") == 1
+
+
+@pytest.mark.parametrize("off", [timedelta(days=30), timedelta(days=-30)])
+def test_nothing_is_due_where_clocks_disagree(
+    sweep: Sweep, location: OpenLocation, new_job: Callable[[bytes], UUID], off: timedelta
+) -> None:
+    """Whichever of them is wrong: one way young files look old, the other way PostgreSQL's rows do."""
+    put_bytes(location.store, "temp/young", b"1", {})
+    delete(sweep, new_job(b"deleted just now"))
+    with wired(location.store, Clock(off)) as store:
+        behind = replace(sweep, locations=(replace(location, store=store),))
+        with pytest.raises(RefusedError, match=r"the clock of store main says .* UTC, and PostgreSQL's .* is removed"):
+            find_due(behind, RetentionPolicy())
 
 
 def test_a_failed_job_is_purged_after_its_days(

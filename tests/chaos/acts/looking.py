@@ -51,11 +51,12 @@ def _drift(world: World) -> None:
 
 def _reconcile(world: World) -> None:
     with world.sweeping("reconcile", wait=20) as sweep:
-        found = []
+        looked = []
         for location in sweep.locations:
             parts = reconcile.plan_ranges(world.catalog, location, POLICY)
             seen = [reconcile.look_through(world.catalog, location, POLICY, part, grace=NO_GRACE) for part in parts]
-            found.append(reconcile.put_together(world.catalog, location, seen))
+            looked.append((location, seen))
+        found = reconcile.put_together(world.catalog, looked)
         plan = reconcile.plan_repairs(found, world.catalog.transaction(drift.labels))
         apply_repairs(sweep, POLICY, found, plan, grace=NO_GRACE)
 

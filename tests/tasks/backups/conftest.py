@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -14,6 +15,7 @@ from blocks.encryption import BackupKey, new_key
 from blocks.object_store import ObjectStore
 from blocks.object_store.block import MIB
 from blocks.policies import BackupPolicy
+from tasks.backups.cutover import cut_over, drop_leftovers
 from tasks.backups.listing import Backups, list_backups
 from tasks.backups.manifest import Manifest
 from tasks.backups.restoring import Restored, Restoring, restore_beside
@@ -22,6 +24,7 @@ from tasks.stores import OpenLocation
 from tests.conftest import make_store
 
 FAST = BackupPolicy(compression_level=1, restore_jobs=1)
+NO_WAIT = timedelta(0)
 
 
 @pytest.fixture
@@ -63,6 +66,20 @@ def beside(catalog: CatalogDatabase, vault: ObjectStore, sql: Callable[[str], No
     yield run
     for name in made:
         sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def swap(catalog: CatalogDatabase, beside, sql: Callable[[str], None]):  # type: ignore[no-untyped-def]
+    """Restores a backup and cuts over to it; the databases that were kept are dropped at the end."""
+
+    def run(manifest, **options):  # type: ignore[no-untyped-def]
+        restored = beside(manifest)
+        given = {"run": "a restore", "wait": NO_WAIT} | options
+        return cut_over(catalog, restored.database, manifest, **given)
+
+    yield run
+    catalog.disconnect()
+    drop_leftovers(catalog, "before", keep=lambda note: False)
 
 
 @pytest.fixture(scope="session")

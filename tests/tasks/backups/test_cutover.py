@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -36,23 +35,7 @@ from tasks.reconcile import orphans_before
 from tasks.stores import OpenLocation, open_location, require_own
 from tasks.sweeping import Sweep
 from tests.helpers import assert_sound, execute, one, rows, write_video
-from tests.tasks.backups.conftest import FAST
-
-NO_WAIT = timedelta(0)
-
-
-@pytest.fixture
-def swap(catalog: CatalogDatabase, beside, sql: Callable[[str], None]):  # type: ignore[no-untyped-def]
-    """Restores a backup and cuts over to it; the databases that were kept are dropped at the end."""
-
-    def run(manifest, **options):  # type: ignore[no-untyped-def]
-        restored = beside(manifest)
-        given = {"run": "a restore", "wait": NO_WAIT} | options
-        return cut_over(catalog, restored.database, manifest, **given)
-
-    yield run
-    catalog.disconnect()
-    drop_leftovers(catalog, "before", keep=lambda note: False)
+from tests.tasks.backups.conftest import FAST, NO_WAIT
 
 
 def is_gone(catalog: CatalogDatabase, name: str) -> bool:
@@ -325,7 +308,7 @@ def test_afterwards_what_is_provable_is_healed_and_the_rest_is_told(
     claim_buckets(catalog, lambda _: store, result)
     opened = open_location(catalog, store, "main")
     sweep = Sweep(catalog, (opened,), "a restore")
-    restore_metadata(sweep, vault, made, "missing", result, key=None, scratch=tmp_path, threads=4)
+    restore_metadata(sweep, vault, made, "missing", result, key=None, threads=4)
     reconcile_restored(sweep, IntegrityPolicy(), result)
     assert result.metadata_restored == 1
     assert (result.lost, result.lost_rows) == ([keys["video_360p"]], 1)
@@ -342,7 +325,7 @@ def test_afterwards_what_is_provable_is_healed_and_the_rest_is_told(
     assert_sound_but_for(catalog, opened, newer_keys + result.healed)
     # Again, all of it: nothing changes.
     again = Aftermath()
-    restore_metadata(sweep, vault, made, "all", again, key=None, scratch=tmp_path, threads=4)
+    restore_metadata(sweep, vault, made, "all", again, key=None, threads=4)
     reconcile_restored(sweep, IntegrityPolicy(), again)
     assert (again.metadata_restored, again.lost_rows, again.healed) == (1, 1, [])
 
