@@ -11,6 +11,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from blocks.catalog import due
+from blocks.catalog.checks import backups_made
 from blocks.catalog.locations import read_identity
 from blocks.catalog.sweeps import backup_lock
 from blocks.errors import SweepBusyError
@@ -89,7 +90,8 @@ def backup(
             plan = plan_retention(found, rules, now)
             show_plan(plan, dry_run=dry_run)
             if not dry_run:
-                report = apply_retention(target, found, plan, before_batch=lock.require)
+                made = database.transaction(backups_made)
+                report = apply_retention(target, found, plan, recorded=made, before_batch=lock.require)
                 if report.outcomes:
                     show_report(report)
                     message = f"{message}; {report.summary()}"

@@ -143,7 +143,7 @@ def _read_http(policy: IngestPolicy, url: str, largest: int) -> Iterator[bytes]:
             check_url(url, policy)
             try:
                 with _get(client, url, policy) as response:
-                    if response.is_redirect:
+                    if response.has_redirect_location:
                         url = urljoin(url, response.headers["location"])
                         continue
                     yield from _body(response, url, largest)

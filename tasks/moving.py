@@ -17,7 +17,15 @@ from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.content import Content
-from blocks.catalog.moving import Wanted, mark_compressed, mark_tiered, objects_of, still_idle
+from blocks.catalog.moving import (
+    MovedBefore,
+    Wanted,
+    mark_compressed,
+    mark_tiered,
+    moved_before,
+    objects_of,
+    still_idle,
+)
 from blocks.catalog.relocations import LIVE, LIVE_OR_TRASHED
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes, put_stream, read_stream
@@ -73,13 +81,17 @@ class Move:
 
 @dataclass(frozen=True)
 class MoveBatch:
-    """Jobs of one recipe that go through together; `records` is where a line for each of their objects is written."""
+    """Jobs of one recipe that go through together; `records` is where a line for each of their objects is written.
+
+    What its run has moved of them from `since` on was moved by an earlier try of this batch.
+    """
 
     number: int
     job_ids: tuple[UUID, ...]
     recipe: Recipe
     run: str
     records: str = ""
+    since: datetime | None = None
 
 
 @dataclass
@@ -121,8 +133,13 @@ class BatchMoved:
     records: str = ""
 
 
-def split(moves: Sequence[Move], policy: RelocationPolicy, *, run: str, records: str = "") -> list[MoveBatch]:
-    """Moves of one recipe together, about as many objects in each batch, and no more batches than a run should have."""
+def split(
+    moves: Sequence[Move], policy: RelocationPolicy, *, run: str, records: str = "", since: datetime | None = None
+) -> list[MoveBatch]:
+    """Moves of one recipe together, about as many objects in each batch, and no more batches than a run should have.
+
+    With `since`, the time before they begin by PostgreSQL's clock, a batch can be tried again.
+    """
     total = sum(move.objects for move in moves)
     fewer = min(-(-total // ENOUGH_BATCHES), LARGER * policy.batch_objects)
     size = max(policy.batch_objects, fewer, -(-total // MOST_BATCHES))
@@ -135,11 +152,11 @@ def split(moves: Sequence[Move], policy: RelocationPolicy, *, run: str, records:
         objects = 0
         for move in own:
             if jobs and objects + move.objects > size:
-                batches.append(MoveBatch(len(batches), tuple(jobs), recipe, run, records))
+                batches.append(MoveBatch(len(batches), tuple(jobs), recipe, run, records, since))
                 jobs, objects = [], 0
             jobs.append(move.job_id)
             objects += move.objects
-        batches.append(MoveBatch(len(batches), tuple(jobs), recipe, run, records))
+        batches.append(MoveBatch(len(batches), tuple(jobs), recipe, run, records, since))
     return batches
 
 
@@ -151,29 +168,38 @@ def move_batch(
     *,
     before_chunk: Callable[[], None] = lambda: None,
 ) -> BatchMoved:
-    """Relocate what is there of these jobs by now."""
+    """Relocate what is there of these jobs by now; what an earlier try of this batch has moved counts as moved."""
     recipe = batch.recipe
 
-    def read(connection: Connection) -> list[Content]:
+    def read(connection: Connection) -> tuple[list[MovedBefore], list[Content]]:
+        before: list[MovedBefore] = []
+        if batch.since is not None:
+            before = moved_before(connection, batch.job_ids, recipe.wanted, run=batch.run, since=batch.since)
         ids: Sequence[UUID] = batch.job_ids
         if recipe.idle_before is not None:
             ids = still_idle(connection, ids, recipe.idle_before)
-        return objects_of(connection, ids, recipe.wanted)
+        return before, objects_of(connection, ids, recipe.wanted)
 
-    rows = catalog.transaction(read)
+    before, rows = catalog.transaction(read)
     target = Target(locations.named(recipe.target), recipe.codec, recipe.level, recipe.least_gain_percent)
     why = Why(recipe.operation, recipe.rule, batch.run)
     movable = LIVE_OR_TRASHED if "trashed" in recipe.wanted.states else LIVE
-    outcomes = relocate(catalog, locations, policy, rows, target, why, movable=movable, before_chunk=before_chunk)
+    outcomes = [
+        Relocated(one.object_id, one.job_id, one.name, "moved", "", one.before_bytes, one.after_bytes) for one in before
+    ]
+    outcomes += relocate(catalog, locations, policy, rows, target, why, movable=movable, before_chunk=before_chunk)
     jobs: dict[UUID, JobMoved] = {job_id: JobMoved() for job_id in batch.job_ids}
     for one in outcomes:
         jobs[one.job_id].add(one)
     records = ""
     if batch.records:
         records = f"{batch.records}/part-{batch.number:05d}.csv"
-        places = {row.id: locations.of(row.location_id).place.name for row in rows}
-        keys = {row.id: row.key for row in rows}
-        lines = [_record(one, places[one.object_id], keys[one.object_id], recipe.target) for one in outcomes]
+        lay = {one.object_id: (one.old_location_id, one.old_key) for one in before}
+        lay |= {row.id: (row.location_id, row.key) for row in rows}
+        lines = [
+            _record(one, locations.of(lay[one.object_id][0]).place.name, lay[one.object_id][1], recipe.target)
+            for one in outcomes
+        ]
         put_bytes(target.location.store, records, _csv(lines), {"Content-Type": "text/csv"})
     return BatchMoved(batch.number, jobs, records)
 

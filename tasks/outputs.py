@@ -107,9 +107,8 @@ def register_outputs(
         # Planned under the key's lock: of two runs at once the later one sees what the earlier one began.
         lock_customer(connection, job.api_key_id)
         _registerable(connection, job.id)
-        plan = plan_outputs(
-            job.id, location.place.id, found, find_named(connection, job.id), find_used_names(connection, job.id)
-        )
+        used = find_used_names(connection, job.id, [one.named.name for one in found])
+        plan = plan_outputs(job.id, location.place.id, found, find_named(connection, job.id), used)
         if not plan.writings and not plan.already_there:
             raise InvalidInputError(f"{shown(outputs)} holds no outputs of the platform")
         release_objects(connection, plan.stale)

@@ -220,7 +220,7 @@ def _add_to_job(
         require_readable(find_job(connection, job_id, api_key=customer.label))
         existing = find_named(connection, job_id)
         object_id, key = uuid4(), upload_key(job_id, upload.id)
-        if name in existing or name in find_used_names(connection, job_id):
+        if name in existing or find_used_names(connection, job_id, [name]):
             # An earlier call broke off: what it may have written is released, and this one writes elsewhere.
             release_objects(connection, [existing[name].id] if name in existing else [])
             key = f"{key}.{object_id}"

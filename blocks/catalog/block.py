@@ -8,10 +8,12 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
+import psycopg2
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool
 
 from blocks.errors import CatalogUnavailableError
@@ -94,6 +96,12 @@ class CatalogDatabase(Block):
                 "sslmode": self.sslmode,
                 "application_name": "transcode-flow",
                 "connect_timeout": "10",
+                # A machine that is gone, or a firewall that forgot the session, is noticed within two minutes, and a
+                # lock that is held through a long sweep is no idle connection.
+                "keepalives_idle": "30",
+                "keepalives_interval": "10",
+                "keepalives_count": "6",
+                "tcp_user_timeout": "90000",
             },
         )
 
@@ -133,9 +141,13 @@ class CatalogDatabase(Block):
                     committing = True
                     transaction.commit()
                 return result
-            except DBAPIError as error:
+            except PoolTimeoutError as error:
+                raise self.unavailable(error) from error
+            except (DBAPIError, psycopg2.Error) as error:  # psycopg2's own where a frame is copied
                 lost = is_lost(error)
-                if not lost and getattr(error.orig, "pgcode", None) not in DEADLOCK_OR_SERIALIZATION:
+                if _code(error) == CANCELLED:
+                    raise self.unavailable(error) from error
+                if not lost and _code(error) not in DEADLOCK_OR_SERIALIZATION:
                     raise
                 # A COMMIT whose answer was lost may have happened: running it again could do it twice.
                 if (lost and committing) or attempt == ATTEMPTS - 1:
@@ -144,7 +156,7 @@ class CatalogDatabase(Block):
                 time.sleep(random.uniform(0.5, 1.0) * min(LONGEST_PAUSE_SECONDS, 0.02 * 2**attempt))  # noqa: S311 -- not a secret
         raise AssertionError("unreachable")
 
-    def unavailable(self, error: DBAPIError) -> CatalogUnavailableError:
+    def unavailable(self, error: Exception) -> CatalogUnavailableError:
         """A lost connection, told in the project's own error."""
         return CatalogUnavailableError(
             f"the catalog {self.database} at {self.host} did not answer: {_first_line(error)}"
@@ -155,14 +167,30 @@ class CatalogDatabase(Block):
         return self.model_copy(update={"database": database})
 
 
-_GONE = frozenset({"08", "57", "53"})
-"""SQLSTATE classes of a server that goes away or comes up: connection exception, operator intervention, no slots."""
+CANCELLED = "57014"
+"""An operator's `pg_cancel_backend`, or a time limit of the server's: nobody wants the statement once more."""
+_GONE = ("08", "53", "57P")
+"""How SQLSTATEs begin of a server that goes away or comes up: connection exception, no slots, operator intervention."""
 
 
-def is_lost(error: DBAPIError) -> bool:
+def is_lost(error: DBAPIError | psycopg2.Error) -> bool:
     """Whether the connection was lost, or could not be made: the statement may work on another one."""
-    code = getattr(error.orig, "pgcode", None)
-    return isinstance(error, OperationalError | InterfaceError) and (code is None or code[:2] in _GONE)
+    code = _code(error)
+    lost = isinstance(_cause(error), psycopg2.OperationalError | psycopg2.InterfaceError)
+    return lost and (code is None or code.startswith(_GONE))
+
+
+def is_interrupted(error: DBAPIError) -> bool:
+    """Whether the statement did not come to its end for no fault of its own: lost, or cancelled."""
+    return is_lost(error) or _code(error) == CANCELLED
+
+
+def _cause(error: Exception) -> object:
+    return error.orig if isinstance(error, DBAPIError) else error
+
+
+def _code(error: Exception) -> str | None:
+    return getattr(_cause(error), "pgcode", None)
 
 
 # Without a default: calls that leave it out would be other calls to the cache, and make a second pool.
@@ -194,5 +222,6 @@ def _in_utc(engine: Engine) -> Engine:
     return engine
 
 
-def _first_line(error: DBAPIError) -> str:
-    return str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
+def _first_line(error: Exception) -> str:
+    cause = _cause(error)
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]

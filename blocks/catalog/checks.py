@@ -51,6 +51,13 @@ def record_check(
     )  # fmt: skip
 
 
+def backups_made(connection: Connection) -> list[str]:
+    """Every backup that was taken, whether or not it is still there; none in a catalog of an older schema."""
+    if connection.execute(text("SELECT to_regclass('backup_checks')")).scalar() is None:
+        return []
+    return list(connection.execute(text("SELECT backup FROM backup_checks WHERE what = 'backup' AND ok")).scalars())
+
+
 def newest_checks(connection: Connection, what: str, limit: int = 30) -> list[Check]:
     """The newest of a kind, newest first; none in a catalog of an older schema."""
     if connection.execute(text("SELECT to_regclass('backup_checks')")).scalar() is None:

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from blocks.catalog.block import CatalogDatabase, is_lost
+from blocks.catalog.block import CatalogDatabase, is_interrupted
 from blocks.errors import CatalogUnavailableError, RefusedError, StorageError
 
 LONGEST_NAME = 63
@@ -56,7 +56,7 @@ def catalog_errors(catalog: CatalogDatabase) -> Iterator[None]:
 def _told(catalog: CatalogDatabase, error: DBAPIError) -> StorageError:
     reason = (str(error.orig).strip().splitlines() or [type(error.orig).__name__])[0]
     code = getattr(error.orig, "pgcode", None)
-    if code is None or is_lost(error):
+    if code is None or is_interrupted(error):
         return CatalogUnavailableError(f"PostgreSQL at {catalog.host} did not answer: {reason}")
     way_out = "; let it with ALTER ROLE … CREATEDB" if code == "42501" else ""
     return RefusedError(f"PostgreSQL at {catalog.host} refuses the role {catalog.username}: {reason}{way_out}")

@@ -218,12 +218,22 @@ def send_new_files(connection: Connection, source_ids: list[int], target_id: int
     )
 
 
+IN_USE = "SELECT id FROM locations WHERE id = ANY (CAST(:locations AS bigint[])) AND retired_at IS NULL FOR SHARE"
+"""Locations that something is about to be written to: none of them can be retired until the transaction ends."""
+
+
+def gone_out_of_use() -> RefusedError:
+    """Why nothing is written into a location that was open before it was retired, as a service keeps it."""
+    return RefusedError("the location was retired since it was opened, and takes no new files: open it anew")
+
+
 def retire(connection: Connection, place: Place) -> None:
-    """No longer look after a location that holds nothing.
+    """No longer look after a location that holds nothing; whoever is writing into it is waited for.
 
     Raises:
         RefusedError: rows or unfinished intents still name something in it.
     """
+    connection.execute(text("SELECT 1 FROM locations WHERE id = :id FOR UPDATE"), {"id": place.id})
     # In the index's own order: where everything was moved away, statistics still tell of rows in plenty, and the
     # planner would look for the first of them all through the table.
     held = connection.execute(

@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from blocks.catalog.block import CatalogDatabase, is_lost
+from blocks.catalog.block import CatalogDatabase, is_interrupted
 from blocks.catalog.readers import grant_readers
 from blocks.errors import SchemaError
 
@@ -57,7 +57,7 @@ def upgrade(catalog: CatalogDatabase) -> str:
     try:
         _upgrade(catalog)
     except DBAPIError as error:
-        if is_lost(error):
+        if is_interrupted(error):
             raise catalog.unavailable(error) from error
         raise
     _checked.discard(str(catalog.url()))

@@ -87,10 +87,11 @@ SELECT j.id, j.api_key_id, k.label, j.hold, j.tier, j.completed_at, j.last_acces
       FROM stored_objects s WHERE s.job_id = j.id AND s.state = 'live' GROUP BY s.kind, s.location_id) o ON true
  ORDER BY j.api_key_id, j.id
 """
-_WANTED = """
+_MEANT = "(:all_kinds OR s.kind = ANY (:kinds) OR s.name = ANY (:names))"
+_WANTED = f"""
     s.location_id = ANY (:locations) AND s.state = ANY (:states)
     AND (s.state <> 'trashed' OR s.trashed_state = 'live')
-    AND (:all_kinds OR s.kind = ANY (:kinds) OR s.name = ANY (:names))
+    AND {_MEANT}
     AND (CAST(:codec AS text) IS NULL OR s.codec = :codec) AND s.stored_bytes >= :at_least
 """
 _TO_TIER = text(_IDLE.format(which="tier = ANY (:tiers)", wanted="false"))
@@ -146,6 +147,37 @@ def _idle(connection: Connection, statement: TextClause, parameters: dict[str, o
             sums.append(KindSum(*row[7:]))
     close()
     return jobs
+
+
+@dataclass(frozen=True, slots=True)
+class MovedBefore:
+    """An object that an earlier try of the same run has moved: where it was, and its bytes as stored before and now."""
+
+    object_id: UUID
+    job_id: UUID
+    name: str
+    old_location_id: int
+    old_key: str
+    before_bytes: int
+    after_bytes: int
+
+
+def moved_before(
+    connection: Connection, job_ids: Sequence[UUID], wanted: Wanted, *, run: str, since: datetime
+) -> list[MovedBefore]:
+    """What this run has moved of these jobs since then; the old bytes are still there, so that the intents are too."""
+    rows = connection.execute(
+        text(
+            "SELECT s.id, s.job_id, s.name, r.old_location_id, r.old_key, r.old_stored_bytes, s.stored_bytes "
+            "  FROM relocations r JOIN stored_objects s "
+            "    ON s.id = r.object_id AND s.location_id = r.location_id AND s.key = r.key "
+            " WHERE r.job_id = ANY (CAST(:ids AS uuid[])) AND r.state <> 'done' AND r.state = 'swapped' "
+            f"  AND r.run = :run AND r.created_at >= :since AND r.old_location_id = ANY (:locations) AND {_MEANT} "
+            " ORDER BY s.job_id, s.id"
+        ),
+        {"ids": [str(one) for one in job_ids], "run": run, "since": since} | _parameters(wanted),
+    )
+    return [MovedBefore(*row) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)

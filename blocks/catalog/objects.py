@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, text
+
+from blocks.catalog.locations import IN_USE, gone_out_of_use
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,16 @@ class Released:
 
 
 def insert_pending(connection: Connection, customer_id: int, objects: Sequence[NewObject]) -> None:
-    """Name the keys that are about to be written."""
+    """Name the keys that are about to be written.
+
+    Raises:
+        RefusedError: their location was retired since it was opened.
+    """
     if not objects:
         return
-    connection.execute(
+    inserted = connection.execute(
         text(
+            f"WITH places AS MATERIALIZED ({IN_USE}) "
             "INSERT INTO stored_objects "
             "  (id, job_id, api_key_id, kind, name, location_id, key, size_bytes, stored_bytes, sha256, state) "
             "SELECT n.id, n.job_id, :customer, n.kind, n.name, n.location_id, n.key, n.size, n.size, n.sha256, "
@@ -57,7 +64,7 @@ def insert_pending(connection: Connection, customer_id: int, objects: Sequence[N
             "              CAST(:names AS text[]), CAST(:locations AS bigint[]), CAST(:keys AS text[]), "
             "              CAST(:sizes AS bigint[]), "
             "              CAST(:hashes AS text[])) "
-            "    AS n (id, job_id, kind, name, location_id, key, size, sha256)"
+            "    AS n (id, job_id, kind, name, location_id, key, size, sha256) JOIN places p ON p.id = n.location_id"
         ),
         {
             "customer": customer_id,
@@ -71,6 +78,8 @@ def insert_pending(connection: Connection, customer_id: int, objects: Sequence[N
             "hashes": [new.sha256 for new in objects],
         },
     )
+    if inserted.rowcount != len(objects):
+        raise gone_out_of_use()
 
 
 def make_live(connection: Connection, verified: Sequence[Verified], *, job_statuses: Sequence[str]) -> dict[UUID, UUID]:
@@ -234,8 +243,13 @@ def find_named(connection: Connection, job_id: UUID) -> dict[str, ExistingOutput
     return {row.name: ExistingOutput(row.id, row.state, row.sha256) for row in rows}
 
 
-def find_used_names(connection: Connection, job_id: UUID) -> frozenset[str]:
-    """Names whose first key was given out already, to a writing that was released since."""
+def find_used_names(connection: Connection, job_id: UUID, names: Collection[str]) -> frozenset[str]:
+    """Those of these names whose first key was given out already, to a writing that was released since.
+
+    In a catalog that was restored any of them may have been, after the backup: it knows nothing of the bytes there.
+    """
+    if connection.execute(text("SELECT epoch > 1 FROM catalog_identity")).scalar_one():
+        return frozenset(names)
     rows = connection.execute(
         text(
             "SELECT name FROM stored_objects WHERE job_id = CAST(:job AS uuid) AND state = 'purging' "
@@ -244,4 +258,4 @@ def find_used_names(connection: Connection, job_id: UUID) -> frozenset[str]:
         ),
         {"job": str(job_id)},
     )
-    return frozenset(rows.scalars())
+    return frozenset(names) & frozenset(rows.scalars())

@@ -15,6 +15,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, text
 
 from blocks.catalog.customers import lock_customer
+from blocks.catalog.locations import IN_USE
 
 SWEEPS = ("compress-jobs", "tier-jobs", "migrate-storage")
 """Operations whose runs hold the lock of every location that they write to."""
@@ -72,6 +73,7 @@ def open_intents(
         return set()
     rows = connection.execute(
         text(
+            f"WITH places AS MATERIALIZED ({IN_USE}) "
             "INSERT INTO relocations "
             "  (id, object_id, generation, operation, rule, run, location_id, key, codec, job_id, api_key_id) "
             "SELECT w.id, o.id, o.generation, :operation, :rule, :run, w.location_id, w.key, w.codec, o.job_id, "
@@ -80,7 +82,7 @@ def open_intents(
             "              CAST(:locations AS bigint[]), CAST(:keys AS text[]), CAST(:codecs AS text[])) "
             "    AS w (id, object_id, generation, location_id, key, codec) "
             "  JOIN stored_objects o ON o.id = w.object_id AND o.generation = w.generation "
-            f" JOIN jobs j ON j.id = o.job_id WHERE {_MAY_MOVE} RETURNING id"
+            f" JOIN jobs j ON j.id = o.job_id JOIN places p ON p.id = w.location_id WHERE {_MAY_MOVE} RETURNING id"
         ),
         {
             "operation": operation,

@@ -10,7 +10,7 @@ from datetime import datetime
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from blocks.catalog.block import CatalogDatabase, is_lost
+from blocks.catalog.block import CatalogDatabase, is_interrupted
 from blocks.errors import CatalogUnavailableError
 
 RUNNING_LOCK = (1650549611, 1)
@@ -74,7 +74,7 @@ def exported_snapshot(catalog: CatalogDatabase) -> Iterator[Snapshot]:
             ).one()  # fmt: skip
             yield Snapshot(row.id, row.at, row.version, connection)
     except DBAPIError as error:
-        if not error.connection_invalidated and not is_lost(error):
+        if not error.connection_invalidated and not is_interrupted(error):
             raise
         raise catalog.unavailable(error) from error
     finally:

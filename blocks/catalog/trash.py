@@ -208,7 +208,7 @@ def request_erasure(connection: Connection, customer_id: int, job_ids: Sequence[
 
 
 def erase_jobs(connection: Connection, customer_id: int, job_ids: Sequence[UUID], *, run: str) -> tuple[UUID, ...]:
-    """Remove the rows of jobs whose bytes are gone: names, hashes, forms. Only the log stays.
+    """Remove the rows of jobs whose bytes are gone: names, hashes, forms. Only the log stays, with no name in it.
 
     Returns the jobs that are gone; one with an object left stays, for the next try.
     """
@@ -248,6 +248,14 @@ def erase_jobs(connection: Connection, customer_id: int, job_ids: Sequence[UUID]
         connection.execute(
             text(f"DELETE FROM {table} WHERE job_id = ANY (CAST(:ids AS uuid[]))"), {"ids": [str(one) for one in gone]}
         )
+    # The name of a customer's own file is the customer's.
+    connection.execute(
+        text(
+            "UPDATE operation_log SET before = before - 'name' "
+            " WHERE job_id = ANY (CAST(:ids AS uuid[])) AND operation = 'purge'"
+        ),
+        {"ids": [str(one) for one in gone]},
+    )
     connection.execute(
         text(
             "WITH gone AS (DELETE FROM jobs WHERE id = ANY (CAST(:ids AS uuid[])) RETURNING id, api_key_id) "

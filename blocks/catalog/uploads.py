@@ -8,6 +8,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from blocks.catalog.locations import IN_USE, gone_out_of_use
+
 
 @dataclass(frozen=True)
 class UploadRow:
@@ -44,24 +46,31 @@ def insert_upload(
     size_bytes: int,
     lasts: timedelta,
 ) -> datetime:
-    """Name the key that the form may write; returns when the form ends."""
-    expires_at: datetime = connection.execute(
+    """Name the key that the form may write; returns when the form ends.
+
+    Raises:
+        RefusedError: the location was retired since it was opened.
+    """
+    expires_at: datetime | None = connection.execute(
         text(
+            f"WITH places AS MATERIALIZED ({IN_USE}) "
             "INSERT INTO uploads (id, api_key_id, job_id, location_id, key, filename, size_bytes, expires_at) "
-            "VALUES (CAST(:id AS uuid), :customer, CAST(:job AS uuid), :location, :key, :filename, :size, "
-            "        clock_timestamp() + :lasts) RETURNING expires_at"
+            "SELECT CAST(:id AS uuid), :customer, CAST(:job AS uuid), id, :key, :filename, :size, "
+            "       clock_timestamp() + :lasts FROM places RETURNING expires_at"
         ),
         {
             "id": str(upload_id),
             "customer": customer_id,
             "job": str(job_id) if job_id else None,
-            "location": location_id,
+            "locations": [location_id],
             "key": key,
             "filename": filename,
             "size": size_bytes,
             "lasts": lasts,
         },
-    ).scalar_one()
+    ).scalar_one_or_none()
+    if expires_at is None:
+        raise gone_out_of_use()
     return expires_at
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import obstore
+from obstore.exceptions import InvalidPathError
 
 from blocks.errors import NotFoundError, UnfitStoreError
 from blocks.object_store.block import ObjectStore
@@ -29,15 +30,7 @@ class Listed:
 def list_prefix(store: ObjectStore, prefix: str) -> Iterator[Listed]:
     """Every object under `prefix` (a whole folder: `a/b` does not match `a/bc`)."""
     with store_errors(store, f"listing {prefix}"):
-        for page in obstore.list(store.fast, prefix, chunk_size=1000):
-            for item in page:
-                etag = item["e_tag"]
-                yield Listed(
-                    key=item["path"],
-                    size_bytes=item["size"],
-                    etag=etag.strip('"') if etag else None,
-                    last_modified=item["last_modified"],
-                )
+        yield from _from(store, prefix, "")
 
 
 def list_folders(store: ObjectStore, prefix: str = "") -> list[str]:
@@ -65,7 +58,7 @@ def list_range(
     """
     latest = ""
     with store_errors(store, f"listing {prefix}"):
-        for item in _with_classes(store, prefix, after) if classes else _from(store, prefix, after):
+        for item in _by_boto3(store, prefix, after) if classes else _from(store, prefix, after):
             folder = item.key[len(prefix) + 1 :].partition("/")[0]
             # Servers agree on the order of folders of one length, such as ids; others keep `a-b` before `a/`.
             if len(folder) == ID_LENGTH:
@@ -110,14 +103,18 @@ WORTH_LISTING = 4
 
 
 def _from(store: ObjectStore, prefix: str, after: str) -> Iterator[Listed]:
-    for page in obstore.list(store.fast, prefix, offset=after or None, chunk_size=1000):
-        for item in page:
-            etag = item["e_tag"]
-            yield Listed(item["path"], item["size"], etag.strip('"') if etag else None, item["last_modified"])
+    try:
+        for page in obstore.list(store.fast, prefix, offset=after or None, chunk_size=1000):
+            for item in page:
+                etag, after = item["e_tag"], item["path"]
+                yield Listed(item["path"], item["size"], etag.strip('"') if etag else None, item["last_modified"])
+    except InvalidPathError:
+        # S3 takes keys that are no paths (`a//b`, `a/./b`), and obstore gives up at the first of them.
+        yield from _by_boto3(store, prefix, after)
 
 
-def _with_classes(store: ObjectStore, prefix: str, after: str) -> Iterator[Listed]:
-    # boto3, because obstore's listing leaves the class out.
+def _by_boto3(store: ObjectStore, prefix: str, after: str) -> Iterator[Listed]:
+    # Slower than obstore, whose listing leaves storage classes out.
     pages = store.s3.get_paginator("list_objects_v2").paginate(
         Bucket=store.bucket, Prefix=store.path(f"{prefix}/"), StartAfter=store.path(after or prefix)
     )

@@ -104,7 +104,7 @@ def probe(store: ObjectStore) -> Capabilities:
     try:
         expiring, expires_at = _start_expiry(store, fresh("expiring"))
         findings = [_judge(name, trial, store, fresh(name)) for name, trial in TRIALS.items()]
-        findings.append(_finish_expiry(expiring, expires_at))
+        findings.append(_judge("presigned_urls_expire", lambda *_: _still_answers(expiring, expires_at), store, ""))
     finally:
         delete_keys(store, keys)
     needed = [finding for finding in findings if finding.name in NEEDED and not finding.works]
@@ -144,14 +144,18 @@ def _judge(name: str, trial: Callable[[ObjectStore, str], str | None], store: Ob
     return Finding(name, works=seen is None, detail=seen or "")
 
 
+KNOWS_NO_VERSIONS = (400, 405, 501)
+"""How a server without versioning answers to the question."""
+
+
 def _versioning(store: ObjectStore) -> str:
-    try:
-        return store.s3.get_bucket_versioning(Bucket=store.bucket).get("Status", "")
-    except ClientError as error:
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] in (404, 403) and "Bucket" in str(error):
-            with store_errors(store, "looking at the bucket"):
-                raise
-        return ""  # a server without versioning says so with an error
+    with store_errors(store, "looking at the bucket's versioning"):
+        try:
+            return store.s3.get_bucket_versioning(Bucket=store.bucket).get("Status", "")
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] not in KNOWS_NO_VERSIONS:
+                raise  # it may be versioned, and nobody knows
+            return ""
 
 
 def _start_expiry(store: ObjectStore, key: str) -> tuple[str, float]:
@@ -160,8 +164,8 @@ def _start_expiry(store: ObjectStore, key: str) -> tuple[str, float]:
     return presign_get(store, key, SHORTEST_URL), time.monotonic() + SHORTEST_URL.total_seconds() + 1.1
 
 
-def _finish_expiry(url: str, expires_at: float) -> Finding:
+def _still_answers(url: str, expires_at: float) -> str | None:
     # That a URL ends can only be seen after its end; the other trials ran meanwhile.
     time.sleep(max(0.0, expires_at - time.monotonic()))
     status = httpx.get(url, timeout=30).status_code
-    return Finding("presigned_urls_expire", status in (400, 403), "" if status in (400, 403) else f"answered {status}")
+    return None if status in (400, 403) else f"answered {status}"

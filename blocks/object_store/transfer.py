@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -161,6 +162,11 @@ def fingerprint(store: ObjectStore, key: str) -> tuple[str | None, datetime] | N
         with store_errors(store, f"looking at {key}"):
             meta = obstore.head(store.fast, key)
     except NotFoundError:
+        return None
+    except ValueError:  # a key that is no path to obstore, such as `a//b`
+        with suppress(NotFoundError):
+            found = head(store, key)
+            return found.etag, found.last_modified
         return None
     return _unquoted(meta["e_tag"]), meta["last_modified"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,11 +11,19 @@ from uuid import UUID
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.locations import read_identity
-from blocks.errors import ContentMismatchError, DamagedBackupError, InvalidInputError, NotFoundError, SchemaError
+from blocks.errors import (
+    ContentMismatchError,
+    DamagedBackupError,
+    InvalidInputError,
+    NotFoundError,
+    SchemaError,
+    StoreUnavailableError,
+)
 from blocks.object_store import ObjectStore
 from blocks.object_store.clock import MOST_APART
+from blocks.object_store.deletion import delete_keys
 from blocks.object_store.listing import Listed, list_folders, list_prefix
-from blocks.object_store.transfer import put_bytes, read_bytes
+from blocks.object_store.transfer import exists, put_bytes, read_bytes
 from blocks.units import shown
 from tasks.backups.manifest import (
     DRILL,
@@ -204,6 +212,37 @@ def write_note(store: ObjectStore, catalog_id: UUID, backup: str, name: str, not
     """Say something of a backup, in a file beside its manifest."""
     body = json.dumps(note, indent=1).encode()
     put_bytes(store, f"{folder_of(catalog_id, backup)}/{name}", body, {"Content-Type": "application/json"})
+
+
+def remove_folder(store: ObjectStore, catalog_id: UUID, backup: str) -> dict[str, str]:
+    """Remove a backup, or what is left of one; returns what could not be removed, and why.
+
+    It is marked as unfinished first and until the end, so that the next backup goes on where this one is killed; and
+    the manifest goes before the rest, since what is half removed must not look like a backup.
+    """
+    folder = folder_of(catalog_id, backup)
+    write_note(store, catalog_id, backup, STARTED, {"removed_at": datetime.now(UTC).isoformat()})
+    mark = f"{folder}/{STARTED}"
+
+    def rest() -> list[str]:
+        return [one.key for one in list_prefix(store, folder) if one.key != mark]
+
+    failed = delete_keys(store, [f"{folder}/{MANIFEST}"]) or delete_keys(store, rest())
+    return failed or (delete_keys(store, [mark]) if not rest() else {})
+
+
+def require_whole(store: ObjectStore, backups: Backups, recorded: Collection[str]) -> None:
+    """See that the listing left out none of the backups that the catalog has on record.
+
+    Raises:
+        StoreUnavailableError: one is there all the same; nothing that the listing does not show is known to be gone.
+    """
+    unlisted = sorted(set(recorded) - {one.id for one in backups.all})
+    there = in_parallel(
+        lambda name: exists(store, f"{folder_of(backups.catalog_id, name)}/{MANIFEST}"), unlisted, threads=16
+    )
+    if left_out := [name for name, found in zip(unlisted, there, strict=True) if found]:
+        raise StoreUnavailableError(f"the listing of the backups left out {', '.join(left_out[:3])}, which is there")
 
 
 def _read(store: ObjectStore, catalog_id: UUID, name: str, files: dict[str, Listed]) -> Backup:

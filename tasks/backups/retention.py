@@ -6,18 +6,16 @@ is, so that neither a clock nor a policy nor weeks of failing nights leave nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 
 from blocks.errors import StorageError
 from blocks.object_store import ObjectStore
-from blocks.object_store.deletion import delete_keys
-from blocks.object_store.listing import list_prefix
 from blocks.object_store.transfer import exists
 from blocks.policies import BackupPolicy
 from blocks.policies.backup import LEAST_VERIFIED
-from tasks.backups.listing import Backups
-from tasks.backups.manifest import HOLD, MANIFEST, folder_of
+from tasks.backups.listing import Backups, remove_folder, require_whole
+from tasks.backups.manifest import HOLD, folder_of
 from tasks.backups.metadata import remove_unused
 from tasks.plans import Item, Outcome, Plan, Report
 
@@ -61,9 +59,17 @@ def plan_retention(backups: Backups, policy: BackupPolicy, now: datetime) -> Pla
 
 
 def apply_retention(
-    store: ObjectStore, backups: Backups, plan: Plan, *, before_batch: Callable[[], None] = lambda: None
+    store: ObjectStore,
+    backups: Backups,
+    plan: Plan,
+    *,
+    recorded: Collection[str] = (),
+    before_batch: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Remove what was planned, and the metadata objects that only those were made of; the caller holds the lock."""
+    """Remove what was planned, and the metadata objects that only those were made of; the caller holds the lock.
+
+    `recorded` are the backups that the catalog knows of: a listing that leaves one out says nothing of what is unused.
+    """
     outcomes = []
     for item in plan.items:
         before_batch()
@@ -79,6 +85,7 @@ def apply_retention(
         gone = {one.item.subject for one in outcomes if one.result == "done"}
         left = Backups(backups.catalog_id, tuple(one for one in backups.all if one.id not in gone))
         try:
+            require_whole(store, backups, recorded)
             removed = remove_unused(store, left, before_batch=before_batch)
             notes = (f"{removed} metadata objects that no backup needs any more were removed",) if removed else ()
         except StorageError as error:
@@ -91,8 +98,5 @@ def remove_backup(store: ObjectStore, backups: Backups, backup: str) -> str:
     folder = folder_of(backups.catalog_id, backup)
     if exists(store, f"{folder}/{HOLD}"):
         return "it was put on hold meanwhile"
-    # The manifest first: what is half removed must not look like a backup.
-    failed = delete_keys(store, [f"{folder}/{MANIFEST}"])
-    if not failed:
-        failed = delete_keys(store, [one.key for one in list_prefix(store, folder)])
+    failed = remove_folder(store, backups.catalog_id, backup)
     return "; ".join(f"{key}: {why}" for key, why in failed.items())

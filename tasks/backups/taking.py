@@ -32,12 +32,11 @@ from blocks.encryption import BackupKey
 from blocks.errors import DamagedBackupError, StorageError, TransientError
 from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
-from blocks.object_store.listing import list_prefix
 from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
-from blocks.object_store.transfer import put_bytes, read_bytes
+from blocks.object_store.transfer import exists, put_bytes, read_bytes
 from blocks.policies import BackupPolicy
 from tasks.backups.contents import listed
-from tasks.backups.listing import list_backups, write_note
+from tasks.backups.listing import list_backups, remove_folder, write_note
 from tasks.backups.manifest import (
     DUMP,
     FORMAT_VERSION,
@@ -121,28 +120,35 @@ def take_backup(making: Making) -> Taken:
     started = time.monotonic()
     identity = making.catalog.transaction(read_identity)
     remove_unfinished(making.target, identity.catalog_id)
-    folder = ""
+    backup = ""
     try:
         with exported_snapshot(making.catalog) as snapshot:
             backup = backup_id(snapshot.taken_at, uuid4())
-            folder = folder_of(identity.catalog_id, backup)
             write_note(making.target, identity.catalog_id, backup, STARTED, {"run": making.run})
             taken = _take(making, snapshot, identity, backup, started)
-    except BaseException:
+    except BaseException as error:
         # A backup without a manifest is none, and the next one removes what could not be removed now.
-        if folder:
-            with suppress(StorageError):
-                _remove_folder(making.target, folder)
+        with suppress(StorageError):
+            if backup:
+                remove_folder(making.target, identity.catalog_id, backup)
+        with suppress(StorageError):
+            _record(making, backup, started, because=str(error) or type(error).__name__)
         raise
     made = taken.manifest
-    making.catalog.transaction(
-        lambda connection: record_check(
-            connection, what="backup", backup=made.id, ok=True, seconds=time.monotonic() - started,
-            bytes=made.size_bytes, run=making.run,
-            details={"rows": sum(made.rows.values()), "database_bytes": made.database_bytes},
-        )
+    _record(
+        making, made.id, started, bytes=made.size_bytes,
+        details={"rows": sum(made.rows.values()), "database_bytes": made.database_bytes},
     )  # fmt: skip
     return taken
+
+
+def _record(making: Making, backup: str, started: float, *, because: str = "", **more: Any) -> None:
+    making.catalog.transaction(
+        lambda connection: record_check(
+            connection, what="backup", backup=backup, ok=not because, seconds=time.monotonic() - started,
+            because=because, run=making.run, **more,
+        )
+    )  # fmt: skip
 
 
 def _take(making: Making, snapshot: Snapshot, identity: Identity, backup: str, started: float) -> Taken:
@@ -265,20 +271,13 @@ def _commit(making: Making, manifest: Manifest) -> None:
 
 def remove_unfinished(target: ObjectStore, catalog_id: UUID) -> int:
     """Remove what interrupted backups left; the caller holds the backups' lock, so that nobody is at it any more."""
-    unfinished = list_backups(target, catalog_id).unfinished
+    listed = list_backups(target, catalog_id).unfinished
+    # A listing may leave a manifest out: what has one is a backup.
+    unfinished = [name for name in listed if not exists(target, f"{folder_of(catalog_id, name)}/{MANIFEST}")]
     begun = tuple(f"{folder_of(catalog_id, name)}/" for name in unfinished)
     for upload in list(list_multipart_uploads(target)) if begun else ():
         if upload.key.startswith(begun):
             abort_multipart_upload(target, upload.key, upload.upload_id)
     for name in unfinished:
-        _remove_folder(target, folder_of(catalog_id, name))
+        remove_folder(target, catalog_id, name)
     return len(unfinished)
-
-
-def _remove_folder(target: ObjectStore, folder: str) -> None:
-    keys = [one.key for one in list_prefix(target, folder)]
-    # The manifest first: what is half removed must not look like a backup. The mark last, for the next one to find.
-    marked = [key for key in keys if key.endswith(f"/{STARTED}")]
-    delete_keys(target, [f"{folder}/{MANIFEST}"])
-    delete_keys(target, [key for key in keys if key not in marked])
-    delete_keys(target, marked)

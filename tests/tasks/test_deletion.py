@@ -214,6 +214,12 @@ def test_an_erasure_leaves_only_the_log(
 ) -> None:  # fmt: skip
     gone, stays = new_job(b"personal"), new_job(b"another's")
     register_outputs(sweep.catalog, location, policy, job_id=gone, outputs=str(write_outputs(tmp_path / "out")))
+    execute(
+        sweep.catalog,
+        "UPDATE stored_objects SET kind = 'upload', name = 'uploads/x/our summer.mp3' "
+        " WHERE kind = 'audio' AND job_id = :id",
+        id=gone,
+    )
     playlist = issue_download_url(
         sweep.catalog, Locations(sweep.catalog, location), access, api_key=acme, job_id=gone, kind="hls_720p"
     ).url

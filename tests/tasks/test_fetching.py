@@ -40,6 +40,8 @@ class Site(BaseHTTPRequestHandler):
             self._send(302, b"", location="file:///etc/passwd")
         elif path == "/loop.mp4":
             self._send(302, b"", location="/loop.mp4")
+        elif path == "/choices.mp4":
+            self._send(300, b"")
         elif path == "/broken.mp4":
             self._send(503, b"later")
         else:
@@ -77,7 +79,10 @@ def open_policy() -> IngestPolicy:
 def test_urls_go_through_temp(catalog: CatalogDatabase, location: OpenLocation, open_policy, acme, site) -> None:  # type: ignore[no-untyped-def]
     report = ingest_videos(
         catalog, location, open_policy, api_key=acme,
-        sources=[f"{site}/{name}.mp4" for name in ("good", "empty", "short", "moved", "loop", "broken", "absent")],
+        sources=[
+            f"{site}/{name}.mp4"
+            for name in ("good", "empty", "short", "moved", "loop", "choices", "broken", "absent")
+        ],
     )  # fmt: skip
     by_name = {outcome.source.rpartition("/")[2]: outcome for outcome in report.outcomes}
     assert by_name["good.mp4"].result == "ingested"
@@ -86,6 +91,7 @@ def test_urls_go_through_temp(catalog: CatalogDatabase, location: OpenLocation, 
     assert "is empty" in by_name["empty.mp4"].error
     assert by_name["short.mp4"].result == "failed", "a broken transfer may work later"
     assert "redirects more than" in by_name["loop.mp4"].error
+    assert "choices.mp4' answered 300" in by_name["choices.mp4"].error, "the site's answer, not the store's"
     assert (by_name["broken.mp4"].result, by_name["absent.mp4"].result) == ("failed", "refused")
     assert stored_keys(location, "temp") == [], "nothing waits under temp/ afterwards"
     assert len(stored_keys(location)) == 1

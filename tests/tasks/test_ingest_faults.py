@@ -65,17 +65,28 @@ def test_a_heal_whose_commit_got_no_answer_keeps_the_bytes(  # type: ignore[no-u
     assert len(stored_keys(location)) == 1
 
 
-def test_a_heal_that_fails_is_no_success(ingest, catalog, location, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (StoreUnavailableError("503"), "its stored bytes are missing: 503"),
+        (FileNotFoundError(2, "No such file or directory", "/inbox/a.mp4"),
+         "its stored bytes are missing: a.mp4 cannot be read any more: No such file or directory"),
+    ],
+)  # fmt: skip
+def test_a_heal_that_fails_is_no_success(  # type: ignore[no-untyped-def]
+    ingest, catalog, location, tmp_path, monkeypatch, error: Exception, told: str
+) -> None:
     video = write_video(tmp_path / "a.mp4", b"precious")
     ingest(video)
     lose(catalog, location)
 
     def refused(*_: object) -> None:
-        raise StoreUnavailableError("503")
+        raise error
 
     monkeypatch.setattr(healing, "write_object", refused)
-    (outcome,) = ingest(video).outcomes
-    assert (outcome.succeeded, outcome.error) == (False, "its stored bytes are missing: 503")
+    (outcome, other) = ingest(video, write_video(tmp_path / "b.mp4", b"another")).outcomes
+    assert (outcome.succeeded, outcome.error) == (False, told)
+    assert other.result == "ingested", "the others of its run go on"
     assert one(catalog, "SELECT state FROM relocations") == "done", "given up, and nothing is left of it"
 
 

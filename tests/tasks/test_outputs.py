@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from blocks.errors import InvalidInputError, NotFoundError, OvertakenError, RefusedError
-from blocks.object_store.transfer import put_bytes
+from blocks.object_store.deletion import delete_keys
+from blocks.object_store.transfer import put_bytes, read_bytes
 from tasks import outputs
 from tasks.outputs import RegisterReport, register_outputs
 from tests.helpers import assert_sound, execute, one, rows, stored_keys, write_outputs
@@ -163,6 +164,18 @@ def test_a_broken_off_registration_is_done_again_elsewhere(register, new_job, ca
     (key,) = (row.key for row in rows(catalog, "SELECT key FROM stored_objects WHERE kind = 'audio'"))
     assert key != f"processed/{job}/audio/audio.mp3", "no key is ever written twice"
     assert f"processed/{job}/audio/audio.mp3" not in stored_keys(location), "and what was half done is gone"
+
+
+def test_a_restored_catalog_writes_over_nothing_that_was_stored_after_its_backup(  # type: ignore[no-untyped-def]
+    register, new_job, catalog, location, tmp_path
+) -> None:
+    job, folder = new_job(), write_outputs(tmp_path / "out")
+    put_bytes(location.store, f"processed/{job}/audio/audio.mp3", b"newer than the backup", {})
+    execute(catalog, "UPDATE catalog_identity SET epoch = 2")
+    register(job, folder)
+    assert read_bytes(location.store, f"processed/{job}/audio/audio.mp3", at_most=100) == b"newer than the backup"
+    assert one(catalog, "SELECT count(*) FROM stored_objects WHERE state = 'live'") == 17
+    delete_keys(location.store, [f"processed/{job}/audio/audio.mp3"])
 
 
 def test_two_registrations_at_once(register, new_job, catalog, tmp_path) -> None:  # type: ignore[no-untyped-def]

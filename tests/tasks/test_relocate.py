@@ -11,8 +11,9 @@ from uuid import UUID
 
 import pytest
 
+from blocks.catalog import due
 from blocks.catalog.relocations import LIVE_OR_TRASHED
-from blocks.errors import CatalogUnavailableError, RefusedError
+from blocks.errors import CatalogUnavailableError, RefusedError, StoreUnavailableError
 from blocks.object_store.probing import Capabilities
 from blocks.object_store.transfer import head, put_bytes, read_bytes
 from blocks.policies import RetentionPolicy
@@ -20,9 +21,11 @@ from tasks import relocate, rewriting
 from tasks.deletion import Wanted as Chosen
 from tasks.deletion import apply_deletion, apply_erasure, apply_undelete, hold, plan_deletion, plan_undelete, select
 from tasks.intents import recover
+from tasks.migration import Migration, find_jobs, plan_migration
+from tasks.moving import move_batch, split
 from tasks.outputs import register_outputs
 from tasks.rewriting import Target
-from tests.helpers import execute, one, rows, stored_keys, write_outputs
+from tests.helpers import assert_sound, execute, one, rows, stored_keys, write_outputs
 from tests.tasks.moves import MIB, POLICY, WHY, end_urls, everything, results, sweep_of
 
 
@@ -289,3 +292,33 @@ def test_the_outputs_of_a_job_that_come_later_start_it_over(  # type: ignore[no-
     execute(catalog, "UPDATE jobs SET tier = 'cold', compressed_at = now()")
     register_outputs(catalog, location, policy, job_id=job, outputs=str(write_outputs(tmp_path / "out")))
     assert rows(catalog, "SELECT tier, compressed_at FROM jobs") == [("hot", None)]
+
+
+def test_a_batch_that_is_tried_again_counts_what_it_moved_before(  # type: ignore[no-untyped-def]
+    catalog, location, cold, locations, job
+) -> None:
+    """As after a killed process: the report tells of all that the run did, and of nothing twice."""
+    migration = Migration(location, cold)
+    _, moves = plan_migration(find_jobs(catalog, migration), migration)
+    since = catalog.transaction(due.now)
+    (batch,) = split(moves, POLICY, run="a run", records="reports/x", since=since)
+    objects = len(everything(catalog))
+    chunks = iter([None])
+
+    def breaks_off_at_the_second() -> None:
+        if next(chunks, "no more") is not None:
+            raise StoreUnavailableError("gone")
+
+    small = POLICY.model_copy(update={"batch_objects": 7})
+    with pytest.raises(StoreUnavailableError):
+        move_batch(catalog, locations, small, batch, before_chunk=breaks_off_at_the_second)
+    assert one(catalog, "SELECT count(*) FROM relocations") == 7
+    moved = move_batch(catalog, locations, small, batch)
+    assert (moved.jobs[job].moved, moved.jobs[job].changed, moved.jobs[job].skipped) == (objects, 0, 0)
+    assert moved.jobs[job].after_bytes == one(catalog, "SELECT sum(stored_bytes) FROM stored_objects")
+    lines = read_bytes(cold.store, moved.records, at_most=MIB).decode().splitlines()
+    assert len(lines) == objects
+    assert all(",moved,main,processed/" in line for line in lines)
+    later = replace(batch, since=catalog.transaction(due.now))
+    assert move_batch(catalog, locations, small, later).jobs[job].moved == 0, "a later pass counts its own"
+    assert_sound(catalog, location, cold)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import pytest
 
 from blocks.catalog import CatalogDatabase
-from blocks.errors import NotFoundError, UnfitStoreError
+from blocks.errors import NotFoundError, StoreUnavailableError, UnfitStoreError
 from blocks.object_store import ObjectStore
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.probing import Capabilities, probe
 from blocks.object_store.trials import NEEDED, TRIALS
 from tasks.stores import open_location, probe_store
+from tests.chaos.faults import error
 from tests.helpers import rows
+from tests.line import Answer, Call, Fault, Verdict
+from tests.wires import wired
 
 
 def test_what_the_embedded_server_does(capabilities: Capabilities) -> None:
@@ -57,3 +60,22 @@ def test_a_versioned_bucket_is_refused(store: ObjectStore) -> None:
 def test_a_bucket_that_is_not_there(store: ObjectStore) -> None:
     with pytest.raises(NotFoundError):
         probe(store.model_copy(update={"bucket": "not-there"}))
+
+
+class Unwell(Fault):
+    """The store cannot say whether the bucket is versioned."""
+
+    async def before(self, call: Call) -> Verdict | Answer:
+        return error(503, "SlowDown") if "?versioning" in call.what else Verdict.PASS
+
+
+def test_a_bucket_that_may_be_versioned_is_not_taken(store: ObjectStore) -> None:
+    told = pytest.raises(StoreUnavailableError, match="looking at the bucket's versioning")
+    with wired(store.model_copy(update={"retries": 1}), Unwell()) as unwell, told:
+        probe(unwell)
+
+
+def test_a_public_address_that_nobody_answers_at(store: ObjectStore) -> None:
+    with pytest.raises(UnfitStoreError, match=r"cannot be used: .*presigned_get: .*Connection refused"):
+        probe(store.model_copy(update={"public_endpoint_url": "http://127.0.0.1:9"}))
+    assert list(list_prefix(store, "probe")) == []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -13,19 +15,27 @@ import pytest
 from zstandard import ZstdDecompressor
 
 from blocks.catalog import CatalogDatabase
+from blocks.catalog.checks import backups_made
 from blocks.catalog.snapshots import exported_snapshot
 from blocks.catalog.sweeps import backup_lock
 from blocks.encryption import BackupKey, new_key
-from blocks.errors import CatalogUnavailableError, DamagedBackupError, InvalidInputError, ProgramError, SweepBusyError
+from blocks.errors import (
+    CatalogUnavailableError,
+    DamagedBackupError,
+    InvalidInputError,
+    ProgramError,
+    StoreUnavailableError,
+    SweepBusyError,
+)
 from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.multipart import list_multipart_uploads
 from blocks.object_store.transfer import head, put_bytes, read_bytes
 from blocks.policies import BackupPolicy
-from tasks.backups import taking
+from tasks.backups import listing, taking
 from tasks.backups.listing import Backups
-from tasks.backups.manifest import DUMP, METADATA_LIST, folder_of
+from tasks.backups.manifest import DUMP, MANIFEST, METADATA_LIST, STARTED, folder_of
 from tasks.backups.metadata import list_of
 from tasks.backups.retention import apply_retention, plan_retention, remove_backup
 from tasks.backups.taking import Taken
@@ -147,6 +157,8 @@ def test_interrupted_it_is_none_and_nothing_is_left(catalog, job, take, vault, l
     assert list(list_multipart_uploads(vault)) == []
     take()
     assert len(listed().all) == 1
+    written = rows(catalog, "SELECT ok, because FROM backup_checks ORDER BY at")
+    assert list(map(tuple, written)) == [(False, "gone"), (False, "gone"), (True, "")], "what failed is on record"
 
 
 def test_the_dumps_connection_is_cut(catalog, job, take, vault, listed, monkeypatch) -> None:  # type: ignore[no-untyped-def]  # fixtures
@@ -238,6 +250,52 @@ def test_retention_removes_backups_and_what_only_they_needed(
     assert contents(vault, catalog_id) == [entry.sha256 for entry in list_of(vault, new[0])]
     with pytest.raises(InvalidInputError):
         hold_backup(vault, listed().all[0], catalog_id, " ")
+
+
+def test_a_removal_that_is_cut_off_is_finished_by_the_next_backup(
+    catalog, job, take, vault, catalog_id, listed, monkeypatch
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    made = take().manifest
+
+    def gone(*_: object) -> dict[str, str]:
+        raise StoreUnavailableError("gone")
+
+    real = listing.delete_keys
+    for whole, dies in enumerate((1, 2, 3)):
+        calls = itertools.count(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(listing, "delete_keys", lambda *said: gone() if next(calls) == dies else real(*said))  # noqa: B023 -- called here
+            with pytest.raises(StoreUnavailableError):
+                remove_backup(vault, listed(), made.id)
+        assert len(listed().all) == int(not whole), "before the manifest went it is a backup, and none after"
+        assert (made.id in listed().unfinished) == bool(whole)
+    newer = take().manifest
+    assert [one.id for one in listed().all] == [newer.id]
+    assert listed().unfinished == {}
+    assert list(list_prefix(vault, folder_of(catalog_id, made.id))) == []
+
+
+def test_a_listing_that_leaves_a_backup_out_removes_nothing_of_it(
+    catalog, location, job, take, vault, catalog_id, listed, monkeypatch
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """Neither the metadata objects that it alone is made of, nor itself where it is still marked as begun."""
+    kept = [take().manifest for _ in range(2)]
+    (content,) = contents(vault, catalog_id)
+    for made in kept:
+        put_bytes(vault, f"{folder_of(catalog_id, made.id)}/{STARTED}", b"{}", {})
+    real = listing.list_prefix
+    manifests = {f"{folder_of(catalog_id, made.id)}/{MANIFEST}" for made in kept}
+    with monkeypatch.context() as patch:
+        patch.setattr(listing, "list_prefix", lambda *said: (one for one in real(*said) if one.key not in manifests))
+        assert set(listed().unfinished) == {made.id for made in kept}
+        gone = take().manifest
+        old = plan_retention(listed(), BackupPolicy(keep_verified=2), gone.snapshot_at + timedelta(days=40))
+        planned = replace(old, items=(replace(old.skipped[0], subject=gone.id),))
+        report = apply_retention(vault, listed(), planned, recorded=catalog.transaction(backups_made))
+        assert "were left: the listing of the backups left out" in report.notes[0]
+    assert {one.id for one in listed().all} == {made.id for made in kept}
+    assert contents(vault, catalog_id) == [content]
+    assert all(verify_backup(catalog, vault, one, FAST, contents=True).ok for one in listed().all)
 
 
 def test_a_list_that_cannot_be_read_keeps_every_metadata_object(catalog, job, take, vault, catalog_id, listed) -> None:  # type: ignore[no-untyped-def]  # fixtures
