@@ -101,20 +101,19 @@ def issue_upload_url(
     if not reserve_now(catalog, customer.id, upload_id, wanted, lasts + timedelta(minutes=access.completion_minutes)):
         customer = catalog.transaction(lambda connection: require_enabled(lock_customer(connection, customer.id)))
         raise QuotaExceededError(customer.over_quota(wanted, wanted - size_bytes))
+
+    def begin(connection: Connection) -> datetime:
+        return insert_upload(
+            connection, upload_id=upload_id, customer_id=customer.id, job_id=job, location_id=location.place.id,
+            key=key, filename=filename, size_bytes=size_bytes, lasts=lasts,
+        )  # fmt: skip
+
     # Killed before this, the reservation lapses by itself.
-    expires_at = catalog.transaction(
-        lambda connection: insert_upload(
-            connection,
-            upload_id=upload_id,
-            customer_id=customer.id,
-            job_id=job,
-            location_id=location.place.id,
-            key=key,
-            filename=filename,
-            size_bytes=size_bytes,
-            lasts=lasts,
-        )
-    )
+    try:
+        expires_at = catalog.transaction(begin)
+    except RefusedError:
+        catalog.transaction(lambda connection: settle(connection, customer.id, {upload_id: 0}, keep_for=timedelta(0)))
+        raise
     form = presign_post(location.store, key, size_bytes=size_bytes, expires_in=lasts)
     return IssuedUpload(upload_id, expires_at, size_bytes, form)
 

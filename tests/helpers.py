@@ -159,7 +159,8 @@ def assert_sound(catalog: CatalogDatabase, *locations: OpenLocation) -> None:
     assert_totals(catalog)
     for row in rows(
         catalog,
-        "SELECT location_id, key, codec, sha256, size_bytes, stored_bytes FROM stored_objects WHERE state = 'live'",
+        "SELECT location_id, key, codec, sha256, size_bytes, stored_bytes FROM stored_objects "
+        " WHERE state = 'live' OR (state = 'trashed' AND trashed_state = 'live')",
     ):
         store = stores[row.location_id]
         assert store is not None, "which store is it in?"
@@ -170,7 +171,8 @@ def assert_sound(catalog: CatalogDatabase, *locations: OpenLocation) -> None:
         row.key
         for row in rows(
             catalog,
-            "SELECT key FROM stored_objects UNION SELECT key FROM relocations UNION SELECT old_key FROM relocations",
+            "SELECT key FROM stored_objects UNION SELECT key FROM relocations WHERE state <> 'done' "
+            "UNION SELECT old_key FROM relocations WHERE state <> 'done'",
         )
     }
     for location in locations:

@@ -133,8 +133,10 @@ def _altered_url_is_refused(store: ObjectStore, key: str) -> str | None:
     put_bytes(store, key, BODY, {})
     put_bytes(store, f"{key}-other", BODY, {})
     url = presign_get(store, key, timedelta(minutes=5))
-    answer = httpx.get(url.replace(f"{key}?", f"{key}-other?"), timeout=30)
-    delete_keys(store, [f"{key}-other"])
+    try:
+        answer = httpx.get(url.replace(f"{key}?", f"{key}-other?"), timeout=30)
+    finally:
+        delete_keys(store, [f"{key}-other"])
     return None if answer.status_code in (400, 403) else f"answered {answer.status_code} to an altered URL"
 
 

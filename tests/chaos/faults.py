@@ -12,8 +12,10 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from tests.line import Answer, Call, Fault, Moment, Verdict
+from blocks.object_store import ObjectStore
+from tests.line import Answer, Call, Fault, Moment, Server, Verdict
 
 DEAD_SECONDS = 10
 
@@ -22,13 +24,14 @@ DEAD_SECONDS = 10
 class Point(Fault, ABC):
     """Something happens at a call, or at `times` in a row: before the server gets it, or after the server has done it.
 
-    `hit` is the first such call, once it was met.
+    `hit` is the first such call, once it was met; `only` lets calls to the other server through.
     """
 
     number: int
     moment: Moment
     times: int = 1
     hit: Call | None = None
+    only: Server | None = None
 
     async def before(self, call: Call) -> Verdict | Answer:
         return await self._met(call, "before", None)
@@ -37,7 +40,8 @@ class Point(Fault, ABC):
         return await self._met(call, "after", answer)
 
     async def _met(self, call: Call, moment: Moment, answer: Answer | None) -> Verdict | Answer:
-        if moment != self.moment or not self.number <= call.number < self.number + self.times:
+        meant = self.number <= call.number < self.number + self.times and self.only in (None, call.to)
+        if moment != self.moment or not meant:
             return Verdict.PASS
         self.hit = self.hit or call
         return await self.strike(call, answer)
@@ -108,12 +112,6 @@ def an_empty_listing(body: bytes) -> bytes:
     return re.sub(rb"<Contents>.*?</Contents>", b"", body, flags=re.DOTALL)
 
 
-def keys_that_failed(body: bytes) -> bytes:
-    """DeleteObjects answers 200, and for every second key an error; its bytes are gone all the same."""
-    told = rb"<Error>\1<Code>InternalError</Code><Message>the line says so</Message></Error>"
-    return _every_second(rb"<Deleted>.*?(<Key>.*?</Key>).*?</Deleted>", body, told)
-
-
 def _every_second(pattern: bytes, body: bytes, instead: bytes) -> bytes:
     found = itertools.count()
 
@@ -121,6 +119,39 @@ def _every_second(pattern: bytes, body: bytes, instead: bytes) -> bytes:
         return match.expand(instead) if next(found) % 2 == 0 else match[0]
 
     return re.sub(pattern, change, body, flags=re.DOTALL)
+
+
+@dataclass
+class SomeStay(Point):
+    """DeleteObjects answers 200, and for every second key an error: it is still there.
+
+    What a client signed cannot be changed on its way: those are put back after they went.
+    """
+
+    store: ObjectStore = field(kw_only=True)
+    _kept: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def on_its_way(self, call: Call, body: bytes) -> bytes:
+        if self.number <= call.number < self.number + self.times:
+            for key in re.findall(r"<Key>(.*?)</Key>", body.decode())[::2]:
+                with suppress(self.store.s3.exceptions.NoSuchKey):
+                    found = self.store.s3.get_object(Bucket=self.store.bucket, Key=key)
+                    read = found["Body"].read()
+                    self._kept[key] = {
+                        "Body": read, "Metadata": found["Metadata"], "ContentType": found["ContentType"]
+                    }  # fmt: skip
+        return body
+
+    async def strike(self, call: Call, answer: Answer | None) -> Verdict | Answer:
+        del call
+        assert answer is not None
+        told = ""
+        for key, content in self._kept.items():
+            self.store.s3.put_object(Bucket=self.store.bucket, Key=key, **content)
+            told += f"<Error><Key>{key}</Key><Code>InternalError</Code><Message>the line says so</Message></Error>"
+        self._kept.clear()
+        assert b"</DeleteResult>" in answer.body
+        return replace(answer, body=answer.body.replace(b"</DeleteResult>", f"{told}</DeleteResult>".encode()))
 
 
 @dataclass

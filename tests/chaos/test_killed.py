@@ -13,7 +13,7 @@ from tests.chaos.walking import Choice, Walk, spread, walk_all
 def test_killed_in_the_middle(walk: Walk) -> None:
     """Each act once; `make chaos` is for every point."""
     (middle,) = spread(walk.points, 1)
-    walk.die(middle)
+    assert walk.die(middle)
 
 
 @pytest.mark.chaos

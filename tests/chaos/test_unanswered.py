@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from blocks.object_store import ObjectStore
 from tests.chaos.acts import ACTS
 from tests.chaos.faults import (
     Cut,
@@ -13,10 +14,10 @@ from tests.chaos.faults import (
     Rewrite,
     Say,
     Sleep,
+    SomeStay,
     an_empty_listing,
     error,
     half_a_listing,
-    keys_that_failed,
 )
 from tests.chaos.walking import Choice, Walk, Where, spread, walk_all
 from tests.line import Answer
@@ -24,13 +25,18 @@ from tests.line import Answer
 FAULTS: dict[str, Callable[[Where], Point]] = {
     "the connection breaks": lambda at: Cut(at.number, at.moment),
     "503 once": lambda at: Say(at.number, at.moment, answer=error(503, "SlowDown")),
+    "503 for long": lambda at: Say(at.number, at.moment, answer=error(503, "SlowDown"), times=12),
+    "an error that says 200": lambda at: Say(
+        at.number, at.moment, answer=Answer(200, error(500, "InternalError").body)
+    ),
+    "gone for good": lambda at: Cut(at.number, at.moment, times=10**6, only="store"),
     "500 for long": lambda at: Say(at.number, at.moment, answer=error(500, "InternalError"), times=12),
     "half a body": lambda at: Say(at.number, at.moment, answer=Answer(200, b"<Result>", broken=True)),
 }
-LIES = {
-    "half a listing": ("list-type=2", half_a_listing),
-    "an empty listing": ("list-type=2", an_empty_listing),
-    "keys that could not be deleted": ("?delete", keys_that_failed),
+LIES: dict[str, tuple[str, Callable[[Where, ObjectStore], Point]]] = {
+    "half a listing": ("list-type=2", lambda at, _: Rewrite(at.number, at.moment, says=half_a_listing)),
+    "an empty listing": ("list-type=2", lambda at, _: Rewrite(at.number, at.moment, says=an_empty_listing)),
+    "keys that could not be deleted": ("?delete", lambda at, store: SomeStay(at.number, at.moment, store=store)),
 }
 
 
@@ -59,10 +65,10 @@ def test_a_call_goes_wrong(walk: Walk) -> None:
     if number % 2:
         fault = list(FAULTS)[number // 2 % len(FAULTS)]
         for where in spread(points_of(walk, fault), 1):
-            walk.meet(FAULTS[fault](where))
+            assert walk.meet(FAULTS[fault](where))
     else:
         for where in spread(sleeping_points(walk), 1):
-            walk.meet(Sleep(where.number, where.moment))
+            assert walk.meet(Sleep(where.number, where.moment))
 
 
 @pytest.mark.slow
@@ -73,7 +79,7 @@ def test_an_answer_is_not_the_truth(walk: Walk) -> None:
     if lies:
         lie = lies[list(ACTS).index(walk.act.name) % len(lies)]
         for where in spread(lying_points(walk, lie), 1):
-            walk.meet(Rewrite(where.number, where.moment, says=LIES[lie][1]))
+            walk.meet(LIES[lie][1](where, walk.store))
 
 
 @pytest.mark.chaos
@@ -96,6 +102,5 @@ def test_asleep_at_every_call(walk: Walk, choose: Choice) -> None:
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize("walk", ACTS, indirect=True)
 def test_no_answer_is_the_truth(walk: Walk, lie: str, choose: Choice) -> None:
-    says = LIES[lie][1]
-    points = lying_points(walk, lie)
-    walk_all(points, lambda where: walk.meet(Rewrite(where.number, where.moment, says=says)), choose)
+    fault = LIES[lie][1]
+    walk_all(lying_points(walk, lie), lambda where: walk.meet(fault(where, walk.store)), choose)

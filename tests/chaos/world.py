@@ -14,11 +14,15 @@ from uuid import UUID
 from prefect_aws.credentials import MinIOCredentials
 
 from blocks.catalog import CatalogDatabase
+from blocks.catalog.locations import read_identity
 from blocks.catalog.sweeps import sweep_lock
 from blocks.object_store import ObjectStore
 from blocks.object_store.block import MIB
+from blocks.object_store.multipart import list_multipart_uploads
 from blocks.object_store.probing import Capabilities
-from blocks.policies import AccessPolicy, IngestPolicy, RetentionPolicy
+from blocks.policies import AccessPolicy, BackupPolicy, IngestPolicy, RetentionPolicy
+from tasks.backups.listing import list_backups
+from tasks.backups.verifying import verify_backup
 from tasks.cleanup import apply_cleanup, find_due
 from tasks.cleanup_plan import plan_cleanup
 from tasks.customers import create_key
@@ -191,12 +195,25 @@ class World:
         assert waiting == [], "rows without an end"
         assert rows(self.catalog, "SELECT key, state FROM relocations WHERE state <> 'done'") == [], "open intents"
         assert rows(self.catalog, "SELECT id FROM reservations") == [], "quota nobody uses"
+        for location in (self.home, self.cold):
+            assert list(list_multipart_uploads(location.store)) == [], "parts nobody puts together"
         twice = rows(
             self.catalog,
-            "SELECT object_id, operation, before, after FROM operation_log WHERE object_id IS NOT NULL "
-            "GROUP BY 1, 2, 3, 4 HAVING count(*) > 1",
+            "SELECT job_id, object_id, operation, before, after FROM operation_log "
+            " WHERE coalesce(object_id, job_id) IS NOT NULL GROUP BY 1, 2, 3, 4, 5 HAVING count(*) > 1",
         )
         assert not (once and twice), f"recorded twice: {twice}"
+
+    def assert_vault_sound(self) -> None:
+        """Every backup in it is whole, and nothing is half made or half gone; also where there is none at all."""
+        vault, catalog_id = self.store("vault"), self.catalog.transaction(read_identity).catalog_id
+        found = list_backups(vault, catalog_id)
+        assert found.unfinished == {}, "a backup that nobody finishes"
+        for backup in found.all:
+            assert backup.usable, f"{backup.id}: {backup.why_not or 'it was read back, and is damaged'}"
+            checked = verify_backup(self.catalog, vault, backup, BackupPolicy(parallel_transfers=1), contents=True)
+            assert checked.ok, f"{backup.id}: {checked.because}"
+        assert list(list_multipart_uploads(vault)) == []
 
     def picture(self) -> list[Sequence[Any]]:
         """What customers have, without ids, keys and times: equal pictures are equal worlds to them."""

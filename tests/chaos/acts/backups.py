@@ -6,12 +6,14 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 from blocks.catalog import CatalogDatabase, due
+from blocks.catalog.checks import backups_made
 from blocks.catalog.databases import drop_database, maintenance
 from blocks.catalog.locations import read_identity
 from blocks.catalog.migrating import upgrade
 from blocks.catalog.restored import read_freeze, thaw
 from blocks.catalog.sweeps import backup_lock
 from blocks.errors import NotFoundError
+from blocks.object_store.transfer import put_bytes
 from blocks.policies import BackupPolicy
 from tasks.backups.aftermath import Aftermath, claim_buckets
 from tasks.backups.cutover import cut_over, drop_leftovers, reopen
@@ -23,7 +25,7 @@ from tasks.backups.retention import apply_retention, plan_retention
 from tasks.backups.taking import Making, take_backup
 from tests.chaos.acts.act import Act
 from tests.chaos.world import World
-from tests.helpers import one
+from tests.helpers import execute, one, sha256
 
 POLICY = BackupPolicy(compression_level=1, restore_jobs=1, keep_verified=2, keep_days=1, parallel_transfers=1)
 
@@ -60,9 +62,22 @@ def _take(world: World) -> None:
 
 
 def _three_backups(world: World) -> None:
+    """Each with metadata that only it is made of."""
     _a_job(world)
-    for _ in range(3):
+    for number in range(3):
+        content = f'{{"version": {number}}}'.encode()
+        put_bytes(world.home.store, _metadata_key(world), content, {})
+        execute(
+            world.catalog,
+            "UPDATE stored_objects SET sha256 = :sha256, size_bytes = :size, stored_bytes = :size, etag = NULL "
+            " WHERE kind = 'metadata'",
+            sha256=sha256(content), size=len(content),
+        )  # fmt: skip
         _take(world)
+
+
+def _metadata_key(world: World) -> str:
+    return str(one(world.catalog, "SELECT key FROM stored_objects WHERE kind = 'metadata'"))
 
 
 def _let_old_ones_go(world: World) -> None:
@@ -70,8 +85,15 @@ def _let_old_ones_go(world: World) -> None:
     with backup_lock(world.catalog, _id(world), holder="backup", wait=timedelta(seconds=20)) as lock:
         found = _listed(world)
         plan = plan_retention(found, POLICY, world.catalog.transaction(due.now) + timedelta(days=3))
-        apply_retention(world.store("vault"), found, plan, before_batch=lock.require)
+        made = world.catalog.transaction(backups_made)
+        apply_retention(world.store("vault"), found, plan, recorded=made, before_batch=lock.require)
     assert len([backup for backup in _listed(world).all if backup.good]) >= POLICY.keep_verified
+
+
+def _next_night(world: World) -> None:
+    """As the flow: a backup, which finishes what was left half removed, and then retention."""
+    _take(world)
+    _let_old_ones_go(world)
 
 
 def _a_backup(world: World) -> None:
@@ -148,7 +170,7 @@ def _upgrade(world: World) -> None:
 
 ACTS = (
     Act("backup", _a_job, _take),
-    Act("backup-retention", _three_backups, _let_old_ones_go),
+    Act("backup-retention", _three_backups, _let_old_ones_go, again=_next_night),
     Act("restore-drill", _a_backup, _drill, tidy=_drop_what_was_kept),
     Act("restore", _a_backup, _restore, again=_restore_or_go_on, tidy=_drop_what_was_kept),
     Act("upgrade", _an_empty_database, _upgrade, tidy=_drop_what_was_kept),
