@@ -23,7 +23,7 @@ from tests.chaos.walking import Choice, Walk, Where, spread, walk_all
 from tests.conftest import make_store, make_template
 from tests.line import Server
 
-IN_SHORT = ("ingest", "migrate-storage")
+IN_SHORT = ("ingest-videos", "migrate-storage")
 """One that adds and one that moves, for every test run; `make chaos` restarts both servers under all of them."""
 SERVERS: tuple[Server, Server] = ("catalog", "store")
 

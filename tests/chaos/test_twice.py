@@ -10,7 +10,7 @@ from tests.chaos.walking import Walk
 
 TIMES = 3
 WITHOUT_A_LOCK = (
-    "ingest",
+    "ingest-videos",
     "register-outputs",
     "complete-upload-of-a-video",
     "complete-upload-for-a-job",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
-from blocks.catalog import CatalogDatabase, checks, counters, drift, due, objects, relocations, verifying
+from blocks.catalog import CatalogDatabase, checks, counters, drift, due, moving, objects, relocations, verifying
 from blocks.catalog.admission import find_known, reserve_now
 from blocks.catalog.content import metadata_after
 from blocks.catalog.customers import list_customers
@@ -206,6 +206,18 @@ BY_FLOWS: dict[str, Callable[[Crowd], object]] = {
         lambda connection: metadata_after(connection, UUID(int=1 << 126), crowd.big.place.shelf, limit=20)
     ),
     "lost rows": lambda crowd: crowd.catalog.transaction(lambda connection: drift.unsound_keys(connection, 10)),
+    "jobs that lost something": lambda crowd: crowd.catalog.transaction(
+        lambda connection: drift.unsound_jobs(connection, [crowd.job, *(uuid4() for _ in range(50))])
+    ),
+    "moved before": lambda crowd: crowd.catalog.transaction(
+        lambda connection: moving.moved_before(
+            connection,
+            [crowd.job],
+            moving.Wanted(tuple(crowd.big.place.shelf)),
+            run="x",
+            since=crowd.now - timedelta(days=1),
+        )
+    ),  # fmt: skip
     "share": lambda crowd: crowd.catalog.transaction(lambda connection: due.count_up_to(connection, 100)),
     "checks": lambda crowd: crowd.catalog.transaction(lambda connection: checks.newest_checks(connection, "backup")),
 }

@@ -30,6 +30,7 @@ from tasks.deletion import (
 )
 from tasks.downloads import bulk_download
 from tasks.ingest import ingest_videos
+from tasks.migration import Migration, find_jobs
 from tasks.outputs import register_outputs
 from tasks.plans import Report
 from tasks.stores import Locations, OpenLocation
@@ -206,6 +207,23 @@ def test_by_filter(sweep: Sweep, location: OpenLocation, policy: IngestPolicy, a
         found(api_key="nobody")
     with pytest.raises(NotFoundError, match="no job"):
         found(job_ids=(str(uuid4()),))
+
+
+def test_a_key_and_another_keys_job_together_are_nobodys_job(
+    sweep: Sweep, location: OpenLocation, cold: OpenLocation, policy: IngestPolicy, acme: str,
+    new_job: Callable[[bytes], UUID], tmp_path: Path,
+) -> None:  # fmt: skip
+    """Both must be true: neither is deleted, brought back or moved."""
+    new_job(b"acme's")
+    create_key(sweep.catalog, "rival", "1 MiB")
+    video = write_video(tmp_path / "theirs.mp4", b"rival's")
+    (taken,) = ingest_videos(sweep.catalog, location, policy, api_key="rival", sources=[str(video)]).outcomes
+    theirs = taken.job_id
+    for trashed in (False, True):
+        with pytest.raises(NotFoundError, match=f"no job {theirs}"):
+            select(sweep.catalog, Wanted((str(theirs),), acme), trashed=trashed)
+    migration = Migration(location, cold, api_key=acme, job_ids=(str(theirs),))
+    assert find_jobs(sweep.catalog, migration).jobs == ()
 
 
 def test_an_erasure_leaves_only_the_log(

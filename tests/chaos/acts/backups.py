@@ -12,10 +12,12 @@ from blocks.catalog.locations import read_identity
 from blocks.catalog.migrating import upgrade
 from blocks.catalog.restored import read_freeze, thaw
 from blocks.catalog.sweeps import backup_lock
-from blocks.errors import NotFoundError
+from blocks.errors import NotFoundError, RefusedError
+from blocks.object_store.copying import copy
+from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes
-from blocks.policies import BackupPolicy
-from tasks.backups.aftermath import Aftermath, claim_buckets
+from blocks.policies import BackupPolicy, IntegrityPolicy
+from tasks.backups.aftermath import Aftermath, claim_buckets, reconcile_restored, restore_metadata
 from tasks.backups.cutover import cut_over, drop_leftovers, reopen
 from tasks.backups.drill import run_drill
 from tasks.backups.listing import Backups, groups_of, list_backups
@@ -25,7 +27,7 @@ from tasks.backups.retention import apply_retention, plan_retention
 from tasks.backups.taking import Making, take_backup
 from tests.chaos.acts.act import Act
 from tests.chaos.world import World
-from tests.helpers import execute, one, sha256
+from tests.helpers import execute, one, rows, sha256
 
 POLICY = BackupPolicy(compression_level=1, restore_jobs=1, keep_verified=2, keep_days=1, parallel_transfers=1)
 
@@ -141,6 +143,40 @@ def _restore_or_go_on(world: World) -> None:
         _settle(world)
 
 
+def _a_restored_catalog(world: World) -> None:
+    """Since its backup an object was moved, metadata was lost, and a job came."""
+    _a_backup(world)
+    store = world.home.store
+    (moved,) = rows(world.catalog, "SELECT id, key, sha256, size_bytes FROM stored_objects WHERE kind = 'audio'")
+    known = {"object-id": str(moved.id), "sha256": moved.sha256}
+    copy(store, moved.key, store, f"{moved.key}.moved", size_bytes=moved.size_bytes, attributes=known)
+    delete_keys(store, [moved.key, _metadata_key(world)])
+    world.job("newer", outputs=False)
+    made = _newest(world)
+    beside = name_beside(world.catalog.database, "restore", uuid4().hex[:8])
+    restored = restore_beside(
+        Restoring(world.store("vault"), made, world.catalog, POLICY), beside, note={"run": "restore"}
+    )
+    cut_over(world.catalog, restored.database, made, run="restore", wait=timedelta(seconds=20))
+
+
+def _confirm(world: World) -> None:
+    """As the flow: buckets, metadata from the backup, what is provable; and nothing is frozen any more."""
+    frozen = world.catalog.transaction(read_freeze)
+    if frozen is None:
+        return
+    result = Aftermath()
+    claim_buckets(world.catalog, world.store, result)
+    sweep = world.reopened().sweep("confirm")
+    made = next(one.manifest for one in _listed(world).all if one.id == frozen.restored_from)
+    assert made is not None
+    restore_metadata(sweep, world.store("vault"), made, "missing", result, key=None, threads=1)
+    reconcile_restored(sweep, IntegrityPolicy(parallel_listings=1, parallel_transfers=1), result)
+    if result.failed or result.unclaimed or result.metadata_failed:
+        raise RefusedError(result.summary())
+    world.catalog.transaction(lambda connection: thaw(connection, frozen, run="confirm"))
+
+
 def _drop_what_was_kept(world: World) -> None:
     world.catalog.disconnect()
     for purpose in ("before", "restore", "drill", "upgrade"):
@@ -173,5 +209,6 @@ ACTS = (
     Act("backup-retention", _three_backups, _let_old_ones_go, again=_next_night),
     Act("restore-drill", _a_backup, _drill, tidy=_drop_what_was_kept),
     Act("restore", _a_backup, _restore, again=_restore_or_go_on, tidy=_drop_what_was_kept),
+    Act("confirm-restore", _a_restored_catalog, _confirm, tidy=_drop_what_was_kept, damaged=True),
     Act("upgrade", _an_empty_database, _upgrade, tidy=_drop_what_was_kept),
 )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import shutil
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from uuid import UUID
 
 import httpx
 
+from blocks.object_store.block import MIB
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes
 from tasks.access import issue_download_url
@@ -16,10 +21,13 @@ from tasks.ingest import ingest_videos
 from tasks.outputs import register_outputs
 from tasks.uploads import complete_upload, issue_upload_url
 from tests.chaos.acts.act import Act
+from tests.chaos.acts.moving import moved_and_compressed
 from tests.chaos.world import CUSTOMER, World
 from tests.helpers import execute, one, rows, write_outputs
 
 FORM = b"what a form brought" * 10
+LARGE = random.Random(1).randbytes(6 * MIB)
+"""More than one part."""
 
 
 def _a_job(world: World) -> None:
@@ -45,6 +53,44 @@ def _ingest(world: World) -> None:
         world.catalog, world.home, world.ingest_policy, api_key=CUSTOMER, sources=sources
     ).outcomes:
         assert outcome.succeeded or outcome.error, outcome
+
+
+def _a_large_file(world: World) -> None:
+    world.video("large", LARGE)
+
+
+def _ingest_large(world: World) -> None:
+    """In parts."""
+    execute(world.catalog, "UPDATE reservations SET expires_at = clock_timestamp()")
+    ingest_videos(
+        world.catalog, world.home, world.ingest_policy, api_key=CUSTOMER,
+        sources=[str(world.folder / "videos" / "large.mp4")],
+    )  # fmt: skip
+
+
+def _a_page(world: World) -> None:
+    world.video("on a page")
+
+
+def _ingest_from_a_page(world: World) -> None:
+    """A URL: its bytes wait under temp/ until they are known."""
+    execute(world.catalog, "UPDATE reservations SET expires_at = clock_timestamp()")
+    policy = world.ingest_policy.model_copy(update={"allow_private_addresses": True})
+    handler = partial(_Quiet, directory=str(world.folder / "videos"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/on%20a%20page.mp4"
+            ingest_videos(world.catalog, world.home, policy, api_key=CUSTOMER, sources=[url])
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *said: object) -> None:
+        pass
 
 
 def _ingest_after_the_reservations(world: World) -> None:
@@ -134,6 +180,15 @@ def _hand_out(world: World) -> None:
         issue_download_url(world.catalog, world.locations, world.access_policy, api_key=CUSTOMER, job_id=job, kind=kind)
 
 
+def _hand_out_what_was_moved(world: World) -> None:
+    """To one who does not decode zstd: it is brought back first."""
+    job = world.job_named("summer")
+    issue_download_url(
+        world.catalog, world.locations, world.access_policy, api_key=CUSTOMER, job_id=job, kind="hls_720p",
+        name="720p/segments/playlist.m3u8", accept_encoding="gzip",
+    )  # fmt: skip
+
+
 def _download_everything(world: World) -> None:
     report = bulk_download(world.catalog, world.locations, world.access_policy, job_ids=[world.job_named("summer")])
     assert all(why for _, why in report.skipped), "what is left out has a reason"
@@ -157,13 +212,16 @@ def _lower_the_quota(world: World) -> None:
 
 
 ACTS = (
-    Act("ingest", _lose_the_original, _ingest, again=_ingest_after_the_reservations),
+    Act("ingest-videos", _lose_the_original, _ingest, again=_ingest_after_the_reservations),
+    Act("ingest-videos-in-parts", _a_large_file, _ingest_large),
+    Act("ingest-videos-from-a-url", _a_page, _ingest_from_a_page),
     Act("register-outputs", _a_job_without_outputs, _register),
     Act("register-outputs-from-temp", _outputs_in_temp, _register_from_temp, again=_register_from_temp_unless_done),
     Act("issue-upload-url", _a_job, _issue_form),
     Act("complete-upload-of-a-video", _a_form_for_a_new_video, _complete, again=_complete_after_the_reservations),
     Act("complete-upload-for-a-job", _a_form_for_a_job, _complete, again=_complete_after_the_reservations),
     Act("issue-download-url", _a_job, _hand_out),
+    Act("issue-download-url-of-what-was-moved", moved_and_compressed, _hand_out_what_was_moved),
     Act("bulk-download", _a_job, _download_everything),
     Act("bulk-download-to-a-folder", _a_job, _into_a_folder, tidy=_without_the_folder),
     Act("set-quota", _a_job, _lower_the_quota),

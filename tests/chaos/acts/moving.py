@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
+from blocks.object_store.block import MIB
 from blocks.policies import CompressionPolicy, RelocationPolicy, TierPolicy
 from tasks.compression import find_compressible, plan_compression
+from tasks.ingest import ingest_videos
 from tasks.intents import recover
 from tasks.migration import Migration, find_jobs, plan_migration, take_over
 from tasks.moving import Mark, Move, collect_records, mark_through, move_batch, split, sum_up
@@ -15,7 +18,7 @@ from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
 from tasks.tiering import find_idle, plan_tiers
 from tests.chaos.acts.act import Act
-from tests.chaos.world import World
+from tests.chaos.world import CUSTOMER, World
 from tests.helpers import execute
 
 POLICY = RelocationPolicy(batch_objects=8, parallel_transfers=1)
@@ -35,6 +38,15 @@ def _an_old_job(world: World) -> None:
 def _without_etags(world: World) -> None:
     # Nothing to prove a copy by: the bytes are read and written.
     _an_old_job(world)
+    execute(world.catalog, "UPDATE stored_objects SET etag = NULL")
+
+
+def _a_large_one_without_etags(world: World) -> None:
+    world.video("large", random.Random(2).randbytes(6 * MIB))
+    ingest_videos(
+        world.catalog, world.home, world.ingest_policy, api_key=CUSTOMER,
+        sources=[str(world.folder / "videos" / "large.mp4")],
+    )  # fmt: skip
     execute(world.catalog, "UPDATE stored_objects SET etag = NULL")
 
 
@@ -88,7 +100,8 @@ def _migrate_for_good(world: World) -> None:
     migrate(world, new_files=True)
 
 
-def _moved_and_compressed(world: World) -> None:
+def moved_and_compressed(world: World) -> None:
+    """An old job in the cold place, its texts as zstd."""
     _an_old_job(world)
     compress(world)
     migrate(world)
@@ -103,5 +116,6 @@ ACTS = (
     Act("tier-jobs", _an_old_job, _tier),
     Act("migrate-storage", _an_old_job, _migrate_for_good),
     Act("migrate-storage-by-streams", _without_etags, _migrate_for_good),
-    Act("rehydrate-job", _moved_and_compressed, _rehydrate),
+    Act("migrate-storage-in-parts", _a_large_one_without_etags, _migrate_for_good),
+    Act("rehydrate-job", moved_and_compressed, _rehydrate),
 )
