@@ -217,7 +217,7 @@ BY_FLOWS: dict[str, Callable[[Crowd], object]] = {
             run="x",
             since=crowd.now - timedelta(days=1),
         )
-    ),  # fmt: skip
+    ),
     "share": lambda crowd: crowd.catalog.transaction(lambda connection: due.count_up_to(connection, 100)),
     "checks": lambda crowd: crowd.catalog.transaction(lambda connection: checks.newest_checks(connection, "backup")),
 }
