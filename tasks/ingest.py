@@ -179,7 +179,7 @@ def _read(source: Source, policy: IngestPolicy, *, keep: int) -> tuple[bytes | N
         size = os.fstat(file.fileno()).st_size
         if size > policy.largest_source_gib * GIB:
             raise RefusedError(
-                f"{source.filename} has {format_bytes(size)}, the largest allowed is {policy.largest_source_gib} GiB"
+                f"{source.filename} has {size} bytes, more than the largest allowed, {policy.largest_source_gib} GiB"
             )
         if size > keep:
             return None, hashlib.file_digest(file, "sha256").hexdigest(), file.tell()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import secrets
+from typing import Any
 
+from psycopg2.extensions import encrypt_password
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import ProgrammingError
 
@@ -56,7 +58,10 @@ def create_reader(catalog: CatalogDatabase, name: str) -> str:
         if known and not _is_analyst(connection, name, group):
             raise RefusedError(f"there is a role {name} already, and it is no analyst: choose another name")
         verb = "ALTER" if known else "CREATE"
-        _run(connection, f"{verb} ROLE %I LOGIN PASSWORD %L", name, password)
+        # What the server keeps, not what it is made of: a statement that fails is written into the server's log.
+        driver: Any = connection.connection.dbapi_connection
+        verifier = encrypt_password(password, name, driver, "scram-sha-256")
+        _run(connection, f"{verb} ROLE %I LOGIN PASSWORD %L", name, verifier)
         if not known:
             _run(connection, f"GRANT {group} TO %I", name)
         # Against mistakes; what keeps the catalog safe are the rights it does not have.

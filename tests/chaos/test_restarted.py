@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -25,7 +26,8 @@ from tests.line import Server
 
 IN_SHORT = ("ingest-videos", "migrate-storage")
 """One that adds and one that moves, for every test run; `make chaos` restarts both servers under all of them."""
-SERVERS: tuple[Server, Server] = ("catalog", "store")
+RESTARTS: dict[str, Server] = {"the catalog": "catalog", "the catalog, by a crash": "catalog", "the store": "store"}
+"""What is restarted, and to which server calls go that meet it."""
 
 
 @dataclass
@@ -34,10 +36,15 @@ class Servers:
 
     stack: Stack
 
-    def restart(self, which: Server) -> None:
-        """Stop it as an operator would, and start it again where it was."""
-        if which == "catalog":
+    def restart(self, which: str) -> None:
+        """Stop it as an operator would, or as a power cut, and start it again where it was."""
+        if which == "the catalog":
             assert postgres.stop(self.stack.data)
+        elif which == "the catalog, by a crash":
+            running = processes.find(postgres.read_pid(self.stack.data))
+            assert running is not None
+            running.send_signal(signal.SIGQUIT)
+            running.wait(30)
         else:
             pid = self.stack.status()["s3"]
             assert pid is not None
@@ -76,25 +83,25 @@ def begin(servers: Servers) -> Iterator[Callable[[str], Walk]]:
         yield lambda act: Walk(ACTS[act], worlds, line, through_line(line))
 
 
-def restart_under(walk: Walk, servers: Servers, which: Server, where: Where) -> None:
-    walk.meet(Sleep(where.number, where.moment, meanwhile=lambda: servers.restart(which)))
+def restart_under(walk: Walk, servers: Servers, which: str, where: Where) -> bool:
+    return walk.meet(Sleep(where.number, where.moment, meanwhile=lambda: servers.restart(which)))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", SERVERS)
+@pytest.mark.parametrize("which", RESTARTS)
 @pytest.mark.parametrize("act", IN_SHORT)
-def test_a_server_is_restarted(begin: Callable[[str], Walk], servers: Servers, act: str, which: Server) -> None:
+def test_a_server_is_restarted(begin: Callable[[str], Walk], servers: Servers, act: str, which: str) -> None:
     walk = begin(act)
-    for where in spread([where for where in walk.points if walk.calls[where.number].to == which], 1):
-        restart_under(walk, servers, which, where)
+    for where in spread([where for where in walk.points if walk.calls[where.number].to == RESTARTS[which]], 1):
+        assert restart_under(walk, servers, which, where)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("which", SERVERS)
+@pytest.mark.parametrize("which", RESTARTS)
 @pytest.mark.parametrize("act", ACTS)
 def test_servers_are_restarted_all_over(
-    begin: Callable[[str], Walk], servers: Servers, act: str, which: Server, choose: Choice
+    begin: Callable[[str], Walk], servers: Servers, act: str, which: str, choose: Choice
 ) -> None:
     """At calls to the other server too: what is restarted then is not what is being asked."""
     walk = begin(act)

@@ -23,7 +23,7 @@ from prefect.events.worker import EventsWorker
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_LOGGING_LEVEL, get_current_settings, temporary_settings
-from prefect_aws.credentials import MinIOCredentials
+from prefect_aws.credentials import AwsCredentials, MinIOCredentials
 from pydantic import SecretStr
 
 from blocks.catalog import CatalogDatabase
@@ -42,7 +42,7 @@ from tests.hostile.parameters import DEPLOYED, working
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 
-GUARDED, WRONG, UNREACHABLE = "guarded", "guarded-wrong", "guarded-unreachable"
+GUARDED, WRONG, ELSEWHERE, UNREACHABLE = "guarded", "guarded-wrong", "guarded-aws", "guarded-unreachable"
 """Blocks whose credentials are canaries: ones that work, ones that are refused, and ones of no server at all."""
 
 
@@ -69,6 +69,8 @@ def canaries(besieged: Platform, prefect_api: str, running_stack: RunningStack) 
     return {
         "S3 secret": running_stack.endpoints.secret_key.get_secret_value(),
         "wrong S3 secret": canary("s3"),
+        "AWS secret": canary("aws"),
+        "AWS session token": canary("token"),
         "PostgreSQL password": canary("postgres"),
         "backup key": key.identity.get_secret_value(),
         "customer's secret": create_key(besieged.catalog, "guarded").secret,
@@ -104,6 +106,14 @@ def guarded(besieged: Platform, canaries: dict[str, str]) -> Platform:
     )
     besieged.stores[VAULT].model_copy(update={"credentials": MinIOCredentials.load(WRONG)}).save(
         WRONG, overwrite=True, _sync=True
+    )
+    AwsCredentials(
+        aws_access_key_id="AKIANOBODYATALLHERE0",
+        aws_secret_access_key=SecretStr(canaries["AWS secret"]),
+        aws_session_token=canaries["AWS session token"],
+    ).save(ELSEWHERE, overwrite=True)
+    besieged.stores[VAULT].model_copy(update={"credentials": AwsCredentials.load(ELSEWHERE)}).save(
+        ELSEWHERE, overwrite=True, _sync=True
     )
     BackupKey.register_type_and_schema()
     BackupKey(identity=SecretStr(canaries["backup key"])).save(GUARDED, overwrite=True)
@@ -163,17 +173,25 @@ def told(
             call("backup", guarded, catalog=GUARDED, policy=GUARDED, backups=WRONG),
             call("restore", guarded, target=GUARDED, policy=GUARDED, backups=WRONG),
             call("probe-store", guarded, catalog=GUARDED, store=WRONG),
+            call("probe-store", guarded, catalog=GUARDED, store=ELSEWHERE),
             call("set-quota", guarded, catalog=GUARDED, api_key="nobody"),
         ]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("blocks.catalog.block.ATTEMPTS", 1)
+            unreached = [
+                call(flow, guarded, catalog=UNREACHABLE)
+                for flow in ("cleanup", "reconcile-quota", "delete-jobs", "tier-jobs", "complete-upload", "backup")
+            ]
     assert "1 failed, 1 ingested, 4 refused" in messages[0], messages
     assert "verified" in messages[4], messages
     assert "was restored in" in messages[5], messages
-    assert all("refuses these credentials" in one for one in refused[:3]), refused
+    assert all("refuses these credentials" in one for one in refused[:4]), refused
+    assert all("at 127.0.0.1 did not answer" in one for one in unreached), unreached
     APILogWorker.drain_all(timeout=20)
     EventsWorker.drain_all(timeout=20)
     captured = capfd.readouterr()
     return {
-        "messages": "\n".join([*messages, *refused]),
+        "messages": "\n".join([*messages, *refused, *unreached]),
         "log": caplog.text,
         "standard output": captured.out,
         "standard error": captured.err,
@@ -181,6 +199,7 @@ def told(
         "the catalog": dump(running_stack, guarded.catalog.database),
         "results": files(get_current_settings().results.local_storage_path),
         "logs of the servers": files(running_stack.stack.folder / "logs"),
+        "PostgreSQL's log": (running_stack.endpoints.postgres_folder / "log").read_text(errors="replace"),
         "the stores": objects(guarded.stores),
     }
 
@@ -189,6 +208,7 @@ def test_no_canary_is_written_down(told: dict[str, str], canaries: dict[str, str
     assert "ingest-videos" in told["Prefect's database"], "the dump is of the right database"
     assert "guarded" in told["the catalog"]
     assert "catalog.dump" in told["the stores"]
+    assert "ready to accept connections" in told["PostgreSQL's log"], "statements that failed are looked through"
     assert "plan: " in told["log"] + told["standard error"], "what flows log is looked through"
     leaks = {where: found for where, text in told.items() if (found := found_in(text, canaries))}
     assert leaks == {}

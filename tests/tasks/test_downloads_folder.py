@@ -78,7 +78,9 @@ def test_hostile_names_stay_in_the_folder(download, catalog, root, job, tmp_path
     assert len(written) == FILES_OF_A_JOB + 1
     assert os.listdir(root) == ["here"]
     assert not list(tmp_path.rglob("escaped.mp3"))[1:]
-    assert len(opened(download()).namelist()) == FILES_OF_A_JOB + 1
+    names = opened(download()).namelist()
+    assert len(names) == FILES_OF_A_JOB + 1
+    assert not [name for name in names if name.startswith("/") or "\\" in name or ".." in name.split("/")]
 
 
 def test_a_folder_only_below_the_roots(download, root, tmp_path, catalog, location) -> None:  # type: ignore[no-untyped-def]

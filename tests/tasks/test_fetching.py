@@ -42,6 +42,8 @@ class Site(BaseHTTPRequestHandler):
             self._send(302, b"", location="/loop.mp4")
         elif path == "/choices.mp4":
             self._send(300, b"")
+        elif path == "/huge.mp4":
+            self._send(200, b"the beginning", length=5 * 1024**3)
         elif path == "/broken.mp4":
             self._send(503, b"later")
         else:
@@ -73,7 +75,7 @@ def site() -> Iterator[str]:
 
 @pytest.fixture
 def open_policy() -> IngestPolicy:
-    return IngestPolicy(allow_private_addresses=True, expected_outputs_ratio=0)
+    return IngestPolicy(allow_private_addresses=True, expected_outputs_ratio=0, largest_source_gib=1)
 
 
 def test_urls_go_through_temp(catalog: CatalogDatabase, location: OpenLocation, open_policy, acme, site) -> None:  # type: ignore[no-untyped-def]
@@ -81,7 +83,7 @@ def test_urls_go_through_temp(catalog: CatalogDatabase, location: OpenLocation, 
         catalog, location, open_policy, api_key=acme,
         sources=[
             f"{site}/{name}.mp4"
-            for name in ("good", "empty", "short", "moved", "loop", "choices", "broken", "absent")
+            for name in ("good", "empty", "short", "moved", "loop", "choices", "huge", "broken", "absent")
         ],
     )  # fmt: skip
     by_name = {outcome.source.rpartition("/")[2]: outcome for outcome in report.outcomes}
@@ -92,6 +94,7 @@ def test_urls_go_through_temp(catalog: CatalogDatabase, location: OpenLocation, 
     assert by_name["short.mp4"].result == "failed", "a broken transfer may work later"
     assert "redirects more than" in by_name["loop.mp4"].error
     assert "choices.mp4' answered 300" in by_name["choices.mp4"].error, "the site's answer, not the store's"
+    assert "huge.mp4' has 5368709120 bytes, more than the policy allows" in by_name["huge.mp4"].error
     assert (by_name["broken.mp4"].result, by_name["absent.mp4"].result) == ("failed", "refused")
     assert stored_keys(location, "temp") == [], "nothing waits under temp/ afterwards"
     assert len(stored_keys(location)) == 1

@@ -300,3 +300,16 @@ def test_batches_are_bounded_by_count_and_bytes() -> None:
     batches = plan_batches(sources, files=3, size_bytes=100)
     assert [[source.size_bytes for source in batch] for batch in batches] == [[5, 5, 90], [200], [1, None, 1]]
     assert plan_batches([], files=3, size_bytes=100) == []
+
+
+def test_a_source_above_the_largest_is_refused_before_it_is_read(  # type: ignore[no-untyped-def]
+    ingest, catalog, location, policy, tmp_path
+) -> None:
+    large = write_video(tmp_path / "large.mp4")
+    os.truncate(large, 1024**3 + 1)  # nothing of it is on the disk
+    small = policy.model_copy(update={"largest_source_gib": 1})
+    (outcome,) = ingest(large, policy=small).outcomes
+    assert (outcome.result, outcome.error) == (
+        "refused", "large.mp4 has 1073741825 bytes, more than the largest allowed, 1 GiB",
+    )  # fmt: skip
+    assert stored_keys(location) == []

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import psycopg2
 import pytest
+from sqlalchemy import event
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.migrating import upgrade
@@ -60,6 +61,19 @@ def test_an_owner_who_is_no_superuser(catalogs: list[CatalogDatabase]) -> None:
         read(second, "analytics.latest_usage")
     with pytest.raises(RefusedError, match="it is no analyst"):
         create_reader(second, "ada")
+
+
+def test_the_server_is_never_told_a_password(catalogs: list[CatalogDatabase], sql: Callable[[str], None]) -> None:
+    """A statement that fails is written into its log."""
+    first, _ = catalogs
+    said: list[str] = []
+    event.listen(
+        first.engine, "before_cursor_execute", lambda _, __, text, values, *___: said.append(f"{text} {values}")
+    )
+    password = create_reader(first, "ada")
+    assert "SCRAM-SHA-256$4096:" in str(said)
+    assert password not in str(said)
+    sql("SELECT 1 / (SELECT count(*) FROM pg_authid WHERE rolname = 'ada' AND rolpassword LIKE 'SCRAM-SHA-256$%:%')")
 
 
 def test_new_tables_are_readable_after_an_upgrade(catalogs: list[CatalogDatabase]) -> None:

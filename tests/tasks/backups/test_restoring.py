@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import resource
 from collections.abc import Callable
-from uuid import UUID
+from datetime import timedelta
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -19,6 +20,7 @@ from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes, read_bytes
 from blocks.policies import BackupPolicy
 from tasks.backups import restoring
+from tasks.backups.listing import choose
 from tasks.backups.manifest import MANIFEST, Manifest, folder_of, render
 from tasks.backups.taking import Taken
 from tests.helpers import execute, one, rows
@@ -182,6 +184,30 @@ def test_what_does_not_fit_this_server(job, take, untouched, beside, vault, chan
         return
     with pytest.raises(error, match=words):
         beside(changed)
+
+
+@pytest.mark.parametrize(
+    ("forge", "words"),
+    [
+        (lambda made: {"finished_at": made.finished_at + 400 * timedelta(days=1)}, "was written before that"),
+        (lambda made: {"finished_at": made.snapshot_at - timedelta(days=1)}, "its dates contradict each other"),
+        (lambda made: {"snapshot_at": made.snapshot_at - timedelta(days=1)}, "its dates contradict each other"),
+        (lambda made: {"catalog_id": uuid4()}, "it lies in a wrong folder"),
+        (lambda made: {"id": f"{made.id[:-8]}0badcafe"}, "it lies in a wrong folder"),
+    ],
+)  # fmt: skip
+def test_a_forged_date_is_seen_and_never_the_latest(job, take, vault, listed, forge, words: str) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    honest, made = take().manifest, take().manifest
+    put_bytes(
+        vault, f"{folder_of(made.catalog_id, made.id)}/{MANIFEST}", render(made.model_copy(update=forge(made))), {}
+    )
+    (forged,) = (one for one in listed().all if one.id == made.id)
+    assert words in forged.why_not
+    assert not forged.usable
+    assert not forged.good
+    assert choose([listed()], "latest")[1].id == honest.id
+    with pytest.raises(DamagedBackupError, match=words):
+        choose([listed()], made.id)
 
 
 def test_what_was_restored_is_held_against_the_manifest(job: UUID, take, untouched, beside) -> None:  # type: ignore[no-untyped-def]  # fixtures
