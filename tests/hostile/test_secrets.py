@@ -70,7 +70,6 @@ def canaries(besieged: Platform, prefect_api: str, running_stack: RunningStack) 
         "S3 secret": running_stack.endpoints.secret_key.get_secret_value(),
         "wrong S3 secret": canary("s3"),
         "AWS secret": canary("aws"),
-        "AWS session token": canary("token"),
         "PostgreSQL password": canary("postgres"),
         "backup key": key.identity.get_secret_value(),
         "customer's secret": create_key(besieged.catalog, "guarded").secret,
@@ -107,10 +106,9 @@ def guarded(besieged: Platform, canaries: dict[str, str]) -> Platform:
     besieged.stores[VAULT].model_copy(update={"credentials": MinIOCredentials.load(WRONG)}).save(
         WRONG, overwrite=True, _sync=True
     )
+    # Without a session token: that block keeps one as plain text, as the README says.
     AwsCredentials(
-        aws_access_key_id="AKIANOBODYATALLHERE0",
-        aws_secret_access_key=SecretStr(canaries["AWS secret"]),
-        aws_session_token=canaries["AWS session token"],
+        aws_access_key_id="AKIANOBODYATALLHERE0", aws_secret_access_key=SecretStr(canaries["AWS secret"])
     ).save(ELSEWHERE, overwrite=True)
     besieged.stores[VAULT].model_copy(update={"credentials": AwsCredentials.load(ELSEWHERE)}).save(
         ELSEWHERE, overwrite=True, _sync=True
