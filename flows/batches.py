@@ -27,7 +27,9 @@ R = TypeVar("R")
 
 SETTING = "TRANSCODE_FLOW_BATCHES"
 MOST_PROCESSES = 256
-SECONDS_BETWEEN_UPDATES = 1.0
+SHORTEST_UPDATE_SECONDS, LONGEST_UPDATE_SECONDS = 1.0, 10.0
+"""How often a bar moves: at first each second, then each twentieth of the time so far. Each costs Prefect's server some
+tens of milliseconds, and who looks at a run of an hour does not look each second."""
 NO_PROFILE = {"distributed.worker.profile.enabled": False}
 """For Dask's workers, which take it over from this process. Their profiler looks at all threads each 10 ms; if that
 begins a garbage collection while another thread is started, CPython 3.11 stands still (gh-106883), until Dask gives
@@ -83,15 +85,16 @@ def progress_of(key: str, description: str, total: int) -> Iterator[Callable[[in
     """A progress artifact; what is yielded hears how many more of `total` are done."""
     started = create_progress_artifact(0.0, key=f"{key}-progress", description=description)
     artifact = cast(UUID, started)  # outside an event loop it is no coroutine
-    done, shown_at = 0, 0.0
+    began, done, shown_at = time.monotonic(), 0, 0.0
     # Work is done in threads that know nothing of Prefect's settings: they borrow those of the flow.
     here = copy_context()
 
     def more(number: int) -> None:
         nonlocal done, shown_at
         done += number
-        if time.monotonic() - shown_at >= SECONDS_BETWEEN_UPDATES:
-            shown_at = time.monotonic()
+        now = time.monotonic()
+        if now - shown_at >= min(LONGEST_UPDATE_SECONDS, max(SHORTEST_UPDATE_SECONDS, (now - began) / 20)):
+            shown_at = now
             here.copy().run(update_progress_artifact, artifact, min(100.0, 100.0 * done / max(1, total)))
 
     yield more
