@@ -26,6 +26,7 @@ from tasks.backups.restoring import Restoring, name_beside, restore_beside
 from tasks.backups.retention import apply_retention, plan_retention
 from tasks.backups.taking import Making, take_backup
 from tests.chaos.acts.act import Act
+from tests.chaos.acts.looking import reconcile_twice
 from tests.chaos.world import World
 from tests.helpers import execute, one, rows, sha256
 
@@ -177,6 +178,12 @@ def _confirm(world: World) -> None:
     world.catalog.transaction(lambda connection: thaw(connection, frozen, run="confirm"))
 
 
+def _confirm_and_reconcile(world: World) -> None:
+    """And the grace is over: what nobody's row names goes."""
+    _confirm(world)
+    reconcile_twice(world.reopened())
+
+
 def _drop_what_was_kept(world: World) -> None:
     world.catalog.disconnect()
     for purpose in ("before", "restore", "drill", "upgrade"):
@@ -209,6 +216,13 @@ ACTS = (
     Act("backup-retention", _three_backups, _let_old_ones_go, again=_next_night),
     Act("restore-drill", _a_backup, _drill, tidy=_drop_what_was_kept),
     Act("restore", _a_backup, _restore, again=_restore_or_go_on, tidy=_drop_what_was_kept),
-    Act("confirm-restore", _a_restored_catalog, _confirm, tidy=_drop_what_was_kept, damaged=True),
+    Act(
+        "confirm-restore",
+        _a_restored_catalog,
+        _confirm,
+        again=_confirm_and_reconcile,
+        tidy=_drop_what_was_kept,
+        damaged=True,
+    ),
     Act("upgrade", _an_empty_database, _upgrade, tidy=_drop_what_was_kept),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import threading
+from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from uuid import UUID
@@ -61,7 +62,6 @@ def _a_large_file(world: World) -> None:
 
 def _ingest_large(world: World) -> None:
     """In parts."""
-    execute(world.catalog, "UPDATE reservations SET expires_at = clock_timestamp()")
     ingest_videos(
         world.catalog, world.home, world.ingest_policy, api_key=CUSTOMER,
         sources=[str(world.folder / "videos" / "large.mp4")],
@@ -74,7 +74,6 @@ def _a_page(world: World) -> None:
 
 def _ingest_from_a_page(world: World) -> None:
     """A URL: its bytes wait under temp/ until they are known."""
-    execute(world.catalog, "UPDATE reservations SET expires_at = clock_timestamp()")
     policy = world.ingest_policy.model_copy(update={"allow_private_addresses": True})
     handler = partial(_Quiet, directory=str(world.folder / "videos"))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -93,10 +92,14 @@ class _Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-def _ingest_after_the_reservations(world: World) -> None:
-    # The one who was killed keeps its reservation until it lapses: minutes later is when anybody looks.
-    execute(world.catalog, "UPDATE reservations SET expires_at = clock_timestamp()")
-    _ingest(world)
+def _later(do: Callable[[World], None]) -> Callable[[World], None]:
+    """The one who was killed keeps its reservation until it lapses: minutes later is when anybody looks."""
+
+    def again(world: World) -> None:
+        execute(world.catalog, "UPDATE reservations SET expires_at = clock_timestamp()")
+        do(world)
+
+    return again
 
 
 def _a_job_without_outputs(world: World) -> None:
@@ -212,9 +215,9 @@ def _lower_the_quota(world: World) -> None:
 
 
 ACTS = (
-    Act("ingest-videos", _lose_the_original, _ingest, again=_ingest_after_the_reservations),
-    Act("ingest-videos-in-parts", _a_large_file, _ingest_large),
-    Act("ingest-videos-from-a-url", _a_page, _ingest_from_a_page),
+    Act("ingest-videos", _lose_the_original, _ingest, again=_later(_ingest)),
+    Act("ingest-videos-in-parts", _a_large_file, _ingest_large, again=_later(_ingest_large)),
+    Act("ingest-videos-from-a-url", _a_page, _ingest_from_a_page, again=_later(_ingest_from_a_page)),
     Act("register-outputs", _a_job_without_outputs, _register),
     Act("register-outputs-from-temp", _outputs_in_temp, _register_from_temp, again=_register_from_temp_unless_done),
     Act("issue-upload-url", _a_job, _issue_form),
