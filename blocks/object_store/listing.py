@@ -46,6 +46,14 @@ def list_folders(store: ObjectStore, prefix: str = "") -> list[str]:
     return folders
 
 
+def list_names(store: ObjectStore, beginning: str, *, most: int = 100) -> list[str]:
+    """Keys that begin like this, a few of them, in order."""
+    root = len(store.path(""))
+    with store_errors(store, f"listing {beginning}"):
+        page = store.s3.list_objects_v2(Bucket=store.bucket, Prefix=store.path(beginning), MaxKeys=most)
+    return [one["Key"][root:] for one in page.get("Contents", [])]
+
+
 def list_range(
     store: ObjectStore, prefix: str, *, after: str, until: str | None, classes: bool = False
 ) -> Iterator[Listed]:

@@ -21,7 +21,7 @@ from blocks.object_store.transfer import put_bytes, read_bytes
 from blocks.policies import IntegrityPolicy
 from tasks import reconcile
 from tasks.backups.manifest import Manifest
-from tasks.backups.metadata import read_content
+from tasks.backups.metadata import find_content
 from tasks.backups.restoring import MetadataChoice
 from tasks.content import hash_content
 from tasks.healing import heal
@@ -137,7 +137,7 @@ def restore_metadata(
             sound = choice == "missing" and not row.unsound and _is_sound(location, row)
             if sound:
                 return
-            content = read_content(source, manifest, row.sha256, key=key)
+            content = find_content(source, manifest, row.sha256, key=key)
             wanted = NewObject(
                 row.id, row.job_id, row.kind, row.name, location.place.id, row.key, row.size_bytes, row.sha256
             )

@@ -1,5 +1,8 @@
 """Metadata objects in backups: each content is stored once, whatever number of nights it is part of.
 
+A backup takes over what the one before it is made of, and writes the rest under names of its own. So nothing that a
+retention has found unused is ever used again: however late its removal comes, it removes nothing that somebody needs.
+
 They are small and there are many, so that lists are streamed and held against each other in order, never kept whole.
 """
 
@@ -9,10 +12,10 @@ import hashlib
 import heapq
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from uuid import UUID
 
 from sqlalchemy import Connection
 
@@ -27,10 +30,10 @@ from blocks.errors import (
 )
 from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import MOST_KEYS, delete_keys
-from blocks.object_store.listing import list_folders, list_prefix
+from blocks.object_store.listing import list_folders, list_names, list_prefix
 from blocks.object_store.transfer import put_bytes, read_bytes
 from tasks.backups.listing import Backups
-from tasks.backups.manifest import METADATA_LIST, Manifest, metadata_folder
+from tasks.backups.manifest import METADATA_LIST, Manifest, is_backup_id, metadata_folder
 from tasks.backups.streams import read_file, require_key
 from tasks.content import decode_whole
 from tasks.parallel import in_parallel
@@ -43,11 +46,18 @@ BATCH = 1_000
 
 @dataclass(frozen=True)
 class Listed:
-    """One line of a backup's list: a content, and whether it could be saved."""
+    """One line of a backup's list: a content, whether it could be saved, and the backup that wrote it."""
 
     sha256: str
     size_bytes: int
     saved: bool
+    by: str = ""
+    """Empty in lists of older versions, which knew a content by its hash alone."""
+
+    @property
+    def name(self) -> str:
+        """What the content is called in its folder."""
+        return f"{self.sha256}-{self.by}" if self.by else self.sha256
 
 
 @dataclass
@@ -66,37 +76,48 @@ def save_metadata(
     connection: Connection,
     stores: Callable[[int], ObjectStore],
     target: ObjectStore,
-    catalog_id: UUID,
+    backups: Backups,
     saving: Saving,
     *,
+    backup: str,
     key: BackupKey | None,
     threads: int,
     checksums: bool,
     before_batch: Callable[[], None],
-    rotten: Collection[str] = (),
 ) -> Iterator[bytes]:
-    """Copy every content of the snapshot that no backup has yet; yields the list's lines, in the order of hashes.
+    """Copy every content of the snapshot that the backup before has not; yields the list's lines, in order of hashes.
 
     An object that cannot be read, or is not what its row says, is counted with its reason, and named in the list: one
     rotten file must not keep the whole catalog from being saved.
     """
-    folder = metadata_folder(catalog_id, key.recipient if key else "")
-    have = _stored(target, folder)
-    known = next(have, None)
+    recipient = key.recipient if key else ""
+    folder = metadata_folder(backups.catalog_id, recipient)
+    rotten = {name for one in backups.all for name in one.rotten}
+    have, before = _stored(target, folder), _list_before(target, backups, recipient)
+    known, last = next(have, None), next(before, None)
     wanted = metadata_objects(connection)
     while batch := list(islice(wanted, BATCH)):
         before_batch()
+        names: dict[str, Listed] = {}
         missing: list[SavedObject] = []
         for one in batch:
-            while known is not None and known.name < one.sha256:
+            while last is not None and last.sha256 < one.sha256:
+                last = next(before, None)
+            taken_over = last is not None and last.sha256 == one.sha256 and last.saved
+            by = last.by if last is not None and taken_over else backup
+            names[one.sha256] = Listed(one.sha256, one.size_bytes, saved=True, by=by)
+            name = names[one.sha256].name
+            while known is not None and known.name < name:
                 known = next(have, None)
-            there = known is not None and known.name == one.sha256 and one.sha256 not in rotten
+            there = taken_over and known is not None and known.name == name and name not in rotten
             # What is encrypted is larger by what no listing tells.
             if not there or (key is None and known is not None and known.size_bytes != one.size_bytes):
                 missing.append(one)
-        results = in_parallel(
-            lambda one: _copy(stores, target, folder, one, key=key, checksums=checksums), missing, threads=threads
-        )
+
+        def copy(one: SavedObject, names: dict[str, Listed] = names) -> str:
+            return _copy(stores, target, f"{folder}/{names[one.sha256].name}", one, key=key, checksums=checksums)
+
+        results = in_parallel(copy, missing, threads=threads)
         failed = {one.sha256: why for one, why in zip(missing, results, strict=True) if why}
         copied = [one for one in missing if one.sha256 not in failed]
         saving.objects += len(batch) - len(failed)
@@ -105,13 +126,26 @@ def save_metadata(
         saving.copied_bytes += sum(one.size_bytes for one in copied)
         saving.unsaved += len(failed)
         saving.reasons += list(failed.values())[: REASONS_KEPT - len(saving.reasons)]
-        yield b"".join(_line(one, saved=one.sha256 not in failed) for one in batch)
+        yield b"".join(_line(replace(names[one.sha256], saved=one.sha256 not in failed)) for one in batch)
+
+
+def _list_before(store: ObjectStore, backups: Backups, recipient: str) -> Iterator[Listed]:
+    """What the newest backup is made of whose list can be read, in the order of hashes; nothing where there is none."""
+    for one in backups.all:
+        made = one.manifest
+        if made is None or one.why_not or made.metadata is None or made.encrypted_to != recipient:
+            continue
+        with suppress(DamagedBackupError, NotFoundError):
+            for _ in list_of(store, made):  # to its end, where it proves itself
+                pass
+            return list_of(store, made)
+    return iter(())
 
 
 def _copy(
     stores: Callable[[int], ObjectStore],
     target: ObjectStore,
-    folder: str,
+    to: str,
     one: SavedObject,
     *,
     key: BackupKey | None,
@@ -124,7 +158,7 @@ def _copy(
         if (hashlib.sha256(content).hexdigest(), len(content)) != (one.sha256, one.size_bytes):
             return f"{one.key}: its bytes are not those that its row names"
         body = content if key is None else b"".join(key.encrypted(iter([content])))
-        put_bytes(target, f"{folder}/{one.sha256}", body, {}, checksums=checksums)
+        put_bytes(target, to, body, {}, checksums=checksums)
     except StorageError as error:
         return f"{one.key}: {error}"
     return ""
@@ -155,14 +189,31 @@ def missing_contents(store: ObjectStore, manifest: Manifest) -> list[str]:
     known = next(have, None)
     missing = []
     for one in list_of(store, manifest):
-        while known is not None and known.name < one.sha256:
+        while known is not None and known.name < one.name:
             known = next(have, None)
-        if one.saved and (known is None or known.name != one.sha256):
-            missing.append(one.sha256)
+        if one.saved and (known is None or known.name != one.name):
+            missing.append(one.name)
     return missing
 
 
-def read_content(store: ObjectStore, manifest: Manifest, sha256: str, *, key: BackupKey | None) -> bytes:
+def find_content(store: ObjectStore, manifest: Manifest, sha256: str, *, key: BackupKey | None) -> bytes:
+    """A metadata object's content by its hash alone, proved: any copy that some backup is made of is as good.
+
+    Raises:
+        DamagedBackupError: none of them is what its name says, or there is none.
+        RefusedError: it is encrypted and the secret key is not here.
+    """
+    require_key(manifest, key)
+    why = f"metadata {sha256[:12]}… in the backups is damaged: it is not there"
+    for name in list_names(store, f"{metadata_folder(manifest.catalog_id, manifest.encrypted_to)}/{sha256}"):
+        try:
+            return read_content(store, manifest, sha256, name.rpartition("/")[2], key=key)
+        except DamagedBackupError as error:
+            why = str(error)
+    raise DamagedBackupError(why)
+
+
+def read_content(store: ObjectStore, manifest: Manifest, sha256: str, name: str, *, key: BackupKey | None) -> bytes:
     """A metadata object's content, proved.
 
     Raises:
@@ -173,7 +224,7 @@ def read_content(store: ObjectStore, manifest: Manifest, sha256: str, *, key: Ba
     require_key(manifest, key)
     try:
         body = read_bytes(
-            store, f"{metadata_folder(manifest.catalog_id, manifest.encrypted_to)}/{sha256}", at_most=2 * LARGEST_BYTES
+            store, f"{metadata_folder(manifest.catalog_id, manifest.encrypted_to)}/{name}", at_most=2 * LARGEST_BYTES
         )
         if manifest.encrypted_to and key is not None:
             body = b"".join(key.decrypted(iter([body])))
@@ -192,20 +243,20 @@ def damaged_contents(
     threads: int,
     progress: Callable[[int], None] = lambda objects: None,
 ) -> dict[str, str]:
-    """Read every content that the backup's list names; returns what is wrong, by hash."""
+    """Read every content that the backup's list names; returns what is wrong, by name."""
     wrong: dict[str, str] = {}
     saved = (one for one in list_of(store, manifest) if one.saved)
 
     def look(one: Listed) -> str:
         try:
-            read_content(store, manifest, one.sha256, key=key)
+            read_content(store, manifest, one.sha256, one.name, key=key)
         except DamagedBackupError as error:
             return str(error)
         return ""
 
     while batch := list(islice(saved, BATCH)):
         looked = zip(batch, in_parallel(look, batch, threads=threads), strict=True)
-        wrong |= {one.sha256: why for one, why in looked if why}
+        wrong |= {one.name: why for one, why in looked if why}
         progress(len(batch))
     return wrong
 
@@ -218,13 +269,13 @@ def find_unused(store: ObjectStore, folder: str, kept: Sequence[Manifest]) -> li
         UnfitStoreError: the server does not list in order.
     """
     lists: list[Iterable[Listed]] = [list_of(store, manifest) for manifest in kept]
-    used = heapq.merge(*lists, key=lambda one: one.sha256)
+    used = heapq.merge(*lists, key=lambda one: one.name)
     at = next(used, None)
     unused = []
     for one in _stored(store, folder):
-        while at is not None and at.sha256 < one.name:
+        while at is not None and at.name < one.name:
             at = next(used, None)
-        if at is None or at.sha256 != one.name:
+        if at is None or at.name != one.name:
             unused.append(f"{folder}/{one.name}")
     for _ in used:  # to their ends, where each list proves itself
         pass
@@ -257,11 +308,12 @@ class _Copy:
 
 
 def _stored(store: ObjectStore, folder: str) -> Iterator[_Copy]:
-    """The contents that a folder has, in the order of their hashes."""
+    """The contents that a folder has, in the order of their names."""
     before = ""
     for one in list_prefix(store, folder):
         name = one.key.rpartition("/")[2]
-        if not re.fullmatch(r"[0-9a-f]{64}", name):
+        sha256, _, by = name.partition("-")
+        if not re.fullmatch(r"[0-9a-f]{64}", sha256) or (by and not is_backup_id(by)):
             continue
         if name <= before:
             raise UnfitStoreError(f"the server lists {one.key} behind {before}: it does not list in order")
@@ -269,13 +321,13 @@ def _stored(store: ObjectStore, folder: str) -> Iterator[_Copy]:
         yield _Copy(name, one.size_bytes)
 
 
-def _line(one: SavedObject, *, saved: bool) -> bytes:
-    return f"{json.dumps([one.sha256, one.size_bytes, saved])}\n".encode()
+def _line(one: Listed) -> bytes:
+    return f"{json.dumps([one.sha256, one.size_bytes, one.saved, one.by])}\n".encode()
 
 
 def _parsed(line: bytes) -> Listed:
     try:
-        sha256, size_bytes, saved = json.loads(line)
-        return Listed(str(sha256), int(size_bytes), bool(saved))
+        sha256, size_bytes, saved, *by = json.loads(line)
+        return Listed(str(sha256), int(size_bytes), bool(saved), *(str(one) for one in by))
     except (ValueError, TypeError) as error:
         raise DamagedBackupError("a list of metadata objects is damaged: it holds something else") from error

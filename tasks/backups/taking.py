@@ -171,7 +171,7 @@ def _take(making: Making, snapshot: Snapshot, identity: Identity, backup: str, s
         )  # fmt: skip
 
     saving = Saving()
-    rotten = {name for one in list_backups(making.target, catalog_id).all for name in one.rotten}
+    before = list_backups(making.target, catalog_id)
 
     def look() -> tuple[dict[str, Any], BackupFile | None]:
         # All on the snapshot's own connection, while the dump runs on another one that sees the same.
@@ -185,9 +185,8 @@ def _take(making: Making, snapshot: Snapshot, identity: Identity, backup: str, s
         if making.kind == "catalog":
             return facts, None
         lines = save_metadata(
-            snapshot.connection, making.stores, making.target, catalog_id, saving,
+            snapshot.connection, making.stores, making.target, before, saving, backup=backup,
             key=making.key, threads=making.policy.parallel_transfers, checksums=checksums, before_batch=go_on,
-            rotten=rotten,
         )  # fmt: skip
         return facts, write(METADATA_LIST, lines, key=None)
 

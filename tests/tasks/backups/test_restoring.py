@@ -118,10 +118,10 @@ def test_damaged_copies_of_metadata_are_named(job, take, vault, catalog_id, unto
     made = take().manifest
     sha256 = one(catalog, "SELECT sha256 FROM stored_objects WHERE kind = 'metadata'")
     for body in (b"{]", b"", b"{}}"):
-        put_bytes(vault, f"{catalog_id}/metadata/{sha256}", body, {})
+        put_bytes(vault, f"{catalog_id}/metadata/{sha256}-{made.id}", body, {})
         with pytest.raises(DamagedBackupError, match=f"1 of 1 metadata objects.*{sha256[:12]}.*even_if_damaged"):
             beside(made)
-    delete_keys(vault, [f"{catalog_id}/metadata/{sha256}"])
+    delete_keys(vault, [f"{catalog_id}/metadata/{sha256}-{made.id}"])
     restored = beside(made, even_if_damaged=True)
     assert len(restored.damaged) == 1
     beside(made, metadata="none")
