@@ -11,7 +11,7 @@ from prefect.states import Completed
 from blocks.catalog.locations import read_identity
 from blocks.catalog.restored import read_freeze, thaw
 from blocks.encryption import BackupKey
-from blocks.errors import RefusedError
+from blocks.errors import NotFoundError, RefusedError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
 from blocks.policies import BackupPolicy, IntegrityPolicy
@@ -57,6 +57,11 @@ def confirm_restore(
     source, rules = load_block(ObjectStore, backups), load_block(BackupPolicy, policy)
     known = list_backups(source, database.transaction(read_identity).catalog_id).all
     manifest = next((one.manifest for one in known if one.id == frozen.restored_from), None)
+    if manifest is None and metadata_objects != "none":
+        raise NotFoundError(
+            f"backup {frozen.restored_from}, which this catalog comes from, is not in the store of backups: metadata "
+            "objects cannot come back from it; look at the store, or run this with metadata_objects none"
+        )
     result = settle(
         database, source, manifest, metadata=metadata_objects, rules=rules,
         integrity=load_block(IntegrityPolicy, integrity), run=run_label(), take_over=take_over_buckets,

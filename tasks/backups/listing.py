@@ -23,6 +23,7 @@ from blocks.object_store import ObjectStore
 from blocks.object_store.clock import MOST_APART
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.listing import Listed, list_folders, list_prefix
+from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
 from blocks.object_store.transfer import exists, put_bytes, read_bytes
 from blocks.units import shown
 from tasks.backups.manifest import (
@@ -215,7 +216,7 @@ def write_note(store: ObjectStore, catalog_id: UUID, backup: str, name: str, not
 
 
 def remove_folder(store: ObjectStore, catalog_id: UUID, backup: str) -> dict[str, str]:
-    """Remove a backup, or what is left of one; returns what could not be removed, and why.
+    """Remove a backup, or what is left of one, its parts too; returns what could not be removed, and why.
 
     It is marked as unfinished first and until the end, so that the next backup goes on where this one is killed; and
     the manifest goes before the rest, since what is half removed must not look like a backup.
@@ -228,6 +229,9 @@ def remove_folder(store: ObjectStore, catalog_id: UUID, backup: str) -> dict[str
         return [one.key for one in list_prefix(store, folder) if one.key != mark]
 
     failed = delete_keys(store, [f"{folder}/{MANIFEST}"]) or delete_keys(store, rest())
+    for upload in list(list_multipart_uploads(store)):
+        if upload.key.startswith(f"{folder}/"):
+            abort_multipart_upload(store, upload.key, upload.upload_id)
     return failed or (delete_keys(store, [mark]) if not rest() else {})
 
 

@@ -32,7 +32,6 @@ from blocks.encryption import BackupKey
 from blocks.errors import DamagedBackupError, StorageError, TransientError
 from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
-from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
 from blocks.object_store.transfer import exists, put_bytes, read_bytes
 from blocks.policies import BackupPolicy
 from tasks.backups.contents import listed
@@ -273,10 +272,6 @@ def remove_unfinished(target: ObjectStore, catalog_id: UUID) -> int:
     listed = list_backups(target, catalog_id).unfinished
     # A listing may leave a manifest out: what has one is a backup.
     unfinished = [name for name in listed if not exists(target, f"{folder_of(catalog_id, name)}/{MANIFEST}")]
-    begun = tuple(f"{folder_of(catalog_id, name)}/" for name in unfinished)
-    for upload in list(list_multipart_uploads(target)) if begun else ():
-        if upload.key.startswith(begun):
-            abort_multipart_upload(target, upload.key, upload.upload_id)
     for name in unfinished:
         remove_folder(target, catalog_id, name)
     return len(unfinished)

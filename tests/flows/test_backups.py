@@ -92,6 +92,11 @@ def test_a_night_a_restore_and_its_confirmation(  # type: ignore[no-untyped-def]
     assert looked.name == "DryRun"
     assert any(newer_key == row["key"] for row in json.loads(latest_artifact(saved, "restore-report")["data"]))
     assert "confirm-restore" in latest_artifact(saved, "restore")["data"]
+    execute(catalog, "UPDATE catalog_identity SET restored_from = '20260101T030000Z-00000000'")
+    nowhere = confirm_restore(dry_run=False, metadata_objects="missing", return_state=True)
+    assert nowhere.is_failed()
+    assert "20260101T030000Z-00000000, which this catalog comes from, is not in the store" in nowhere.message
+    execute(catalog, "UPDATE catalog_identity SET restored_from = :made", made=made.id)
     assert confirm_restore(dry_run=False, return_state=True).name == "Completed"
     assert catalog.transaction(read_freeze) is None
     assert "nothing to confirm" in confirm_restore(return_state=True).message

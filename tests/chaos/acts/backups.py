@@ -169,8 +169,9 @@ def _confirm(world: World) -> None:
     result = Aftermath()
     claim_buckets(world.catalog, world.store, result)
     sweep = world.reopened().sweep("confirm")
-    made = next(one.manifest for one in _listed(world).all if one.id == frozen.restored_from)
-    assert made is not None
+    made = next((one.manifest for one in _listed(world).all if one.id == frozen.restored_from), None)
+    if made is None:
+        raise NotFoundError("the backup is not in the vault")
     restore_metadata(sweep, world.store("vault"), made, "missing", result, key=None, threads=1)
     reconcile_restored(sweep, IntegrityPolicy(parallel_listings=1, parallel_transfers=1), result)
     if result.failed or result.unclaimed or result.metadata_failed:
