@@ -58,13 +58,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class RangeDrift:
-    """What one range came to; `expected` of its `rows` must have bytes. It travels between processes: values only."""
+    """What one range came to; `expected` rows must have bytes. It travels between processes: values only."""
 
     listed: int
     expected: int
     findings: tuple[Finding, ...] = ()
     uncounted: int = 0
-    rows: int = 0
+    whole: bool = True
+    """Whether all that it lacks is among the findings."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def look_through(
     findings += _orphan_findings(catalog, location, policy, orphans, oldest)
     most = 4 * MOST_FINDINGS
     more = compared.more_orphans + len(unnamed) - len(orphans) + max(0, len(findings) - most)
-    return RangeDrift(compared.listed, compared.expected, tuple(findings[:most]), more, rows=len(rows))
+    return RangeDrift(compared.listed, compared.expected, tuple(findings[:most]), more, len(findings) <= most)
 
 
 def orphans_before(catalog: CatalogDatabase, location: OpenLocation, grace: timedelta) -> datetime:
@@ -187,7 +188,10 @@ def put_together(catalog: CatalogDatabase, looked: Sequence[tuple[OpenLocation, 
     findings = [one for _, parts in looked for part in parts for one in part.findings]
     lost = {one.object_id for one in findings if one.what in ("missing", "mismatch")}
     healed = {one.object_id for one in findings if one.what in ORPHANS and one.object_id in lost}
-    places = {number for location, _ in looked for number in location.place.shelf}
+    # Of a place that lacks more than is told, nobody knows which of its rows are sound.
+    places = {
+        number for location, parts in looked if all(part.whole for part in parts) for number in location.place.shelf
+    }
     frozen = catalog.transaction(read_freeze)
     off = tuple(catalog.transaction(counters.counter_drift))
     found = []
@@ -223,7 +227,7 @@ def _across(finding: Finding, lost: set[UUID | None], places: set[int]) -> Findi
         what, rule, because = _heals(finding.object_id)
         return replace(finding, what=what, rule=rule, because=because)
     if finding.location_id not in places:
-        because = f"carries the id of row {finding.object_id}, in a store that this run does not look at"
+        because = f"carries the id of row {finding.object_id}, in a store that this run has not looked through whole"
         return replace(finding, what="spare", because=because)
     return finding
 
