@@ -10,7 +10,7 @@ from flows.events import CORRUPT, DRIFT, tell
 from flows.opening import run_label
 from tasks import findings
 from tasks.lifecycle_reach import RuleReach
-from tasks.reconcile import Drift
+from tasks.reconcile_judge import Drift
 from tasks.verify import VerifyReport
 
 HARMLESS = ("young orphan", "newer", "spare", "transition")

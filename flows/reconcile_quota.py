@@ -15,10 +15,10 @@ from flows.batches import RUNNER, progress_of, run_batches
 from flows.finding import note_drift
 from flows.opening import open_catalog, open_store, open_stores, reported, show_table
 from flows.planned import Work, run_planned
-from tasks import reconcile
+from tasks import reconcile, reconcile_judge
 from tasks.plans import Plan, Report
-from tasks.reconcile import Drift, RangeDrift
 from tasks.reconcile_compare import JobRange
+from tasks.reconcile_judge import Drift, RangeDrift
 from tasks.repairs import apply_repairs
 from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
@@ -63,11 +63,11 @@ def reconcile_quota(
         looked = [
             (location, _look_through(sweep, location, rules, catalog, policy, grace)) for location in sweep.locations
         ]
-        found = reconcile.put_together(database, looked)
+        found = reconcile_judge.put_together(database, looked)
         labels = database.transaction(drift.labels)
-        show_table("reconcile-drift", reconcile.explain_drift(found, labels), reconcile.summary(found))
+        show_table("reconcile-drift", reconcile_judge.explain_drift(found, labels), reconcile_judge.summary(found))
         note_drift(database, catalog, found)
-        return reconcile.plan_repairs(found, labels), found
+        return reconcile_judge.plan_repairs(found, labels), found
 
     return run_planned(
         Work(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from blocks.catalog.findings import Found
 from tasks.lifecycle_reach import RuleReach
-from tasks.reconcile import Drift
+from tasks.reconcile_judge import Drift
 from tasks.verify import VerifyReport
 
 COUNTERS = "counters off"

@@ -25,7 +25,8 @@ from tasks.content import hash_content
 from tasks.healing import heal
 from tasks.parallel import in_parallel
 from tasks.plans import Item, Outcome, Plan, Report
-from tasks.reconcile import Drift, Finding, explain_counters, look_at, orphans_before
+from tasks.reconcile import look_at, orphans_before
+from tasks.reconcile_judge import Drift, Finding, explain_counters
 from tasks.stores import OpenLocation, require_own
 from tasks.sweeping import Sweep
 from tasks.writing import StoredBlob

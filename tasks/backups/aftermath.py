@@ -19,7 +19,7 @@ from blocks.errors import NotFoundError, RefusedError, StorageError
 from blocks.object_store import ObjectStore
 from blocks.object_store.transfer import put_bytes, read_bytes
 from blocks.policies import IntegrityPolicy
-from tasks import reconcile
+from tasks import reconcile, reconcile_judge
 from tasks.backups.manifest import Manifest
 from tasks.backups.metadata import find_content
 from tasks.backups.restoring import MetadataChoice
@@ -27,7 +27,7 @@ from tasks.content import hash_content
 from tasks.healing import heal
 from tasks.layout import IDENTITY_KEY
 from tasks.parallel import in_parallel
-from tasks.reconcile import Drift, RangeDrift
+from tasks.reconcile_judge import Drift, RangeDrift
 from tasks.repairs import apply_repairs
 from tasks.stores import OpenLocation, is_older
 from tasks.sweeping import Sweep
@@ -37,7 +37,7 @@ BATCH = 500
 MOST_TOLD = 10_000
 MOST_PASSES = 50
 LOST = ("missing", "mismatch", "unbelieved")
-"""What a look alone calls lost; `reconcile.put_together` says which is which."""
+"""What a look alone calls lost; `reconcile_judge.put_together` says which is which."""
 
 
 @dataclass
@@ -192,7 +192,11 @@ def reconcile_restored(sweep: Sweep, policy: IntegrityPolicy, result: Aftermath,
             result.failed += [drifted.refused for drifted in found if drifted.refused]
             return
         report = apply_repairs(
-            sweep, policy, found, reconcile.plan_repairs(found, {}), grace=timedelta(hours=policy.orphan_grace_hours)
+            sweep,
+            policy,
+            found,
+            reconcile_judge.plan_repairs(found, {}),
+            grace=timedelta(hours=policy.orphan_grace_hours),
         )
         result.failed += [f"{one.item.subject}: {one.error}" for one in report.outcomes if one.failed]
         result.healed += [
@@ -222,7 +226,7 @@ def _look(sweep: Sweep, policy: IntegrityPolicy, result: Aftermath) -> list[Drif
         looked.append((location, ranges))
     found: list[Drift] = []
     try:
-        found = reconcile.put_together(sweep.catalog, looked)
+        found = reconcile_judge.put_together(sweep.catalog, looked)
     except RefusedError as error:
         result.failed.append(str(error))
     result.uncounted = sum(drifted.uncounted for drifted in found)

@@ -21,7 +21,7 @@ from blocks.object_store.listing import list_prefix
 from blocks.object_store.multipart import list_multipart_uploads
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy, IngestPolicy, IntegrityPolicy, RelocationPolicy, RetentionPolicy
-from tasks import reconcile
+from tasks import reconcile, reconcile_judge
 from tasks.access import issue_download_url
 from tasks.cleanup import apply_cleanup, find_due
 from tasks.cleanup_plan import plan_cleanup
@@ -89,8 +89,8 @@ def reconciled(catalog: CatalogDatabase, location: OpenLocation) -> dict[str, st
         reconcile.look_through(catalog, location, policy, part, grace=NO_GRACE)
         for part in reconcile.plan_ranges(catalog, location, policy)
     ]
-    found = reconcile.put_together(catalog, [(location, parts)])
-    plan = reconcile.plan_repairs(found, catalog.transaction(drift.labels))
+    found = reconcile_judge.put_together(catalog, [(location, parts)])
+    plan = reconcile_judge.plan_repairs(found, catalog.transaction(drift.labels))
     report = apply_repairs(Sweep(catalog, (location,)), policy, found, plan, grace=NO_GRACE)
     assert report.failed == ()
     return {finding.key: finding.what for finding in found[0].findings}

@@ -15,7 +15,7 @@ from blocks.object_store.deletion import delete_keys
 from blocks.object_store.multipart import list_multipart_uploads
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy, IngestPolicy, RetentionPolicy
-from tasks import deletion, reconcile
+from tasks import deletion, reconcile, reconcile_judge
 from tasks.cleanup import apply_cleanup, find_due
 from tasks.cleanup_plan import plan_cleanup
 from tasks.deletion import Wanted, apply_erasure, hold, plan_deletion, select
@@ -91,7 +91,7 @@ def test_an_orphan_that_becomes_the_only_copy_after_the_plan(
     job = new_job(b"content")
     spare = second_copy(sweep, job)
     found = look(sweep)
-    plan = reconcile.plan_repairs(found, {})
+    plan = reconcile_judge.plan_repairs(found, {})
     assert [item.action for item in plan.items] == ["remove orphan"]
     execute(sweep.catalog, "UPDATE stored_objects SET state = 'corrupt'")
     report = apply_repairs(sweep, POLICY, found, plan, grace=NO_GRACE)

@@ -19,12 +19,12 @@ from blocks.object_store.copying import copy
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes, read_bytes
 from blocks.policies import IngestPolicy, IntegrityPolicy
-from tasks import reconcile
+from tasks import reconcile, reconcile_judge
 from tasks.ingest import ingest_videos
 from tasks.outputs import register_outputs
 from tasks.plans import Plan, Report
-from tasks.reconcile import Drift, explain_drift
 from tasks.reconcile_compare import split_jobs
+from tasks.reconcile_judge import Drift, explain_drift
 from tasks.repairs import apply_repairs
 from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
@@ -47,12 +47,12 @@ def look(sweep: Sweep, grace: timedelta = NO_GRACE) -> list[Drift]:
         parts = reconcile.plan_ranges(sweep.catalog, location, POLICY)
         found = [reconcile.look_through(sweep.catalog, location, POLICY, part, grace=grace) for part in parts]
         looked.append((location, found))
-    return reconcile.put_together(sweep.catalog, looked)
+    return reconcile_judge.put_together(sweep.catalog, looked)
 
 
 def run(sweep: Sweep, grace: timedelta = NO_GRACE) -> tuple[Plan, Report]:
     found = look(sweep, grace)
-    plan = reconcile.plan_repairs(found, sweep.catalog.transaction(drift.labels))
+    plan = reconcile_judge.plan_repairs(found, sweep.catalog.transaction(drift.labels))
     return plan, apply_repairs(sweep, POLICY, found, plan, grace=grace)
 
 
@@ -158,7 +158,7 @@ def test_an_orphan_report_that_has_grown_old_removes_nothing_that_somebody_wants
     for name in names:
         put_bytes(location.store, f"processed/{job}/{name}", b"12345", {})
     found = look(sweep)
-    plan = reconcile.plan_repairs(found, {})
+    plan = reconcile_judge.plan_repairs(found, {})
     assert len(plan.items) == 4
     execute(
         sweep.catalog,
@@ -342,7 +342,7 @@ def test_a_foreign_bucket_loses_no_orphan(
     found = look(sweep)
     execute(sweep.catalog, "UPDATE catalog_identity SET epoch = epoch + 1")
     with pytest.raises(ForeignCatalogError):
-        apply_repairs(sweep, POLICY, found, reconcile.plan_repairs(found, {}), grace=NO_GRACE)
+        apply_repairs(sweep, POLICY, found, reconcile_judge.plan_repairs(found, {}), grace=NO_GRACE)
     assert len(stored_keys(location)) == 2
 
 
