@@ -136,7 +136,7 @@ def _held(
 ) -> Iterator[SweepLock]:
     engine = catalog.direct_engine(maintenance=True)
     try:
-        with _connected(engine.connect) as connection:
+        with _connected(catalog, engine.connect) as connection:
             deadline, told = time.monotonic() + wait.total_seconds(), ""
             while (by := _take(connection, holder, locks)) is not None:
                 if time.monotonic() >= deadline:
@@ -154,13 +154,15 @@ def _held(
 
 
 @contextmanager
-def _connected(connect: Callable[[], Connection]) -> Iterator[Connection]:
+def _connected(catalog: CatalogDatabase, connect: Callable[[], Connection]) -> Iterator[Connection]:
     try:
         # Each statement commits itself: an open transaction would hold back vacuum for hours.
         connection = connect().execution_options(isolation_level="AUTOCOMMIT")
     except DBAPIError as error:
         reason = (str(error.orig).strip().splitlines() or [type(error.orig).__name__])[0]
-        raise CatalogUnavailableError(f"no connection for the sweep's lock: {reason}") from error
+        raise CatalogUnavailableError(
+            f"PostgreSQL at {catalog.host} did not answer when the sweep's lock was to be taken: {reason}"
+        ) from error
     try:
         yield connection
     finally:

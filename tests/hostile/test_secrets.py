@@ -38,7 +38,7 @@ from tests.conftest import RunningStack
 from tests.helpers import write_video
 from tests.hostile.besieged import HERE, OWNER, VAULT, Platform
 from tests.hostile.canaries import canary, dump, files, forms, found_in, objects
-from tests.hostile.parameters import DEPLOYED, working
+from tests.hostile.parameters import DEPLOYED, signature, working
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 
@@ -127,6 +127,17 @@ def call(flow: str, platform: Platform, **changes: Any) -> str:
     return str(DEPLOYED[flow](**working(flow, platform) | changes, return_state=True).message)
 
 
+def doing(flow: str) -> dict[str, Any]:
+    """What makes a flow go on where its plan would be enough."""
+    switches = {"dry_run": False, "repair": True}
+    return {name: value for name, value in switches.items() if name in signature(flow)}
+
+
+def reaching(flow: str, block: str) -> dict[str, Any]:
+    """The parameter that names the catalog, with this block."""
+    return {"catalog" if "catalog" in signature(flow) else "target": block}
+
+
 @pytest.fixture
 def told(
     guarded: Platform,
@@ -149,24 +160,17 @@ def told(
     caplog.set_level(logging.DEBUG, logger="prefect")
     caplog.set_level(logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    own: dict[str, dict[str, Any]] = {
+        "ingest-videos": {"policy": GUARDED, "sources": [], "manifest": str(guarded.folder / "signed.json")},
+        "backup": {"policy": GUARDED},
+        "restore": {"policy": GUARDED},
+        "restore-drill": {"policy": GUARDED},
+        "set-quota": {"api_key": "guarded"},
+    }
     with temporary_settings(settings):
-        messages = [
-            call(
-                "ingest-videos",
-                guarded,
-                catalog=GUARDED,
-                policy=GUARDED,
-                sources=[],
-                manifest=str(guarded.folder / "signed.json"),
-            ),
-            call("issue-download-url", guarded, catalog=GUARDED),
-            call("issue-upload-url", guarded, catalog=GUARDED),
-            call("bulk-download", guarded, catalog=GUARDED),
-            call("backup", guarded, catalog=GUARDED, policy=GUARDED),
-            call("restore-drill", guarded, catalog=GUARDED, policy=GUARDED),
-            call("refresh-analytics", guarded, catalog=GUARDED),
-            call("set-quota", guarded, catalog=GUARDED, api_key="guarded"),
-        ]
+        worked = {
+            flow: call(flow, guarded, **doing(flow) | reaching(flow, GUARDED) | own.get(flow, {})) for flow in DEPLOYED
+        }
         refused = [
             call("backup", guarded, catalog=GUARDED, policy=GUARDED, backups=WRONG),
             call("restore", guarded, target=GUARDED, policy=GUARDED, backups=WRONG),
@@ -176,20 +180,17 @@ def told(
         ]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("blocks.catalog.block.ATTEMPTS", 1)
-            unreached = [
-                call(flow, guarded, catalog=UNREACHABLE)
-                for flow in ("cleanup", "reconcile-quota", "delete-jobs", "tier-jobs", "complete-upload", "backup")
-            ]
-    assert "1 failed, 1 ingested, 4 refused" in messages[0], messages
-    assert "verified" in messages[4], messages
-    assert "was restored in" in messages[5], messages
+            unreached = {flow: call(flow, guarded, **reaching(flow, UNREACHABLE)) for flow in DEPLOYED}
+    assert "1 failed, 1 ingested, 4 refused" in worked["ingest-videos"], worked
+    assert "verified" in worked["backup"], worked
+    assert "was restored in" in worked["restore-drill"], worked
     assert all("refuses these credentials" in one for one in refused[:4]), refused
-    assert all("at 127.0.0.1 did not answer" in one for one in unreached), unreached
+    assert all("at 127.0.0.1 did not answer" in one for one in unreached.values()), unreached
     APILogWorker.drain_all(timeout=20)
     EventsWorker.drain_all(timeout=20)
     captured = capfd.readouterr()
     return {
-        "messages": "\n".join([*messages, *refused, *unreached]),
+        "messages": "\n".join([*worked.values(), *refused, *unreached.values()]),
         "log": caplog.text,
         "standard output": captured.out,
         "standard error": captured.err,

@@ -197,8 +197,8 @@ def test_a_connection_that_is_cut_while_it_waits(catalog: CatalogDatabase) -> No
 def test_a_server_that_is_not_there() -> None:
     nowhere = CatalogDatabase(host="127.0.0.1", port=9, username="x", password="hunter2")
     connect = nowhere.direct_engine(maintenance=True).connect
-    with pytest.raises(CatalogUnavailableError, match="no connection for the sweep's lock") as caught:
-        sweeps._connected(connect).__enter__()
+    with pytest.raises(CatalogUnavailableError, match=r"at 127.0.0.1 did not answer when the sweep's lock") as caught:
+        sweeps._connected(nowhere, connect).__enter__()
     assert "hunter2" not in str(caught.value)
 
 
