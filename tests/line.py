@@ -162,7 +162,7 @@ class Line:
             writer.transport.abort()
 
     def _called(self, to: Server, what: str) -> Call:
-        call = Call(len(self.calls), to, " ".join(what.split())[:160])
+        call = Call(len(self.calls), to, " ".join(what.split())[:400])
         self.calls.append(call)
         return call
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from botocore.exceptions import ClientError
 
 from blocks.object_store import ObjectStore
 from tests.line import Answer, Call, Fault, Line, Verdict
@@ -19,6 +22,35 @@ class OneBit(Fault):
 
     def on_its_way(self, call: Call, body: bytes) -> bytes:
         return body[:-1] + bytes([body[-1] ^ 1]) if body and call.what.startswith("PUT ") else body
+
+
+class Short(Fault):
+    """Of every body on its way up the last byte is missing."""
+
+    def on_its_way(self, call: Call, body: bytes) -> bytes:
+        return body[:-1] if call.what.startswith("PUT ") else body
+
+
+@dataclass
+class PartAgain(Fault):
+    """Right before an upload is put together, one of its parts arrives once more, as something else."""
+
+    store: ObjectStore
+    number: int
+    content: bytes
+    hit: bool = False
+
+    async def before(self, call: Call) -> Verdict | Answer:
+        address = urlsplit(call.what.removeprefix("POST "))
+        upload = parse_qs(address.query).get("uploadId")
+        if call.what.startswith("POST ") and upload:
+            self.hit = True
+            with suppress(ClientError):  # rclone takes no part twice
+                await asyncio.to_thread(
+                    self.store.s3.upload_part, Bucket=self.store.bucket, UploadId=upload[0], PartNumber=self.number,
+                    Key=unquote(address.path).removeprefix(f"/{self.store.bucket}/"), Body=self.content,
+                )  # fmt: skip
+        return Verdict.PASS
 
 
 @dataclass

@@ -12,19 +12,19 @@ import pytest
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.objects import NewObject
-from blocks.errors import ContentMismatchError, SourceChangedError
+from blocks.errors import ContentMismatchError, SourceChangedError, StorageError
 from blocks.object_store import ObjectStore
 from blocks.object_store.block import MIB
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.multipart import list_multipart_uploads
 from blocks.object_store.probing import Capabilities
-from blocks.object_store.transfer import exists, put_bytes, put_stream
+from blocks.object_store.transfer import exists, hash_object, put_bytes, put_stream
 from blocks.policies import IngestPolicy
 from tasks.ingest import ingest_videos
 from tasks.stores import OpenLocation
 from tasks.writing import LocalFile, StoredBlob, Writing, write_object
 from tests.helpers import assert_sound, one, sha256, write_video
-from tests.wires import OneBit, wired
+from tests.wires import OneBit, PartAgain, Short, wired
 
 
 def new_object(location: OpenLocation, content: bytes) -> NewObject:
@@ -50,6 +50,55 @@ def test_nothing_wrong_counts_as_written(
     assert exists(location.store, new.key) != capabilities.checks_uploads
     assert list(list_multipart_uploads(location.store)) == [], "a refused upload leaves no parts"
     write_object(location, writing)
+
+
+@pytest.mark.parametrize("size", [1000, 11 * MIB])
+def test_nothing_short_counts_as_written(location: OpenLocation, tmp_path: Path, size: int) -> None:
+    content = os.urandom(size)
+    new, path = new_object(location, content), tmp_path / "a.mp4"
+    path.write_bytes(content)
+    with wired(location.store, Short()) as behind, pytest.raises(StorageError):
+        write_object(replace(location, store=behind), Writing(new, LocalFile(path)))
+    assert list(list_multipart_uploads(location.store)) == [], "what was given up leaves no parts"
+    write_object(location, Writing(new, LocalFile(path)))
+    assert hash_object(location.store, new.key) == (new.sha256, size)
+
+
+@pytest.mark.parametrize(
+    ("number", "part"),
+    [
+        (2, os.urandom(5 * MIB)),
+        (2, os.urandom(5 * MIB + 1)),
+        (3, b""),
+        (3, b"x"),
+        (3, os.urandom(MIB)),
+        (9, b"one more"),
+    ],
+    ids=[
+        "another content",
+        "longer",
+        "the last, empty",
+        "the last, cut short",
+        "the last, of its length",
+        "one too many",
+    ],
+)
+def test_a_part_that_arrives_again_is_not_put_in(
+    location: OpenLocation, tmp_path: Path, number: int, part: bytes
+) -> None:
+    """From a proxy that repeats, or a try that was given up and still comes through: refused, or left out."""
+    content = os.urandom(11 * MIB)
+    new, path = new_object(location, content), tmp_path / "a.mp4"
+    path.write_bytes(content)
+    again = PartAgain(location.store, number, part)
+    with wired(location.store, again) as behind:
+        try:
+            write_object(replace(location, store=behind), Writing(new, LocalFile(path)))
+        except StorageError:
+            write_object(location, Writing(replace(new, key=f"{new.key}.again"), LocalFile(path)))
+            new = replace(new, key=f"{new.key}.again")
+    assert again.hit
+    assert hash_object(location.store, new.key) == (new.sha256, new.size_bytes)
 
 
 def test_the_store_looks_at_what_the_probe_saw(store: ObjectStore, does: Callable[[str], bool]) -> None:
