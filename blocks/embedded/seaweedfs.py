@@ -11,6 +11,8 @@ from blocks.embedded.processes import LOOPBACK, Running, answers, start, wait_un
 PORTS = (
     "s3", "s3.grpc", "master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "admin", "admin.grpc",
 )  # fmt: skip
+MOST_VOLUMES = 10_000
+"""Files in which objects lie together; they grow as they are written."""
 
 
 def start_seaweedfs(data: Path, ports: dict[str, int], *, access_key: str, secret_key: str, log: Path) -> Running:
@@ -41,6 +43,8 @@ def start_seaweedfs(data: Path, ports: dict[str, int], *, access_key: str, secre
         f"-admin.port={ports['admin']}", f"-admin.port.grpc={ports['admin.grpc']}",
         # What a storage test bed does not need, or what would talk to the outside.
         "-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
+        # Every bucket takes at least one, and by itself it makes room for as many as there are free GiB on the disk.
+        f"-volume.max={MOST_VOLUMES}",
         # Other servers refuse an unknown bucket: so does this one.
         "-s3.autoCreateBucket=false",
     ]  # fmt: skip

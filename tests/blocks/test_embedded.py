@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
 import tempfile
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
 from blocks.embedded import Stack, postgres
 from blocks.embedded.processes import Running, find, free_port, stop
 from blocks.errors import InvalidInputError
+from tests.conftest import RunningStack
 
 
 def test_started_twice_killed_and_started_again() -> None:
@@ -46,6 +49,13 @@ def test_started_twice_killed_and_started_again() -> None:
     finally:
         stack.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_there_is_room_for_many_buckets(running_stack: RunningStack) -> None:
+    """Whatever is free on the disk: by itself it stops at as many as there are GiB, and answers 500 from then on."""
+    ports = json.loads((running_stack.stack.folder / "stack.json").read_text())["ports"]
+    status = httpx.get(f"http://127.0.0.1:{ports['master']}/dir/status").json()
+    assert status["Topology"]["Max"] >= 10_000
 
 
 def test_a_stranger_with_our_pid_is_left_alone() -> None:
