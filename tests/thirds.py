@@ -1,0 +1,46 @@
+"""`make test`: three parts side by side, each with a stack of its own.
+
+What needs a Prefect server waits for runs to be picked up, what is broken on purpose (`tests/chaos`) for those who try
+again, and the others for disks: together they take little more than the longest of them. Some folders that need no
+Prefect go with the flows (`BESIDE_FLOWS` in conftest.py), so that none is much longer than the others.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+PARTS = {
+    "others": ["-m", "not chaos and not prefect and not beside_flows", "--ignore=tests/chaos"],
+    "broken on purpose": ["-m", "not chaos", "tests/chaos"],
+    "flows": ["-m", "not chaos and (prefect or beside_flows)", "--ignore=tests/chaos"],
+}
+
+
+def main() -> int:
+    """Run all; the first one is seen at once, the outputs of the others follow it. Returns the worst exit code."""
+    with tempfile.TemporaryDirectory(prefix="parts-") as folder:
+        logs = [Path(folder) / f"{name}.log" for name in PARTS][1:]
+        parts = [_begin(arguments, log) for arguments, log in zip(PARTS.values(), [None, *logs], strict=True)]
+        # Interrupted, each stops its servers before it ends, and is waited for. A terminal tells all by itself.
+        signal.signal(signal.SIGINT, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: [part.terminate() for part in parts])
+        codes = [part.wait() for part in parts]
+        for log in logs:
+            sys.stdout.write(log.read_text())
+    return max(codes)
+
+
+def _begin(arguments: list[str], log: Path | None) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "pytest", *arguments]
+    if log is None:
+        return subprocess.Popen(command)
+    with log.open("w") as file:
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
