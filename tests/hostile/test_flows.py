@@ -22,10 +22,11 @@ from blocks.loading import load_block
 from blocks.policies import RetentionPolicy
 from tasks.access import issue_download_url
 from tasks.history import explain
-from tests.hostile.asking import answer_of, ask, assert_told, inside_a_run
+from tests.helpers import execute
+from tests.hostile.asking import Answer, answer_of, ask, assert_told, inside_a_run
 from tests.hostile.besieged import OWNER, Platform
 from tests.hostile.parameters import DEPLOYED, FLOWS, TYPED, meaning, signature, working
-from tests.hostile.values import MORE_TEXT
+from tests.hostile.values import BLOCK, BLOCK_LATER, MORE_TEXT
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 
@@ -75,6 +76,23 @@ def attack(platform: Platform, flow: str, chosen: Callable[[str, str], tuple[Any
 @pytest.mark.parametrize("flow", DEPLOYED)
 def test_is_refused_and_nothing_is_written(besieged: Platform, flow: str) -> None:
     inside_a_run(lambda: attack(besieged, flow, some))
+
+
+@pytest.mark.parametrize("name", [name for name, kind in meaning("confirm-restore").items() if kind is BLOCK_LATER])
+def test_a_restore_is_confirmed_with_blocks_that_exist(besieged: Platform, name: str) -> None:
+    """They are looked for where there is something to confirm."""
+    frozen = "UPDATE catalog_identity SET frozen_since = clock_timestamp(), restored_from = 'x'"
+    execute(besieged.catalog, frozen)
+    before = besieged.written()
+    try:
+        for value in BLOCK.refused:
+            given = working("confirm-restore", besieged) | {"dry_run": False, name: value}
+            answers: list[Answer] = []
+            inside_a_run(lambda: answers.append(ask(DEPLOYED["confirm-restore"], given)))  # noqa: B023 -- runs at once
+            assert_told(answers[0].error, value, BLOCK.rule)
+        assert besieged.written() == before
+    finally:
+        execute(besieged.catalog, "UPDATE catalog_identity SET frozen_since = NULL, restored_from = NULL")
 
 
 @pytest.mark.chaos
