@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from blocks.catalog.block import CatalogDatabase, is_interrupted
 from blocks.errors import CatalogUnavailableError
@@ -73,6 +73,10 @@ def exported_snapshot(catalog: CatalogDatabase) -> Iterator[Snapshot]:
                      "       current_setting('server_version_num')::int AS version")
             ).one()  # fmt: skip
             yield Snapshot(row.id, row.at, row.version, connection)
+            # Who purges next need not wait until the server notices that this session is over.
+            with suppress(SQLAlchemyError):
+                connection.rollback()
+                connection.execute(text("SELECT pg_advisory_unlock_shared(:one, :two)"), _LOCK)
     except DBAPIError as error:
         if not error.connection_invalidated and not is_interrupted(error):
             raise

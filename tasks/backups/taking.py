@@ -29,8 +29,9 @@ from blocks.catalog.snapshots import (
     schema_revision,
 )
 from blocks.encryption import BackupKey
-from blocks.errors import DamagedBackupError, StorageError, TransientError
+from blocks.errors import DamagedBackupError, RefusedError, StorageError, TransientError
 from blocks.object_store import ObjectStore
+from blocks.object_store.clock import MOST_APART, store_now
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import exists, put_bytes, read_bytes
 from blocks.policies import BackupPolicy
@@ -111,11 +112,13 @@ def take_backup(making: Making) -> Taken:
 
     Raises:
         SchemaError: the catalog's schema is unknown to this code.
+        RefusedError: the store's clock is so far behind that no restore would believe what is written now.
         ProgramError: no pg_dump fits the server, or it failed.
         CatalogUnavailableError, StoreUnavailableError: one of them went away.
         DamagedBackupError: what was read back is not what was written.
     """
     require_known_schema(making.catalog)
+    _require_clock(making)
     started = time.monotonic()
     identity = making.catalog.transaction(read_identity)
     remove_unfinished(making.target, identity.catalog_id)
@@ -139,6 +142,16 @@ def take_backup(making: Making) -> Taken:
         details={"rows": sum(made.rows.values()), "database_bytes": made.database_bytes},
     )  # fmt: skip
     return taken
+
+
+def _require_clock(making: Making) -> None:
+    here, there = making.catalog.transaction(due.now), store_now(making.target)
+    if here > there + MOST_APART:
+        raise RefusedError(
+            f"the clock of the store of backups says {there:%Y-%m-%d %H:%M:%S} UTC, and PostgreSQL's "
+            f"{here:%Y-%m-%d %H:%M:%S}: a restore takes a backup that is older than itself for forged; set the clock "
+            "that is wrong, and run this again"
+        )
 
 
 def _record(making: Making, backup: str, started: float, *, because: str = "", **more: Any) -> None:

@@ -24,6 +24,7 @@ from blocks.errors import (
     DamagedBackupError,
     InvalidInputError,
     ProgramError,
+    RefusedError,
     StoreUnavailableError,
     SweepBusyError,
 )
@@ -44,6 +45,7 @@ from tasks.purging import purge_released
 from tasks.stores import OpenLocation
 from tests.helpers import execute, one, rows, sha256
 from tests.tasks.backups.conftest import FAST
+from tests.wires import Clock, wired
 
 
 def contents(vault: ObjectStore, catalog_id: UUID, folder: str = "metadata") -> list[str]:
@@ -201,6 +203,16 @@ def test_what_a_killed_one_left_is_removed_by_the_next(catalog, job, take, vault
     assert list(list_multipart_uploads(vault)) == []
     assert list(list_prefix(vault, folder)) == []
     assert len(list(list_prefix(vault, copied))) == 1, "what somebody copies in is theirs"
+
+
+def test_a_store_whose_clock_is_behind_takes_none(take, vault: ObjectStore, job: UUID, listed) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """What it dated, a restore would take for forged: nobody is to find that out then."""
+    with wired(vault, Clock(timedelta(hours=-3))) as behind, pytest.raises(RefusedError, match="set the clock"):
+        take(target=behind)
+    assert (listed().all, listed().unfinished) == ((), {})
+    with wired(vault, Clock(timedelta(hours=3))) as ahead:
+        made = take(target=ahead).manifest
+        assert [(one.id, one.good) for one in listing.list_backups(ahead, made.catalog_id).all] == [(made.id, True)]
 
 
 def test_one_at_a_time(catalog: CatalogDatabase, catalog_id: UUID) -> None:
