@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -14,6 +15,7 @@ import pytest
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.snapshots import exported_snapshot
 from blocks.errors import InvalidInputError, NotFoundError, QuotaExceededError, RefusedError
+from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy, IngestPolicy, RetentionPolicy, TierPolicy
 from tasks.access import issue_download_url
 from tasks.analytics.snapshot import refresh
@@ -35,6 +37,7 @@ from tasks.outputs import register_outputs
 from tasks.plans import Report
 from tasks.stores import Locations, OpenLocation
 from tasks.sweeping import Sweep
+from tasks.uploads import complete_upload, issue_upload_url
 from tests.helpers import assert_sound, execute, one, rows, stored_keys, write_outputs, write_video
 
 STATES = "SELECT name, state, generation, trashed_state FROM stored_objects ORDER BY name"
@@ -289,34 +292,45 @@ def test_an_erasure_takes_a_job_whatever_its_state(
     assert stored_keys(location) == []
 
 
-def test_deletion_races_with_ingest_of_the_same_video(
-    sweep: Sweep, location: OpenLocation, policy: IngestPolicy, acme: str, new_job: Callable[[bytes], UUID],
-    tmp_path: Path,
+@pytest.mark.parametrize("remove", [erase, delete], ids=["for good", "into the trash"])
+def test_deletion_races_with_new_arrivals_of_the_same_video(
+    sweep: Sweep, location: OpenLocation, policy: IngestPolicy, access: AccessPolicy, acme: str,
+    new_job: Callable[[bytes], UUID], tmp_path: Path, remove: Callable[[Sweep, UUID], Report],
 ) -> None:  # fmt: skip
-    """A last delete against new uploads of the same content: whoever wins, no live row lacks its bytes."""
-    video = write_video(tmp_path / "same.mp4", b"same")
+    """A last delete against uploads of the same content by every way: whoever wins, no live row lacks its bytes."""
     job = new_job(b"same")
-    errors: list[BaseException] = []
+    issued = issue_upload_url(
+        sweep.catalog, location, access, policy, api_key=acme, filename="form.mp4", size_bytes=len(b"same")
+    )
+    httpx.post(issued.form.url, data=issued.form.fields, files={"file": b"same"}).raise_for_status()
+    put_bytes(location.store, "temp/source/blob", b"same", {})
+    url = location.store.s3.generate_presigned_url(
+        "get_object", Params={"Bucket": location.store.bucket, "Key": location.store.path("temp/source/blob")}
+    )
+    near = policy.model_copy(update={"allow_private_addresses": True})
 
-    def ingest() -> None:
-        try:
-            ingest_videos(sweep.catalog, location, policy, api_key=acme, sources=[str(video)])
-        except BaseException as error:
-            errors.append(error)
+    def ingest(source: str) -> None:
+        (outcome,) = ingest_videos(sweep.catalog, location, near, api_key=acme, sources=[source]).outcomes
+        assert outcome.succeeded or "another run is uploading" in outcome.error, outcome.error
 
-    def remove() -> None:
-        try:
-            erase(sweep, job)
-        except BaseException as error:
-            errors.append(error)
+    def complete() -> None:
+        complete_upload(
+            sweep.catalog, Locations(sweep.catalog, location), policy, api_key=acme, upload_id=issued.upload_id
+        )
 
-    threads = [threading.Thread(target=work) for work in (ingest, remove, ingest, ingest)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    video = str(write_video(tmp_path / "same.mp4", b"same"))
+    with ThreadPoolExecutor(max_workers=5) as pool:
+        at_once = [
+            pool.submit(ingest, video), pool.submit(remove, sweep, job), pool.submit(complete),
+            pool.submit(ingest, url), pool.submit(ingest, video),
+        ]  # fmt: skip
+    for one_of_them in at_once:
+        one_of_them.result()
     assert one(sweep.catalog, "SELECT count(*) FROM jobs WHERE deleted_at IS NULL AND status = 'queued'") <= 1
+    assert_sound(sweep.catalog, location)
+    (again,) = ingest_videos(sweep.catalog, location, policy, api_key=acme, sources=[video]).outcomes
+    assert again.succeeded, again.error
+    assert one(sweep.catalog, "SELECT count(*) FROM jobs WHERE deleted_at IS NULL AND status = 'queued'") == 1
     assert_sound(sweep.catalog, location)
 
 
