@@ -61,7 +61,9 @@ class Wanted:
     crashes_run: bool = False
 
 
-def wanted(policy: BackupPolicy, *, window: timedelta | None = None, silent: timedelta = SILENT) -> dict[str, Wanted]:
+def wanted(
+    policy: BackupPolicy, *, window: timedelta | None = None, silent: timedelta | None = None
+) -> dict[str, Wanted]:
     """All alarms by name. `window` and `silent` instead of the usual times are for those who want to see one fire."""
     overdue = window or timedelta(hours=policy.overdue_hours)
     return {
@@ -97,13 +99,13 @@ def wanted(policy: BackupPolicy, *, window: timedelta | None = None, silent: tim
         # States have names of our own, such as Partial: any event of the run says that it is not lost.
         "a run stands still": Wanted(
             EventTrigger(posture=Posture.Proactive, after={f"{RUN}.heartbeat"}, expect={f"{RUN}.*"},
-                         within=silent, threshold=1, for_each={"prefect.resource.id"}),
+                         within=silent or SILENT, threshold=1, for_each={"prefect.resource.id"}),
             "Its process is gone without a word; it is marked as crashed, and the next run finishes its work.",
             crashes_run=True,
         ),
         "a run never started": Wanted(
             EventTrigger(posture=Posture.Proactive, after={f"{RUN}.Pending"}, expect={f"{RUN}.*"},
-                         within=LOST_PENDING, threshold=1, for_each={"prefect.resource.id"}),
+                         within=silent or LOST_PENDING, threshold=1, for_each={"prefect.resource.id"}),
             "A worker took it and was lost before it began; it is marked as crashed.",
             crashes_run=True,
         ),
@@ -124,7 +126,7 @@ def _again(event: str, within: timedelta) -> EventTrigger:
 
 
 def set_alarms(
-    policy: BackupPolicy, *, notify: str = "", window: timedelta | None = None, silent: timedelta = SILENT
+    policy: BackupPolicy, *, notify: str = "", window: timedelta | None = None, silent: timedelta | None = None
 ) -> list[Alarm]:
     """Make the alarms, or bring them up to date; run again it changes nothing, and leaves disabled what is.
 

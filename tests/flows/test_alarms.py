@@ -1,18 +1,19 @@
-"""Alarms about runs: one that stands still is noticed, and nobody waits for it any more."""
+"""Alarms about runs that stand still, never start, are late, or do not come again: each is seen to fire."""
 
 from __future__ import annotations
 
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.events import emit_event
-from prefect.states import Completed, Running
+from prefect.states import Completed, Pending, Running, Scheduled
 
 from blocks.policies import BackupPolicy
 from flows.alarms import list_alarms, set_alarms
+from flows.events import RAN_NIGHTLY, RAN_WEEKLY, tell
 
 pytestmark = [pytest.mark.prefect, pytest.mark.chaos]
 
@@ -48,11 +49,38 @@ def test_a_run_that_stands_still_is_crashed_and_one_that_ended_is_not(default_bl
             after = client.read_flow_run(ended).state
             assert after is not None
             assert after.name == "Partial"
-        for _ in range(40):
-            (alarm,) = (one for one in list_alarms() if one.name == "a run stands still")
-            if alarm.fired_at:
-                break
-            time.sleep(0.5)
-        assert alarm.fired_at
+        assert_fired("a run stands still")
     finally:
         set_alarms(BackupPolicy())
+
+
+def test_what_never_starts_is_late_or_does_not_come_again_is_noticed(default_blocks: None) -> None:
+    set_alarms(BackupPolicy(), silent=timedelta(seconds=10), window=timedelta(seconds=10))
+    try:
+        with get_client(sync_client=True) as client:
+            lost = client.create_flow_run(idle, state=Pending()).id
+            client.create_flow_run(idle, state=Scheduled(scheduled_time=datetime.now(UTC) - timedelta(hours=1)))
+            for event in (RAN_NIGHTLY, RAN_WEEKLY):
+                tell(event, "a-flow-of-a-test", of="flow")
+            for name in (
+                "a run never started",
+                "a run is late",
+                "a nightly flow did not run",
+                "a weekly flow did not run",
+            ):
+                assert_fired(name)
+            state = client.read_flow_run(lost).state
+            assert state is not None
+            assert state.is_crashed()
+    finally:
+        set_alarms(BackupPolicy())
+
+
+def assert_fired(name: str) -> None:
+    """Within a minute."""
+    for _ in range(120):
+        (alarm,) = (one for one in list_alarms() if one.name == name)
+        if alarm.fired_at:
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"{name}: it did not fire")
