@@ -18,9 +18,10 @@ from blocks.catalog.locations import Declaration, declare_place, read_identity
 from blocks.object_store import ObjectStore
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.probing import Capabilities
-from blocks.object_store.transfer import head, put_bytes
+from blocks.object_store.transfer import put_bytes
 from tasks.content import hash_content
 from tasks.layout import IDENTITY_KEY
+from tasks.parallel import in_parallel
 from tasks.stores import OpenLocation
 
 
@@ -157,16 +158,25 @@ def assert_sound(catalog: CatalogDatabase, *locations: OpenLocation) -> None:
         assert row.used == row.used_sum, row.label
         assert row.reserved == row.reserved_sum, row.label
     assert_totals(catalog)
-    for row in rows(
-        catalog,
-        "SELECT location_id, key, codec, sha256, size_bytes, stored_bytes FROM stored_objects "
-        " WHERE state = 'live' OR (state = 'trashed' AND trashed_state = 'live')",
-    ):
+    there = {
+        id(store): {listed.key: listed.size_bytes for prefix in ("processed", "uploads")
+                    for listed in list_prefix(store, prefix)}
+        for store in shelves.values()
+    }  # fmt: skip
+
+    def check(row: Any) -> None:
         store = stores[row.location_id]
         assert store is not None, "which store is it in?"
         found = hash_content(store, row.key, row.codec, at_most=row.size_bytes)
         assert found == (row.sha256, row.size_bytes), row.key
-        assert head(store, row.key).size_bytes == row.stored_bytes, row.key
+        assert there[id(store)].get(row.key) == row.stored_bytes, row.key
+
+    live = rows(
+        catalog,
+        "SELECT location_id, key, codec, sha256, size_bytes, stored_bytes FROM stored_objects "
+        " WHERE state = 'live' OR (state = 'trashed' AND trashed_state = 'live')",
+    )
+    in_parallel(check, live, threads=8)
     named = {
         row.key
         for row in rows(
@@ -175,9 +185,8 @@ def assert_sound(catalog: CatalogDatabase, *locations: OpenLocation) -> None:
             "UNION SELECT old_key FROM relocations WHERE state <> 'done'",
         )
     }
-    for location in locations:
-        for prefix in ("processed", "uploads"):
-            assert set(stored_keys(location, prefix)) <= named
+    for keys in there.values():
+        assert set(keys) <= named
 
 
 def declared(
