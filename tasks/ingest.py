@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections import Counter
@@ -10,11 +9,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.customers import Customer, find_customer, require_enabled
 from blocks.errors import InvalidInputError, RefusedError, StorageError, is_transient
 from blocks.object_store.deletion import delete_keys
+from blocks.object_store.transfer import hash_file
 from blocks.policies import GIB, MIB, IngestPolicy
 from blocks.units import format_bytes
 from tasks.checks import shown, told
@@ -27,8 +28,8 @@ from tasks.writing import LocalFile, StoredBlob
 
 BATCH_BYTES = GIB
 """A batch is committed as one: a crash costs at most about this much of uploading."""
-KEPT_BYTES = 64 * MIB
-"""A batch of small files up to this size is read once, and kept in memory between hashing and sending."""
+URL_BYTES = 64 * MIB
+"""What a URL counts as in a batch: its size is known once it was fetched."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,11 @@ def find_enabled(catalog: CatalogDatabase, api_key: str) -> Customer:
 
 
 def plan_batches(sources: Iterable[Source], *, files: int, size_bytes: int) -> list[list[Source]]:
-    """Sources in order, a batch as full as its limits allow; a URL's size is not known and counts as nothing."""
+    """Sources in order, a batch as full as its limits allow."""
     batches: list[list[Source]] = []
     room = 0
     for source in sources:
-        size = source.size_bytes or 0
+        size = URL_BYTES if source.size_bytes is None else source.size_bytes
         if not batches or len(batches[-1]) >= files or size > room:
             batches.append([])
             room = size_bytes
@@ -120,11 +121,9 @@ def ingest_batch(
 ) -> list[IngestOutcome]:
     """Hash a batch's sources and take them in; one outcome for each, in order."""
 
-    keep = sum(source.size_bytes or 0 for source in batch) <= KEPT_BYTES
-
     def read(source: Source) -> Hashed | IngestOutcome:
         try:
-            return hash_source(location, policy, source, keep=keep)
+            return hash_source(location, policy, source)
         except (StorageError, OSError) as error:
             why: Result = "failed" if is_transient(error) else "refused"
             return IngestOutcome(told(source.where), why, source.filename, error=_reason(error))
@@ -148,20 +147,22 @@ def ingest_batch(
     return [next(taken) if isinstance(one, Hashed) else one for one in read_ones]
 
 
-def hash_source(location: OpenLocation, policy: IngestPolicy, source: Source, *, keep: bool = False) -> Hashed:
-    """Read a source once: a file where it lies (its bytes are kept if asked for), a URL on its way into `temp/`.
+def hash_source(location: OpenLocation, policy: IngestPolicy, source: Source) -> Hashed:
+    """Hash a source: a file where it lies, a URL on its way into `temp/`.
 
     Raises:
         InvalidInputError: it is empty, or not the content that was expected.
         RefusedError: it is larger than the policy allows.
     """
     if source.path is not None:
-        # Larger ones go up in parallel parts.
-        content, sha256, size = _read(source, policy, keep=location.store.multipart_upload_part_bytes if keep else 0)
+        _check_size(source.filename, source.path, policy)
+        # Nothing of it is held: most files of a nightly run are known, and the others are read again from the system's
+        # cache.
+        sha256, size = hash_file(source.path)
         if size == 0:
             raise InvalidInputError(f"{source.filename} is empty")
         _check_expected(source, sha256)
-        return Hashed(told(source.where), source.filename, sha256, size, LocalFile(source.path, content))
+        return Hashed(told(source.where), source.filename, sha256, size, LocalFile(source.path))
     check_url(source.where, policy)
     fetched = fetch(location, policy, source.where)
     try:
@@ -172,19 +173,12 @@ def hash_source(location: OpenLocation, policy: IngestPolicy, source: Source, *,
     return Hashed(told(source.where), source.filename, fetched.sha256, fetched.size_bytes, StoredBlob(fetched.key))
 
 
-def _read(source: Source, policy: IngestPolicy, *, keep: int) -> tuple[bytes | None, str, int]:
-    """A file's bytes if it has `keep` at most, its SHA-256 and its size, from one pass."""
-    assert source.path is not None  # noqa: S101 -- asked by the caller
-    with source.path.open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > policy.largest_source_gib * GIB:
-            raise RefusedError(
-                f"{source.filename} has {size} bytes, more than the largest allowed, {policy.largest_source_gib} GiB"
-            )
-        if size > keep:
-            return None, hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
-        content = file.readall()
-    return content, hashlib.sha256(content).hexdigest(), len(content)
+def _check_size(filename: str, path: Path, policy: IngestPolicy) -> None:
+    size = path.stat().st_size
+    if size > policy.largest_source_gib * GIB:
+        raise RefusedError(
+            f"{filename} has {size} bytes, more than the largest allowed, {policy.largest_source_gib} GiB"
+        )
 
 
 def make_report(

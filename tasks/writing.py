@@ -19,7 +19,7 @@ from tasks.stores import OpenLocation
 
 @dataclass(frozen=True)
 class LocalFile:
-    """Bytes on this machine's disk; `content` where they are few and were kept when they were hashed."""
+    """Bytes on this machine's disk, or, of a name alone, the few that are in memory: `content`."""
 
     path: Path
     content: bytes | None = field(default=None, repr=False)

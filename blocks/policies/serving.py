@@ -48,7 +48,9 @@ class IngestPolicy(Block):
         3, "A reservation lasts as long as its batch would take at this speed.", 1.0, gt=0, le=10_000
     )
     largest_source_gib: int = field(4, "Sources above this size are refused.", 5 * 1024, ge=1, le=5 * 1024)
-    batch_files: int = field(5, "Sources that go through the catalog together.", 100, ge=1, le=1000)
+    batch_files: int = field(
+        5, "Sources that go through the catalog together, up to 1 GiB of them.", 500, ge=1, le=1000
+    )
     parallel_batches: int = field(6, "Batches in work at the same time.", 3, ge=1, le=32)
     parallel_transfers: int = field(7, "Transfers one batch has under way at the same time.", 8, ge=1, le=256)
     source_roots: str = field(
