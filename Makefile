@@ -25,7 +25,7 @@ status: $(VENV)/.local-installed  ## what runs, and what customers store
 	@$(BIN)/python -m flows status || test $$? -eq 3
 
 test: $(VENV)/.dev-installed  ## the tests, against real servers
-	@$(BIN)/python -m $(if $(ARGS),pytest -m "not chaos" $(ARGS),tests.parts)
+	@$(BIN)/python -m $(if $(ARGS),pytest -m "not chaos" $(ARGS),tests.thirds)
 
 chaos: $(VENV)/.dev-installed  ## killed, cut off, asleep at every call; alarms waited for: hours
 	@$(BIN)/python -m pytest -m chaos $(ARGS)

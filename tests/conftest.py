@@ -32,6 +32,8 @@ from tasks.stores import OpenLocation
 from tests.helpers import declared, write_video
 
 TEMPLATE = "catalog_template"
+BESIDE_FLOWS = ("hostile",)
+"""Folders that `make test` runs with the flows."""
 _numbers = itertools.count(1)
 
 
@@ -48,8 +50,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", default="", help="seeds of the simulation, such as 17 or 0-5000")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of flows go last: the Prefect server starts meanwhile."""
+    for item in items:
+        if item.path.parent.name in BESIDE_FLOWS:
+            item.add_marker("beside_flows")
     items.sort(key=lambda item: item.get_closest_marker("prefect") is not None)
 
 

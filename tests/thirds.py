@@ -1,8 +1,8 @@
-"""`make test`: parts side by side, each with a stack of its own.
+"""`make test`: three parts side by side, each with a stack of its own.
 
 What needs a Prefect server waits for runs to be picked up, what is broken on purpose (`tests/chaos`) for those who try
-again, and the others for disks: together they take little more than the longest of them. `tests/hostile` is apart from
-the flows because both are long.
+again, and the others for disks: together they take little more than the longest of them. Some folders that need no
+Prefect go with the flows (`BESIDE_FLOWS` in conftest.py), so that none is much longer than the others.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-APART = ["tests/chaos", "tests/hostile"]
 PARTS = {
-    "others": ["-m", "not chaos and not prefect", *(f"--ignore={one}" for one in APART)],
+    "others": ["-m", "not chaos and not prefect and not beside_flows", "--ignore=tests/chaos"],
     "broken on purpose": ["-m", "not chaos", "tests/chaos"],
-    "hostile": ["-m", "not chaos", "tests/hostile"],
-    "flows": ["-m", "not chaos and prefect", *(f"--ignore={one}" for one in APART)],
+    "flows": ["-m", "not chaos and (prefect or beside_flows)", "--ignore=tests/chaos"],
 }
 
 
