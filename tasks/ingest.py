@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.customers import Customer, find_customer, require_enabled
@@ -155,10 +154,11 @@ def hash_source(location: OpenLocation, policy: IngestPolicy, source: Source) ->
         RefusedError: it is larger than the policy allows.
     """
     if source.path is not None:
-        _check_size(source.filename, source.path, policy)
+        _check_size(source.filename, source.path.stat().st_size, policy)
         # Nothing of it is held: most files of a nightly run are known, and the others are read again from the system's
         # cache.
         sha256, size = hash_file(source.path)
+        _check_size(source.filename, size, policy)  # it may have grown
         if size == 0:
             raise InvalidInputError(f"{source.filename} is empty")
         _check_expected(source, sha256)
@@ -173,8 +173,7 @@ def hash_source(location: OpenLocation, policy: IngestPolicy, source: Source) ->
     return Hashed(told(source.where), source.filename, fetched.sha256, fetched.size_bytes, StoredBlob(fetched.key))
 
 
-def _check_size(filename: str, path: Path, policy: IngestPolicy) -> None:
-    size = path.stat().st_size
+def _check_size(filename: str, size: int, policy: IngestPolicy) -> None:
     if size > policy.largest_source_gib * GIB:
         raise RefusedError(
             f"{filename} has {size} bytes, more than the largest allowed, {policy.largest_source_gib} GiB"

@@ -118,12 +118,12 @@ def take_backup(making: Making) -> Taken:
         DamagedBackupError: what was read back is not what was written.
     """
     require_known_schema(making.catalog)
-    _require_clock(making)
     started = time.monotonic()
     identity = making.catalog.transaction(read_identity)
-    remove_unfinished(making.target, identity.catalog_id)
     backup = ""
     try:
+        _require_clock(making)
+        remove_unfinished(making.target, identity.catalog_id)
         with exported_snapshot(making.catalog) as snapshot:
             backup = backup_id(snapshot.taken_at, uuid4())
             write_note(making.target, identity.catalog_id, backup, STARTED, {"run": making.run})

@@ -205,11 +205,12 @@ def test_what_a_killed_one_left_is_removed_by_the_next(catalog, job, take, vault
     assert len(list(list_prefix(vault, copied))) == 1, "what somebody copies in is theirs"
 
 
-def test_a_store_whose_clock_is_behind_takes_none(take, vault: ObjectStore, job: UUID, listed) -> None:  # type: ignore[no-untyped-def]  # fixtures
+def test_a_store_whose_clock_is_behind_takes_none(catalog, take, vault: ObjectStore, job: UUID, listed) -> None:  # type: ignore[no-untyped-def]  # fixtures
     """What it dated, a restore would take for forged: nobody is to find that out then."""
     with wired(vault, Clock(timedelta(hours=-3))) as behind, pytest.raises(RefusedError, match="set the clock"):
         take(target=behind)
     assert (listed().all, listed().unfinished) == ((), {})
+    assert rows(catalog, "SELECT ok, because LIKE '%set the clock%' FROM backup_checks") == [(False, True)]
     with wired(vault, Clock(timedelta(hours=3))) as ahead:
         made = take(target=ahead).manifest
         assert [(one.id, one.good) for one in listing.list_backups(ahead, made.catalog_id).all] == [(made.id, True)]
