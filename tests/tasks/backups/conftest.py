@@ -14,6 +14,7 @@ from blocks.embedded import Endpoints
 from blocks.encryption import BackupKey, new_key
 from blocks.object_store import ObjectStore
 from blocks.object_store.block import MIB
+from blocks.object_store.listing import list_prefix
 from blocks.policies import BackupPolicy
 from tasks.backups.cutover import cut_over, drop_leftovers
 from tasks.backups.listing import Backups, list_backups
@@ -25,6 +26,11 @@ from tests.conftest import make_store
 
 FAST = BackupPolicy(compression_level=1, restore_jobs=1)
 NO_WAIT = timedelta(0)
+
+
+def contents(vault: ObjectStore, catalog_id: UUID, folder: str = "metadata") -> list[str]:
+    """Names below one of the catalog's folders in the store of backups."""
+    return [listed.key.rpartition("/")[2] for listed in list_prefix(vault, f"{catalog_id}/{folder}")]
 
 
 @pytest.fixture
