@@ -133,7 +133,7 @@ def sql(endpoints: Endpoints) -> Iterator[Callable[[str], None]]:
 
 @pytest.fixture(scope="session")
 def template(endpoints: Endpoints, sql: Callable[[str], None]) -> str:
-    """A migrated catalog; each test gets a copy, which takes 50 ms instead of a migration."""
+    """A migrated catalog; each test gets a copy, which takes 20 ms instead of a migration."""
     return make_template(endpoints, sql)
 
 
@@ -146,10 +146,16 @@ def make_template(endpoints: Endpoints, sql: Callable[[str], None]) -> str:
     return TEMPLATE
 
 
+def copy_template(sql: Callable[[str], None], template: str, name: str) -> None:
+    """Another catalog like the template."""
+    # By files: half the time of a copy through the log, where nothing waits for a disk (`RunningStack`).
+    sql(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+
+
 @pytest.fixture
 def catalog(endpoints: Endpoints, sql: Callable[[str], None], template: str) -> Iterator[CatalogDatabase]:
     name = f"catalog_{next(_numbers)}"
-    sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+    copy_template(sql, template, name)
     # As a fresh installation would be: an identity of its own.
     catalog = CatalogDatabase(host=str(endpoints.postgres_folder), username="postgres", database=name, pool_size=40)
     with catalog.engine.begin() as connection:
@@ -164,7 +170,7 @@ def played(endpoints: Endpoints, sql: Callable[[str], None], template: str) -> I
     """A catalog with known content: weeks of the example up to 2026-11-20, for all tests that only read it."""
     from tasks.example import seed_example
 
-    sql(f"CREATE DATABASE catalog_played TEMPLATE {template}")
+    copy_template(sql, template, "catalog_played")
     catalog = CatalogDatabase(host=str(endpoints.postgres_folder), username="postgres", database="catalog_played")
     catalog.transaction(
         lambda connection: declare_place(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -152,7 +153,7 @@ class ObjectStore(Block):
 
     @property
     def session(self) -> boto3.Session:
-        """A boto3 session with the block's credentials.
+        """A boto3 session with the block's credentials (one a process for equal ones).
 
         Raises:
             RefusedError: the secret is the asterisks that a form shows in its place.
@@ -167,7 +168,7 @@ class ObjectStore(Block):
                 f"the Object Store block for bucket {self.bucket} was saved with a hidden secret (asterisks): open it "
                 "in the UI, select its credentials block again, and save"
             )
-        return self.credentials.get_boto3_session()
+        return _session(self.credentials)
 
     @property
     def s3(self) -> S3Client:
@@ -220,6 +221,15 @@ class _Settings:
         return isinstance(other, _Settings) and self._identity == other._identity
 
 
+_making_a_client = threading.Lock()
+"""A session must not be asked for two clients at once; what it says of credentials may be read by many."""
+
+
+@lru_cache(maxsize=64)
+def _session(credentials: MinIOCredentials | AwsCredentials) -> boto3.Session:
+    return credentials.get_boto3_session()
+
+
 @lru_cache(maxsize=64)
 def _boto3_client(settings: _Settings, endpoint_url: str) -> S3Client:
     from botocore.config import Config
@@ -242,7 +252,8 @@ def _boto3_client(settings: _Settings, endpoint_url: str) -> S3Client:
     }
     if endpoint_url:
         options["endpoint_url"] = endpoint_url
-    client: S3Client = store.session.client("s3", **options)
+    with _making_a_client:
+        client: S3Client = store.session.client("s3", **options)
     return client
 
 

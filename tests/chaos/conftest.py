@@ -19,6 +19,7 @@ from tests.chaos.acts import ACTS
 from tests.chaos.victims import import_everything
 from tests.chaos.walking import Choice, Walk, Worlds, spread
 from tests.chaos.world import Address, World
+from tests.conftest import copy_template
 from tests.line import Line
 
 _numbers = itertools.count(1)
@@ -57,7 +58,7 @@ def worlds_on(
     @contextmanager
     def make() -> Iterator[World]:
         name = f"world_{next(_numbers)}"
-        sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+        copy_template(sql, template, name)
         folder = Path(tempfile.mkdtemp(prefix="world-"))
         address = Address(
             host=str(endpoints.postgres_folder), port=5432, database=name, s3_url=endpoints.s3_url,

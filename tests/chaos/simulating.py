@@ -57,8 +57,8 @@ class Simulation:
                  self._compress, self._migrate, self._rehydrate, self._lose_and_heal)
             )()  # fmt: skip
             self.check()
-        self.world.reopened().nights_pass()
-        self.world.reopened().assert_settled(once=False)
+        self.world.nights_pass()
+        self.world.assert_settled(once=False)
         self.check()
 
     def check(self) -> None:
@@ -166,7 +166,7 @@ class Simulation:
                 seen.catalog.disconnect()
                 self.line.watch(Fault())
             execute(self.world.catalog, "UPDATE reservations SET expires_at = clock_timestamp()")
-        step(self.world.reopened())
+        step(self.world)
 
     def _fault(self) -> Point:
         number = self.chance.randrange(CALLS)

@@ -19,7 +19,6 @@ from distributed import LocalCluster, get_worker
 from distributed.security import Security
 from prefect import Flow, flow, task
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
-from prefect_aws.credentials import MinIOCredentials
 
 from blocks.catalog import CatalogDatabase
 from blocks.embedded import Endpoints
@@ -37,8 +36,8 @@ from tasks.stores import Declaration, OpenLocation, probe_store
 from tasks.sweeping import Sweep
 from tests.benchmarks.relocating import Content, stock
 from tests.benchmarks.stocking import A_JOB, new_jobs
-from tests.conftest import make_store
-from tests.flows.conftest import save_policy
+from tests.conftest import copy_template, make_store
+from tests.flows.conftest import save_block, save_policy
 from tests.helpers import assert_sound, execute, one, rows, stored_keys
 
 pytestmark = pytest.mark.prefect
@@ -103,16 +102,15 @@ def platforms(  # type: ignore[no-untyped-def]
 
     def make(objects: int) -> Platform:
         name = f"dask_{uuid4().hex[:8]}"
-        sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+        copy_template(sql, template, name)
         catalog = CatalogDatabase(host=str(endpoints.postgres_folder), username="postgres", database=name, pool_size=16)
         made.append(catalog)
         execute(catalog, "UPDATE catalog_identity SET catalog_id = gen_random_uuid()")
-        catalog.save("main", overwrite=True)
+        save_block(catalog, "main")
         places = []
         for place in ("main", "cold", "far"):
             store = make_store(endpoints, prefix=f"{name}/{place}")
-            kept = {"credentials": MinIOCredentials.load("main")}
-            store.model_copy(update=kept).save(place, overwrite=True, _sync=True)
+            save_block(store.model_copy(update={"credentials": default_blocks}), place)
             places.append(
                 probe_store(catalog, store, place, said=Declaration(tier="cold" if place == "cold" else "hot"))
             )

@@ -12,6 +12,7 @@ from blocks.embedded import Endpoints
 from blocks.object_store.probing import Capabilities
 from tests.chaos.conftest import worlds_on
 from tests.chaos.walking import Worlds
+from tests.conftest import copy_template
 from tests.growth.crowd import Size, settle_in
 
 _numbers = itertools.count(1)
@@ -21,7 +22,7 @@ IN_A_TEST_RUN = Size(jobs=5_000, objects_a_job=8, customers=700)
 @pytest.fixture(scope="session")
 def grown(endpoints: Endpoints, sql: Callable[[str], None], template: str) -> Iterator[CatalogDatabase]:
     """Large enough for the planner to show what it would do with millions, and made in seconds."""
-    sql(f"CREATE DATABASE catalog_grown TEMPLATE {template}")
+    copy_template(sql, template, "catalog_grown")
     catalog = CatalogDatabase(host=str(endpoints.postgres_folder), username="postgres", database="catalog_grown")
     settle_in(catalog, IN_A_TEST_RUN, times=250)
     yield catalog

@@ -13,6 +13,7 @@ from blocks.embedded import Endpoints
 from blocks.object_store import ObjectStore
 from blocks.object_store.probing import Capabilities
 from tests.chaos.walking import Worlds
+from tests.conftest import copy_template
 from tests.growth.allowed import not_allowed
 from tests.growth.calls import BY_CUSTOMERS, BY_FLOWS, Crowd, look_into
 from tests.growth.crowd import Size, settle_in
@@ -39,7 +40,7 @@ def make(
     made: list[CatalogDatabase] = []
 
     def fill(name: str, size: Size) -> CatalogDatabase:
-        sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+        copy_template(sql, template, name)
         catalog = CatalogDatabase(host=str(endpoints.postgres_folder), username="postgres", database=name)
         made.append(catalog)
         print(f"\n{name}: {size.jobs:,} jobs in {settle_in(catalog, size):.0f} s", flush=True)  # noqa: T201 -- what it is run for

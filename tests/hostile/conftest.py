@@ -12,7 +12,7 @@ import pytest
 from blocks.catalog import CatalogDatabase
 from blocks.embedded import Endpoints
 from blocks.object_store.probing import Capabilities
-from tests.conftest import make_store
+from tests.conftest import copy_template, make_store
 from tests.hostile.besieged import ELSEWHERE, HERE, VAULT, Platform
 from tests.hostile.parameters import DEPLOYED, working
 
@@ -28,7 +28,7 @@ def laid_out(
     database: str,
 ) -> Iterator[Platform]:
     """A platform in a database and folders of its own."""
-    sql(f"CREATE DATABASE {database} TEMPLATE {template}")
+    copy_template(sql, template, database)
     catalog = CatalogDatabase(host=str(endpoints.postgres_folder), username="postgres", database=database)
     with catalog.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE catalog_identity SET catalog_id = gen_random_uuid()")

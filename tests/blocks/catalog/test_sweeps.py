@@ -17,6 +17,7 @@ from blocks.catalog.sweeps import SweepLock, sweep_lock
 from blocks.embedded import Endpoints
 from blocks.errors import CatalogUnavailableError, LockLostError, SweepBusyError, TransientError
 from tasks.stores import OpenLocation
+from tests.conftest import TEMPLATE, copy_template
 from tests.helpers import one, rows, run_elsewhere
 
 NOT_AT_ALL = timedelta(0)
@@ -34,7 +35,7 @@ def other_catalog(
 ) -> Iterator[CatalogDatabase]:
     """A second catalog on the same server."""
     name = f"{catalog.database}_other"
-    sql(f"CREATE DATABASE {name} TEMPLATE catalog_template")
+    copy_template(sql, TEMPLATE, name)
     other = CatalogDatabase(host=str(endpoints.postgres_folder), username="postgres", database=name)
     yield other
     other.disconnect()
