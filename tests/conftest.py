@@ -110,6 +110,9 @@ def running_stack(request: pytest.FixtureRequest) -> Iterator[RunningStack]:
     finally:
         if running and running._thread:
             running._thread.join()
+        # SeaweedFS would wait a quarter of a minute for clients of this process that keep their connections.
+        if store := stack.status()["s3"]:
+            os.kill(store, signal.SIGKILL)
         stack.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
