@@ -22,6 +22,7 @@ from tasks.outputs import register_outputs
 from tasks.relocate import Relocated
 from tasks.rewriting import Target
 from tasks.stores import Locations, OpenLocation
+from tasks.sweeping import Sweep
 from tests.conftest import make_store
 from tests.helpers import assert_sound, declared, write_outputs
 from tests.tasks.moves import POLICY, WHY, everything
@@ -67,6 +68,11 @@ def cold(declare) -> OpenLocation:  # type: ignore[no-untyped-def]
 @pytest.fixture
 def locations(catalog: CatalogDatabase, location: OpenLocation, cold: OpenLocation) -> Locations:
     return Locations(catalog, location, [cold])
+
+
+@pytest.fixture
+def sweep(catalog: CatalogDatabase, location: OpenLocation) -> Sweep:
+    return Sweep(catalog, (location,), run="the run")
 
 
 @pytest.fixture

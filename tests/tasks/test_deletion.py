@@ -43,11 +43,6 @@ from tests.helpers import assert_sound, execute, one, rows, stored_keys, write_o
 STATES = "SELECT name, state, generation, trashed_state FROM stored_objects ORDER BY name"
 
 
-@pytest.fixture
-def sweep(catalog: CatalogDatabase, location: OpenLocation) -> Sweep:
-    return Sweep(catalog, (location,), run="the run")
-
-
 def delete(sweep: Sweep, *jobs: UUID) -> Report:
     ids = tuple(str(job) for job in jobs)
     plan = plan_deletion(select(sweep.catalog, Wanted(ids)), asked=ids)
