@@ -25,7 +25,7 @@ from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
 from tasks.uploads import issue_upload_url
 from tests.helpers import assert_sound, execute, one, rows, stored_keys
-from tests.tasks.test_reconcile import NO_GRACE, POLICY, key_of, look, run, state_of
+from tests.tasks.drifting import NO_GRACE, POLICY, key_of, look, run, state_of
 
 
 @pytest.fixture
