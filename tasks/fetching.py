@@ -6,6 +6,7 @@ import hashlib
 import ipaddress
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,6 +96,11 @@ def check_url(url: str, policy: IngestPolicy) -> None:
         raise InvalidInputError(f"{shown(told(url))} is no URL")
     if scheme == "s3" and not re.fullmatch(r"[A-Za-z0-9._-]{3,255}", parts.netloc, flags=re.ASCII):
         raise InvalidInputError(f"{shown(told(url))} is no URL: it names no bucket")
+    if scheme == "s3" and parts.netloc not in policy.buckets():
+        known = ", ".join(sorted(policy.buckets())) or "none is configured"
+        raise RefusedError(
+            f"{shown(told(url))} lies in no source bucket ({known}); add one to source_buckets of the ingest policy"
+        )
 
 
 def _read(location: OpenLocation, policy: IngestPolicy, url: str, largest: int) -> Iterator[bytes]:
@@ -108,7 +114,7 @@ def _read_s3(location: OpenLocation, url: str, largest: int) -> Iterator[bytes]:
     import s3fs
 
     parts = urlsplit(url)
-    if parts.hostname == location.store.bucket:
+    if parts.netloc == location.store.bucket:
         raise RefusedError(
             f"{shown(told(url))} lies in the platform's own bucket; what is there belongs to its customers"
         )
@@ -146,7 +152,7 @@ def _read_http(policy: IngestPolicy, url: str, largest: int) -> Iterator[bytes]:
                     if response.has_redirect_location:
                         url = urljoin(url, response.headers["location"])
                         continue
-                    yield from _body(response, url, largest)
+                    yield from _no_slower(policy, url, _body(response, url, largest))
                     return
             except httpx.HTTPError as error:
                 raise SourceUnavailableError(
@@ -209,4 +215,24 @@ def _body(response: httpx.Response, url: str, largest: int) -> Iterator[bytes]:
     length = response.headers.get("content-length", "")
     if length.isdigit() and int(length) > largest:
         raise RefusedError(f"{shown(told(url))} has {length} bytes, more than the policy allows")
-    yield from response.iter_raw(READ_BYTES)
+    # As it comes: whoever waited for a whole MiB of it would not see how slow it is.
+    yield from response.iter_raw()
+
+
+def _no_slower(policy: IngestPolicy, url: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same in pieces of a MiB, while they come as fast as the policy asks; a byte now and then is no answer."""
+    started, size, piece = time.monotonic(), 0, bytearray()
+    for chunk in chunks:
+        size += len(chunk)
+        seconds = time.monotonic() - started
+        if seconds > policy.url_timeout_seconds and size < policy.slowest_url_kib_per_second * 1024 * seconds:
+            raise SourceUnavailableError(
+                f"{shown(told(url))} gave {size} bytes in {seconds:.0f} s, less than "
+                f"{policy.slowest_url_kib_per_second:g} KiB a second (slowest_url_kib_per_second of the ingest policy)"
+            )
+        piece += chunk
+        if len(piece) >= READ_BYTES:
+            yield bytes(piece)
+            piece.clear()
+    if piece:
+        yield bytes(piece)

@@ -217,6 +217,8 @@ def read_outputs(location: OpenLocation, policy: IngestPolicy, outputs: str) -> 
             found, skipped = _read_folder(allowed_path(outputs, policy))
     except OSError as error:
         raise InvalidInputError(f"{shown(outputs)} cannot be read: {error.strerror or error}") from error
+    except RecursionError as error:
+        raise InvalidInputError(f"{shown(outputs)} holds folders deeper than any output lies") from error
     _check_playlists(location, found)
     return found, skipped
 

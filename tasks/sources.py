@@ -198,14 +198,21 @@ def _expand_folder(folder: Path) -> Iterable[Source | RefusedSource]:
 
 def _walk(folder: str) -> Iterator[os.DirEntry[str]]:
     """Everything below a folder that is no folder, hidden names left out, in order; links are not followed."""
+    # A list, no recursion: folders can be deeper than Python's stack.
+    waiting = _sorted_entries(folder)
+    while waiting:
+        entry = waiting.pop()
+        if entry.is_dir(follow_symlinks=False):
+            waiting += _sorted_entries(entry.path)
+        else:
+            yield entry
+
+
+def _sorted_entries(folder: str) -> list[os.DirEntry[str]]:
+    """The last one first."""
     with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(entry.path)
-            else:
-                yield entry
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
+    return sorted(visible, key=lambda entry: entry.name, reverse=True)
 
 
 def _is_unicode(where: str) -> bool:

@@ -254,7 +254,25 @@ def _boto3_client(settings: _Settings, endpoint_url: str) -> S3Client:
         options["endpoint_url"] = endpoint_url
     with _making_a_client:
         client: S3Client = store.session.client("s3", **options)
+    for operation in _ROOTS:
+        client.meta.events.register(f"before-parse.s3.{operation}", _require_answer)
     return client
+
+
+_ROOTS = {
+    "DeleteObjects": b"DeleteResult",
+    "ListMultipartUploads": b"ListMultipartUploadsResult",
+    "ListObjectsV2": b"ListBucketResult",
+}
+"""What the answer to an operation is, in XML. botocore takes an empty one, or any other, for one with nothing in it:
+each key would count as removed, and each bucket as empty."""
+
+
+def _require_answer(operation_model: Any, response_dict: dict[str, Any], **_: object) -> None:
+    from botocore.parsers import ResponseParserError
+
+    if response_dict["status_code"] == 200 and _ROOTS[operation_model.name] not in response_dict["body"]:
+        raise ResponseParserError(f"its answer to {operation_model.name} is none")
 
 
 @lru_cache(maxsize=64)

@@ -54,9 +54,9 @@ def _delete(store: ObjectStore, keys: Sequence[str]) -> dict[str, str]:
             Bucket=store.bucket,
             Delete={"Objects": [{"Key": store.path(key)} for key in keys], "Quiet": True},
         )
-    names = {store.path(key): key for key in keys}
-    return {
-        names[error["Key"]]: f"{error.get('Code')}: {error.get('Message')}"
-        for error in answer.get("Errors", [])
-        if error.get("Code") != "NoSuchKey"
-    }
+        names = {store.path(key): key for key in keys}
+        return {
+            names[error["Key"]]: f"{error.get('Code')}: {error.get('Message')}"
+            for error in answer.get("Errors", [])
+            if error.get("Code") != "NoSuchKey"
+        }

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 from obstore import exceptions as obstore_errors
 
 from blocks.errors import (
@@ -29,6 +30,7 @@ def store_errors(store: ObjectStore, action: str) -> Iterator[None]:
     except (
         ClientError,
         BotoCoreError,
+        ResponseParserError,
         obstore_errors.BaseError,
         FileNotFoundError,
         PermissionError,

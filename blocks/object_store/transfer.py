@@ -5,7 +5,11 @@ Keys are relative to the store's prefix. A SHA-256 is taken while bytes stream p
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -52,8 +56,22 @@ def hash_file(path: Path) -> tuple[str, int]:
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+
+
+def open_regular(path: Path) -> io.FileIO:
+    """A regular file to read, as it is now: a link or a pipe in its place, which nobody checked, is not opened.
+
+    Raises:
+        OSError: it cannot be read, or is something else by now.
+    """
+    # Without waiting: a pipe that nobody writes to would keep the run for ever.
+    file = io.FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return file
 
 
 def put_bytes(
@@ -84,7 +102,7 @@ def put_file(
         SourceChangedError: the file is not what it was when it was hashed.
     """
     if size_bytes <= store.multipart_upload_part_bytes:
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
             body = file.read(size_bytes + 1)
             while len(body) < size_bytes and (more := file.read(size_bytes + 1 - len(body))):
                 body += more
@@ -94,7 +112,7 @@ def put_file(
 
     def unchanged(part_bytes: int) -> Iterator[bytes]:
         digest, sent = hashlib.sha256(), 0
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
             while part := _read_fully(file, part_bytes):
                 digest.update(part)
                 sent += len(part)

@@ -59,14 +59,27 @@ class IngestPolicy(Block):
     url_schemes: str = field(
         9, "Schemes that URL sources may use, separated by commas: https, http, s3, file.", "https,http,s3"
     )
-    allow_private_addresses: bool = field(
-        10, "Whether a URL source may lie on a private, loopback or link-local address.", False
+    source_buckets: str = field(
+        10,
+        "Buckets of the store's server that s3:// sources may come from, separated by commas. They are read with the "
+        "store's credentials: never name one that the platform or its backups use.",
+        "",
     )
-    url_timeout_seconds: int = field(11, "Seconds a URL source may stay silent.", 30, ge=1, le=3600)
+    allow_private_addresses: bool = field(
+        11, "Whether a URL source may lie on a private, loopback or link-local address.", False
+    )
+    url_timeout_seconds: int = field(12, "Seconds a URL source may stay silent.", 30, ge=1, le=3600)
+    slowest_url_kib_per_second: float = field(
+        13, "A URL source that is slower than this, on the whole, is given up.", 16.0, ge=0, le=1_000_000
+    )
 
     def roots(self) -> tuple[str, ...]:
         """The folders of `source_roots`, links resolved."""
         return _real_folders(self.source_roots)
+
+    def buckets(self) -> frozenset[str]:
+        """The names of `source_buckets`."""
+        return frozenset(name.strip() for name in self.source_buckets.split(",") if name.strip())
 
     def schemes(self) -> frozenset[str]:
         """The schemes of `url_schemes`, in lower case."""

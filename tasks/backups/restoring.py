@@ -239,8 +239,9 @@ def _compare(manifest: Manifest, beside: CatalogDatabase) -> None:
 def _scratch(policy: BackupPolicy) -> Path | None:
     if not policy.scratch_folder:
         return None
-    folder = Path(policy.scratch_folder).expanduser()
-    if not folder.is_dir():
+    # os.path's: it has no errors of its own for a name that is too long, or a user who is not there.
+    folder = Path(os.path.expanduser(policy.scratch_folder))
+    if not os.path.isdir(folder):
         raise InvalidInputError(f"the scratch folder {policy.scratch_folder} is no folder on this machine")
     return folder
 

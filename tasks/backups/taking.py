@@ -234,9 +234,8 @@ def _take(making: Making, snapshot: Snapshot, identity: Identity, backup: str, s
         **facts,
     )  # fmt: skip
     _read_back(making.target, manifest)
-    making.before_batch()
-    snapshot.require()
-    _commit(making, manifest)
+    _require_lock(making, snapshot)
+    _commit(making, snapshot, manifest)
     return Taken(manifest, saving.copied, saving.copied_bytes)
 
 
@@ -270,11 +269,18 @@ def _read_back(target: ObjectStore, manifest: Manifest) -> None:
         raise DamagedBackupError(f"{len(gone)} metadata objects were saved and are not there, such as {gone[0]}")
 
 
-def _commit(making: Making, manifest: Manifest) -> None:
+def _require_lock(making: Making, snapshot: Snapshot) -> None:
+    making.before_batch()
+    snapshot.require()
+
+
+def _commit(making: Making, snapshot: Snapshot, manifest: Manifest) -> None:
     folder = folder_of(manifest.catalog_id, manifest.id)
     put_bytes(making.target, f"{folder}/{MANIFEST}", render(manifest), {"Content-Type": "application/json"})
     if parse(read_bytes(making.target, f"{folder}/{MANIFEST}", at_most=LARGEST_MANIFEST_BYTES)) != manifest:
         raise DamagedBackupError("the manifest that was read back is not the one that was written")
+    # Whoever took the lock from a run that slept here took it for interrupted, and removed its files.
+    _require_lock(making, snapshot)
     note = {"ok": True, "at": datetime.now(UTC).isoformat(), "run": making.run}
     write_note(making.target, manifest.catalog_id, manifest.id, VERIFICATION, note)
     delete_keys(making.target, [f"{folder}/{STARTED}"])

@@ -97,10 +97,10 @@ MUTANTS = (
         "tasks/backups/taking.py",
         (
             (
-                "    _read_back(making.target, manifest)\n    making.before_batch()\n    snapshot.require()\n"
-                "    _commit(making, manifest)\n",
-                "    _commit(making, manifest)\n    _read_back(making.target, manifest)\n    making.before_batch()\n"
-                "    snapshot.require()\n",
+                "    _read_back(making.target, manifest)\n    _require_lock(making, snapshot)\n"
+                "    _commit(making, snapshot, manifest)\n",
+                "    _commit(making, snapshot, manifest)\n    _read_back(making.target, manifest)\n"
+                "    _require_lock(making, snapshot)\n",
             ),
         ),
         ("tests/tasks/backups/test_taking.py",),

@@ -47,6 +47,8 @@ class Simulation:
         self.chance = random.Random(seed)
         self.jobs: dict[str, Job] = {}
         self.told: list[str] = []
+        self.struck = 0
+        """How many faults were met on their way; a step may have fewer calls than one waits for."""
 
     def run(self, steps: int) -> None:
         """So many steps; the world is held against the model after each."""
@@ -163,6 +165,7 @@ class Simulation:
                 self.told[-1] += f" {met}"
             finally:
                 self.told[-1] += "" if fault.hit else " missed"
+                self.struck += fault.hit is not None
                 seen.catalog.disconnect()
                 self.line.watch(Fault())
             execute(self.world.catalog, "UPDATE reservations SET expires_at = clock_timestamp()")

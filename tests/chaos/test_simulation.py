@@ -20,7 +20,7 @@ def seeds_of(config: pytest.Config, default: range) -> range:
 
 def run(seeds: range, worlds, through, line) -> None:  # type: ignore[no-untyped-def]
     """All of the seeds; those that failed are told at the end."""
-    failed = []
+    failed, struck = [], 0
     for seed in seeds:
         with worlds() as world:
             simulation = Simulation(world, through, line, seed)
@@ -28,6 +28,8 @@ def run(seeds: range, worlds, through, line) -> None:  # type: ignore[no-untyped
                 simulation.run(STEPS)
             except Exception:  # told below; the other seeds are tried
                 failed.append(f"--seeds {seed}: {'; '.join(simulation.told)}\n{traceback.format_exc()}")
+            struck += simulation.struck
+    assert struck >= len(seeds), f"{struck} faults were met in {len(seeds)} histories"
     assert not failed, f"{len(failed)} of {len(seeds)} seeds:\n" + "\n\n".join(failed[:5])
 
 

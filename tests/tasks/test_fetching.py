@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from blocks.catalog import CatalogDatabase
-from blocks.errors import InvalidInputError, RefusedError
+from blocks.errors import InvalidInputError, RefusedError, SourceUnavailableError
 from blocks.policies import IngestPolicy
 from tasks.fetching import check_url, fetch
 from tasks.ingest import ingest_videos
@@ -40,14 +42,16 @@ class Site(BaseHTTPRequestHandler):
             self._send(302, b"", location="file:///etc/passwd")
         elif path == "/loop.mp4":
             self._send(302, b"", location="/loop.mp4")
-        elif path == "/choices.mp4":
-            self._send(300, b"")
+        elif path == "/dripping.mp4":
+            self._send(200, b"", length=10**6)
+            with suppress(OSError):  # the other side hangs up
+                for _ in range(100):
+                    self.wfile.write(b"x")
+                    time.sleep(0.2)
         elif path == "/huge.mp4":
             self._send(200, b"the beginning", length=5 * 1024**3)
-        elif path == "/broken.mp4":
-            self._send(503, b"later")
         else:
-            self._send(404, b"no")
+            self._send(*{"/choices.mp4": (300, b""), "/broken.mp4": (503, b"later")}.get(path, (404, b"no")))
 
     def _send(self, status: int, body: bytes, *, length: int | None = None, location: str = "") -> None:
         self.send_response(status)
@@ -75,7 +79,9 @@ def site() -> Iterator[str]:
 
 @pytest.fixture
 def open_policy() -> IngestPolicy:
-    return IngestPolicy(allow_private_addresses=True, expected_outputs_ratio=0, largest_source_gib=1)
+    return IngestPolicy(
+        allow_private_addresses=True, expected_outputs_ratio=0, largest_source_gib=1, source_buckets="partner, videos"
+    )
 
 
 def test_urls_go_through_temp(catalog: CatalogDatabase, location: OpenLocation, open_policy, acme, site) -> None:  # type: ignore[no-untyped-def]
@@ -99,6 +105,16 @@ def test_urls_go_through_temp(catalog: CatalogDatabase, location: OpenLocation, 
     assert stored_keys(location, "temp") == [], "nothing waits under temp/ afterwards"
     assert len(stored_keys(location)) == 1
     assert_sound(catalog, location)
+
+
+def test_a_byte_now_and_then_is_given_up(location: OpenLocation, open_policy: IngestPolicy, site: str) -> None:
+    """A source that never falls silent would keep its run, and its batch, for ever."""
+    patient = open_policy.model_copy(update={"url_timeout_seconds": 1})
+    started = time.monotonic()
+    with pytest.raises(SourceUnavailableError, match="less than 16 KiB a second"):
+        fetch(location, patient, f"{site}/dripping.mp4")
+    assert time.monotonic() - started < 10
+    assert stored_keys(location, "temp") == []
 
 
 def test_a_known_url_sends_nothing_on(catalog, location, open_policy, acme, site) -> None:  # type: ignore[no-untyped-def]
@@ -161,10 +177,13 @@ def test_sources_from_another_bucket(catalog, location, open_policy, acme) -> No
     s3.put_object(Bucket="partner", Key="in/one film.mp4", Body=VIDEO)
     report = ingest_videos(
         catalog, location, open_policy, api_key=acme,
-        sources=["s3://partner/in/one film.mp4", "s3://partner/absent.mp4", "s3://videos/processed/x.mp4"],
+        sources=["s3://partner/in/one film.mp4", "s3://partner/absent.mp4", "s3://videos/processed/x.mp4",
+                 "s3://backups/a/catalog.dump.zst", "s3://Partner/in/one film.mp4"],
     )  # fmt: skip
     errors = {outcome.source: outcome.error for outcome in report.unsuccessful}
-    assert report.counts == {"ingested": 1, "refused": 2}
+    assert report.counts == {"ingested": 1, "refused": 4}
+    for elsewhere in ("s3://backups/a/catalog.dump.zst", "s3://Partner/in/one film.mp4"):
+        assert "lies in no source bucket (partner, videos); add one to source_buckets" in errors[elsewhere]
     assert "no such object" in errors["s3://partner/absent.mp4"]
     assert "own bucket" in errors["s3://videos/processed/x.mp4"]
 

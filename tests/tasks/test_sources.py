@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from blocks.errors import InvalidInputError, RefusedError
+from blocks.object_store.transfer import hash_file
 from blocks.policies import IngestPolicy
+from tasks.outputs import read_outputs
 from tasks.sources import LARGEST_MANIFEST_BYTES, Entry, RefusedSource, Source, find_sources, read_manifest
 from tests.helpers import sha256, write_video
 
@@ -135,6 +138,42 @@ def test_only_files_with_honest_names_come_out_of_a_folder(tmp_path: Path) -> No
 def test_a_pipe_is_no_source(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.mp4")
     assert "neither a file nor a folder" in find(tmp_path, tmp_path / "a.mp4")[1][0].error
+
+
+@pytest.mark.parametrize("instead", ["a link", "a pipe", "a folder"])
+def test_what_took_a_files_place_is_not_read(tmp_path: Path, instead: str) -> None:
+    """A folder is looked through when a run begins, and read hours later."""
+    video, secret = write_video(tmp_path / "in" / "a.mp4"), write_video(tmp_path / "theirs.mp4")
+    ((source,), _) = find(tmp_path, video.parent)
+    assert source.path is not None
+    video.unlink()
+    if instead == "a link":
+        video.symlink_to(secret)
+    elif instead == "a pipe":
+        os.mkfifo(video)
+    else:
+        video.mkdir()
+    with pytest.raises(OSError, match="symbolic links|no regular file|Is a directory"):
+        hash_file(source.path)
+
+
+def test_folders_deeper_than_pythons_stack(tmp_path: Path) -> None:
+    deep = tmp_path / "in"
+    deep.mkdir()
+    # Step by step: a path of them all is longer than the system takes in one call.
+    here = os.open(deep, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    write_video(deep / "z.mp4")
+    sources, refused = find(tmp_path, deep)
+    assert ([source.filename for source in sources], refused) == (["z.mp4"], [])
+    with pytest.raises(InvalidInputError, match="deeper than any output"):
+        read_outputs(None, IngestPolicy(source_roots=str(tmp_path)), str(deep))  # type: ignore[arg-type]  # not reached
+    subprocess.run(["/bin/rm", "-rf", str(deep)], check=True)  # Python 3.11 and pytest cannot
 
 
 def test_expected_hashes_belong_to_one_source(tmp_path: Path) -> None:

@@ -226,8 +226,9 @@ def test_no_room_and_a_disk_that_fills_up(job: UUID, take, untouched, beside, tm
     dump = made.files[0].model_copy(update={"content_bytes": 2**60})
     with pytest.raises(RefusedError, match="free, and the dump .* takes 1024 PiB: name a folder with more room"):
         beside(made.model_copy(update={"files": (dump, *made.files[1:])}))
-    with pytest.raises(InvalidInputError, match="is no folder on this machine"):
-        beside(made, policy=BackupPolicy(scratch_folder=str(tmp_path / "nowhere")))
+    for nowhere in (str(tmp_path / "nowhere"), "~nobody-at-all/x", "x" * 1000, "a\0b"):
+        with pytest.raises(InvalidInputError, match="is no folder on this machine"):
+            beside(made, policy=BackupPolicy(scratch_folder=nowhere))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     # As a full disk does it, a write fails in the middle.
     resource.setrlimit(resource.RLIMIT_FSIZE, (made.files[0].content_bytes // 2, hard))

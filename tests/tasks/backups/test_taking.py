@@ -22,6 +22,7 @@ from blocks.errors import (
     ProgramError,
     RefusedError,
     SweepBusyError,
+    TransientError,
 )
 from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
@@ -152,6 +153,20 @@ def test_interrupted_it_is_none_and_nothing_is_left(catalog, job, take, vault, l
     assert len(listed().all) == 1
     written = rows(catalog, "SELECT ok, because FROM backup_checks ORDER BY at")
     assert list(map(tuple, written)) == [(False, "gone"), (False, "gone"), (True, "")], "what failed is on record"
+
+
+def test_a_manifest_that_comes_late_makes_no_backup(catalog, job, take, vault, catalog_id, listed) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """A run sleeps while it sends its manifest; the next one took its lock, and its files for leftovers."""
+
+    def lock() -> None:
+        if any(listed.key.endswith("/manifest.json") for listed in list_prefix(vault, f"{catalog_id}/backups")):
+            raise TransientError("another run has the lock")
+
+    with pytest.raises(TransientError, match="another run"):
+        take(before_batch=lock)
+    assert listed() == Backups(catalog_id)
+    (written,) = rows(catalog, "SELECT ok, because FROM backup_checks")
+    assert tuple(written) == (False, "another run has the lock")
 
 
 def test_the_dumps_connection_is_cut(catalog, job, take, vault, listed, monkeypatch) -> None:  # type: ignore[no-untyped-def]  # fixtures
