@@ -41,6 +41,8 @@ class Command:
     """Options that are switches, or that take anything."""
 
 
+OWNERS_JOB = "{job}"
+"""Stands for a job that is there: what is refused is refused for the hostile value alone."""
 ADDRESS = {"endpoint": ("--store-url", "s3://bucket"), "database_url": ("--store-url", "s3://bucket"),
            "store_url": ("--database-url", "postgresql://u@127.0.0.1:1/d")}  # fmt: skip
 COMMANDS: dict[tuple[str, ...], Command] = {
@@ -62,7 +64,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("upgrade",): Command(),
     ("demo",): Command(hostile={"videos": FOLDERS}, free=("keep_running",)),
     ("url",): Command(
-        {"api_key": OWNER, "job_id": UNKNOWN_ID, "kind": "audio"},
+        {"api_key": OWNER, "job_id": OWNERS_JOB, "kind": "audio"},
         {"api_key": NAMES, "job_id": NAMES, "kind": NAMES, "expires_in": ("0", "-1", "9" * 30, "soon"), "name": NAMES},
         free=("accept_encoding",),
     ),
@@ -121,9 +123,10 @@ def line(words: tuple[str, ...], name: str, value: str) -> list[str]:
     return [*words, *options, *said.with_others.get(name, ()), "--", *arguments]
 
 
-def run(*arguments: str) -> Result:
+def run(platform: Platform, *arguments: str) -> Result:
     """A command, in this process."""
-    return CliRunner().invoke(app, list(arguments))
+    job = str(platform.jobs[OWNER])
+    return CliRunner().invoke(app, [one.replace(OWNERS_JOB, job) for one in arguments])
 
 
 def assert_refused(result: Result) -> None:
@@ -159,14 +162,22 @@ def test_is_refused_and_nothing_is_written(
     before = besieged.written()
     for name, values in hostile(words).items():
         for value in values:
-            assert_refused(run(*line(words, name, value)))
+            assert_refused(run(besieged, *line(words, name, value)))
     assert besieged.written() == before
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("words", [("url",), ("explain",), ("key", "quota"), ("backup", "list")], ids=" ".join)
+def test_works_with_what_the_table_says(besieged: Platform, words: tuple[str, ...]) -> None:
+    reference = {"reference": OWNERS_JOB} if words == ("explain",) else {}
+    (name, value), *_ = (reference or COMMANDS[words].arguments or {"catalog": HERE}).items()
+    result = run(besieged, *line(words, name, value))
+    assert result.exit_code == 0, result.output
+
+
 @pytest.mark.parametrize("words", [("key", "list"), ("url",), ("report",)], ids=" ".join)
-def test_what_is_no_option_or_one_word_too_many(words: tuple[str, ...]) -> None:
+def test_what_is_no_option_or_one_word_too_many(besieged: Platform, words: tuple[str, ...]) -> None:
     for more in (["--nowhere"], ["--catalog"], ["a", "b", "c", "d", "e"]):
-        result = run(*words, *more)
+        result = run(besieged, *words, *more)
         assert result.exit_code == 2
         assert "Traceback" not in result.output

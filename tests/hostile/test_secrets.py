@@ -124,7 +124,8 @@ def guarded(besieged: Platform, canaries: dict[str, str]) -> Platform:
 
 def call(flow: str, platform: Platform, **changes: Any) -> str:
     """A real run; how it ended, in its own words."""
-    return str(DEPLOYED[flow](**working(flow, platform) | changes, return_state=True).message)
+    state = DEPLOYED[flow](**working(flow, platform) | changes, return_state=True)
+    return f"{state.name}: {state.message}"
 
 
 def doing(flow: str) -> dict[str, Any]:
@@ -184,6 +185,8 @@ def told(
     assert "1 failed, 1 ingested, 4 refused" in worked["ingest-videos"], worked
     assert "verified" in worked["backup"], worked
     assert "was restored in" in worked["restore-drill"], worked
+    failed = {flow: said for flow, said in worked.items() if said.startswith(("Failed", "Crashed"))}
+    assert failed.keys() == set(), failed
     assert all("refuses these credentials" in one for one in refused[:4]), refused
     assert all("at 127.0.0.1 did not answer" in one for one in unreached.values()), unreached
     APILogWorker.drain_all(timeout=20)

@@ -57,7 +57,7 @@ ALTERED: dict[str, Callable[[dict[str, str]], None]] = {
 def test_an_altered_url_opens_nothing(store: ObjectStore, change: str) -> None:
     put_bytes(store, "a/film.mp4", b"a film", {})
     for url in (presign_get(store, "a/film.mp4", MINUTE), *presign_many(store, ["a/film.mp4"], MINUTE)):
-        assert httpx.get(url).content == b"a film"
+        assert httpx.get(with_query(url, lambda _: None)).content == b"a film", "whoever changes nothing is let in"
         answer = httpx.get(with_query(url, ALTERED[change]))
         assert answer.status_code in NO, answer.status_code
         assert b"a film" not in answer.content
