@@ -20,7 +20,7 @@ from blocks.errors import (
     StoreUnavailableError,
 )
 from blocks.object_store import ObjectStore
-from blocks.object_store.clock import MOST_APART
+from blocks.object_store.clock import MOST_APART, store_now
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.listing import Listed, list_folders, list_prefix
 from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
@@ -155,8 +155,11 @@ def _ids(known: Sequence[UUID]) -> str:
 
 
 def mark_restoring(store: ObjectStore, manifest: Manifest, run: str) -> None:
-    """Say that a restore is at it: retention leaves the backup for some days, however old it is."""
-    at = datetime.now(UTC).isoformat()
+    """Say that a restore is at it: retention leaves the backup for some days, however old it is.
+
+    By the store's clock, as retention counts: a machine whose own is behind would mark it for a time that is over.
+    """
+    at = store_now(store).isoformat()
     write_note(store, manifest.catalog_id, manifest.id, RESTORING, {"at": at, "run": run})
 
 

@@ -27,6 +27,7 @@ from tasks.backups.verifying import hold_backup, release_backup, verify_backup
 from tasks.stores import OpenLocation
 from tests.helpers import execute, one, sha256
 from tests.tasks.backups.conftest import FAST, contents
+from tests.wires import Clock, wired
 
 
 def test_retention_removes_backups_and_what_only_they_needed(
@@ -49,6 +50,17 @@ def test_retention_removes_backups_and_what_only_they_needed(
     assert contents(vault, catalog_id) == [entry.name for entry in list_of(vault, new[0])]
     with pytest.raises(InvalidInputError):
         hold_backup(vault, listed().all[0], catalog_id, " ")
+
+
+def test_a_restore_is_marked_by_the_stores_clock(take, vault: ObjectStore, listed) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """A machine that lives weeks ago, and is told the time by the store, holds the backup that it restores."""
+    old, *_ = [take().manifest for _ in range(3)]
+    later, policy = old.snapshot_at + timedelta(days=40), BackupPolicy(keep_verified=2)
+    assert [item.subject for item in plan_retention(listed(), policy, later).items] == [old.id]
+    with wired(vault, Clock(timedelta(days=40))) as store:
+        listing.mark_restoring(store, old, "a restore")
+    plan = plan_retention(listed(), policy, later)
+    assert (plan.items, [item.rule for item in plan.skipped if item.subject == old.id]) == ((), ["restoring"])
 
 
 def replace_metadata(catalog: CatalogDatabase, location: OpenLocation, content: bytes) -> None:
