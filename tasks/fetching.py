@@ -221,13 +221,18 @@ def _body(response: httpx.Response, url: str, largest: int) -> Iterator[bytes]:
 
 def _no_slower(policy: IngestPolicy, url: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
     """The same in pieces of a MiB, while they come as fast as the policy asks; a byte now and then is no answer."""
-    started, size, piece = time.monotonic(), 0, bytearray()
-    for chunk in chunks:
+    waited, size, piece = 0.0, 0, bytearray()
+    while True:
+        # Its own time alone: where the store is slow, the source waits for us.
+        began = time.monotonic()
+        chunk = next(chunks, b"")
+        waited += time.monotonic() - began
+        if not chunk:
+            break
         size += len(chunk)
-        seconds = time.monotonic() - started
-        if seconds > policy.url_timeout_seconds and size < policy.slowest_url_kib_per_second * 1024 * seconds:
+        if waited > policy.url_timeout_seconds and size < policy.slowest_url_kib_per_second * 1024 * waited:
             raise SourceUnavailableError(
-                f"{shown(told(url))} gave {size} bytes in {seconds:.0f} s, less than "
+                f"{shown(told(url))} gave {size} bytes in {waited:.0f} s, less than "
                 f"{policy.slowest_url_kib_per_second:g} KiB a second (slowest_url_kib_per_second of the ingest policy)"
             )
         piece += chunk
