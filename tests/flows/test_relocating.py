@@ -46,7 +46,7 @@ def far_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         ports[name] = processes.free_port(None, taken=frozenset(ports.values()))
     running = start_seaweedfs(folder / "s3", ports, access_key="far", secret_key="far-secret", log=folder / "s3.log")
     yield f"http://127.0.0.1:{ports['s3']}"
-    processes.stop(running)
+    processes.stop(running, patience_seconds=1)  # it waits for our connections
 
 
 @pytest.fixture
