@@ -25,12 +25,12 @@ from tests.line import Answer
 FAULTS: dict[str, Callable[[Where], Point]] = {
     "the connection breaks": lambda at: Cut(at.number, at.moment),
     "503 once": lambda at: Say(at.number, at.moment, answer=error(503, "SlowDown")),
-    "503 for long": lambda at: Say(at.number, at.moment, answer=error(503, "SlowDown"), times=12),
+    "503 for long": lambda at: Say(at.number, at.moment, answer=error(503, "SlowDown"), times=12, only="store"),
     "an error that says 200": lambda at: Say(
         at.number, at.moment, answer=Answer(200, error(500, "InternalError").body)
     ),
     "gone for good": lambda at: Cut(at.number, at.moment, times=10**6, only="store"),
-    "500 for long": lambda at: Say(at.number, at.moment, answer=error(500, "InternalError"), times=12),
+    "500 for long": lambda at: Say(at.number, at.moment, answer=error(500, "InternalError"), times=12, only="store"),
     "half a body": lambda at: Say(at.number, at.moment, answer=Answer(200, b"<Result>", broken=True)),
 }
 LIES: dict[str, tuple[str, Callable[[Where, ObjectStore], Point]]] = {
