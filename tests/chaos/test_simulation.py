@@ -9,6 +9,8 @@ import pytest
 from tests.chaos.simulating import Simulation
 
 STEPS = 6
+ENOUGH = 10
+"""Histories, to say something of the faults that were met in them."""
 IN_A_TEST_RUN, IN_CHAOS = range(100), range(100, 5100)
 
 
@@ -29,8 +31,9 @@ def run(seeds: range, worlds, through, line) -> None:  # type: ignore[no-untyped
             except Exception:  # told below; the other seeds are tried
                 failed.append(f"--seeds {seed}: {'; '.join(simulation.told)}\n{traceback.format_exc()}")
             struck += simulation.struck
-    assert struck >= len(seeds), f"{struck} faults were met in {len(seeds)} histories"
     assert not failed, f"{len(failed)} of {len(seeds)} seeds:\n" + "\n\n".join(failed[:5])
+    # Two a history, on the whole; a single one may have none.
+    assert struck >= len(seeds) or len(seeds) < ENOUGH, f"{struck} faults were met in {len(seeds)} histories"
 
 
 @pytest.mark.slow
