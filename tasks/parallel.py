@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar, cast
 
 T = TypeVar("T")
@@ -29,6 +30,15 @@ def in_parallel(work: Callable[[T], R], items: Sequence[T], *, threads: int) -> 
     for one in runs:
         one.result()
     return [results[number] for number in range(len(items))]
+
+
+@contextmanager
+def alongside(work: Callable[[], object]) -> Iterator[None]:
+    """Work in another thread while the block runs; its exception is raised at the end, unless the block has one."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="alongside") as pool:
+        running = pool.submit(work)
+        yield
+        running.result()
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -49,8 +50,13 @@ def require_thawed(connection: Connection) -> None:
         raise freeze.refusal()
 
 
-def raise_generations(connection: Connection) -> None:
-    """Fence every row off from whoever read it before the restore; for a table that has no index yet."""
+def raise_generations(connection: Connection, locked: Callable[[], None] = lambda: None) -> None:
+    """Fence every row off from whoever read it before the restore; for a table that has no index yet.
+
+    `locked` is called as soon as nobody else can make one before this is through.
+    """
+    connection.execute(text("LOCK TABLE stored_objects IN ACCESS EXCLUSIVE MODE"))
+    locked()
     # The table is written anew in one pass. An UPDATE would leave every row there twice, and take five times as long.
     connection.execute(
         text(

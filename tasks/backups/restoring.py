@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from tasks.backups.contents import listed
 from tasks.backups.manifest import DUMP, METADATA_LIST, SETTINGS, Manifest
 from tasks.backups.metadata import damaged_contents
 from tasks.backups.streams import read_file, require_key
+from tasks.parallel import alongside
 from tasks.scratch import scratch_folder
 
 MetadataChoice = Literal["none", "missing", "all"]
@@ -42,7 +44,11 @@ TOKEN = 14
 ROOM_TO_SPARE_BYTES = 64 * 1024**2
 SHOWN = 5
 # Nobody else reads the database yet, and a crash of the server drops all of it: no commit waits for the disk.
-RESTORE_SETTINGS = "-c synchronous_commit=off -c maintenance_work_mem=256MB -c statement_timeout=0 -c lock_timeout=0"
+# pg_restore makes several indexes at once, which is faster than several processes for each.
+RESTORE_SETTINGS = (
+    "-c synchronous_commit=off -c maintenance_work_mem=256MB -c max_parallel_maintenance_workers=0 "
+    "-c statement_timeout=0 -c lock_timeout=0"
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,8 @@ def restore_beside(work: Restoring, name: str, *, note: dict[str, object], fence
                 _load(work, pg_restore, archive, beside, acl=not lacking, fenced=fenced)
             with _timed(seconds, "compare"), catalog_errors(beside):
                 work.say("comparing it with the manifest")
-                _compare(work.manifest, beside)
+                with alongside(lambda: _analyze(beside)):
+                    _compare(work.manifest, beside)
             with _timed(seconds, "migrate"), catalog_errors(beside):
                 work.say("bringing its schema forward")
                 upgrade(beside)
@@ -206,13 +213,30 @@ def _load(
     jobs = work.policy.restore_jobs or os.cpu_count() or 1
     options = ["--no-owner", "--exit-on-error", "--no-password", f"--dbname={beside.database}"]
     options += [] if acl else ["--no-acl"]
-    parallel = [f"--jobs={jobs}"]
     work.say(f"restoring {sum(work.manifest.rows.values())} rows into {beside.database}")
-    for section, more in (("pre-data", []), ("data", parallel), ("post-data", parallel)):
+
+    def load(section: str, *more: str) -> None:
         run(pg_restore, [*options, *more, f"--section={section}", str(archive)], beside, settings=RESTORE_SETTINGS)
-        if section == "data" and fenced:
-            # Before there is an index to keep: each row is written once more, and nothing else.
-            beside.transaction(raise_generations)
+
+    load("pre-data")
+    load("data", f"--jobs={jobs}")
+    locked = threading.Event()
+
+    def fence() -> None:
+        try:
+            if fenced:
+                beside.transaction(lambda connection: raise_generations(connection, locked.set))
+        finally:
+            locked.set()
+
+    # Before its table has an index to keep: each row is written once more, and nothing else. Other tables get theirs
+    # meanwhile.
+    with alongside(fence):
+        locked.wait()
+        load("post-data", f"--jobs={jobs}")
+
+
+def _analyze(beside: CatalogDatabase) -> None:
     beside.single_statement(lambda connection: connection.exec_driver_sql("ANALYZE"))
 
 

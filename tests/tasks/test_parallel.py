@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tasks.parallel import in_parallel
+from tasks.parallel import alongside, in_parallel
 
 
 @pytest.mark.parametrize("threads", [1, 3, 64])
@@ -38,3 +38,28 @@ def test_an_exception_comes_through_after_the_others_are_done() -> None:
     with pytest.raises(ValueError, match="the first"):
         in_parallel(work, [0, 1], threads=2)
     assert done == [1]
+
+
+def test_alongside_both_are_through_and_the_works_exception_comes_at_the_end() -> None:
+    meet = threading.Barrier(2, timeout=10)
+    done = []
+
+    def work() -> None:
+        meet.wait()
+        raise ValueError("beside")
+
+    def both() -> None:
+        with alongside(work):
+            meet.wait()
+            done.append("block")
+
+    with pytest.raises(ValueError, match="beside"):
+        both()
+    assert done == ["block"]
+
+
+def test_alongside_the_blocks_own_exception_is_the_one_that_is_told() -> None:
+    done = []
+    with pytest.raises(KeyError, match="block"), alongside(lambda: done.append("work")):
+        raise KeyError("block")
+    assert done == ["work"]
