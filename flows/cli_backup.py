@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -47,12 +46,13 @@ def backup_list(
     with clear_errors():
         if not store_url:
             use_local_prefect()
+        from blocks.object_store.clock import store_now
         from blocks.units import format_bytes
         from tasks.backups.retention import plan_retention
 
         opened = open_backups(store_url=store_url, endpoint=endpoint, backups=backups, catalog=catalog, policy=policy)
         for group in opened.groups():
-            plan = plan_retention(group, opened.policy, datetime.now(UTC))
+            plan = plan_retention(group, opened.policy, store_now(opened.store))
             rules = {item.subject: item.rule for item in plan.skipped}
             table = Table(title=f"backups of catalog {group.catalog_id}", title_justify="left")
             for column in ("backup", "size", "state", "drilled", "stays by"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Literal
 from uuid import uuid4
 
@@ -85,7 +85,7 @@ def restore(
             mark_restoring(opened.store, chosen.manifest, run)
             cutting.drop_leftovers(database, "restore", keep=lambda note: note.get("ready") is True)
             name = name_beside(database.database, "restore", run)
-            restored = restore_beside(work, name, note={"run": run, "at": datetime.now(UTC).isoformat()})
+            restored = restore_beside(work, name, note={"run": run})
             steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in restored.seconds.items())
             out.print(f"backup {chosen.id} is restored as database {name} ({steps})", highlight=False)
             for note in restored.notes:

@@ -10,7 +10,7 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from blocks.catalog import CatalogDatabase
+from blocks.catalog import CatalogDatabase, due
 from blocks.catalog.databases import drop_database, maintenance, read_note
 from blocks.catalog.migrating import upgrade
 from blocks.catalog.sweeps import database_lock
@@ -165,7 +165,7 @@ def _beside(work: Restoring, name: str) -> Restored:
             upgrade(beside)  # this version may be a newer one
             return Restored(beside, work.manifest, {})
         drop_database(connection, name)
-    return restore_beside(work, name, note={"run": run_label(), "at": datetime.now().astimezone().isoformat()})
+    return restore_beside(work, name, note={"run": run_label()})
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,8 @@ def _manifest_of(source: ObjectStore, backup: str) -> Manifest | None:
 
 def _drop_old(database: CatalogDatabase, rules: BackupPolicy) -> None:
     """Databases of restores that were killed, or that nobody cut over to for days."""
-    oldest = datetime.now().astimezone() - timedelta(days=rules.untouched_days)
+    with maintenance(database) as connection:
+        oldest = due.now(connection) - timedelta(days=rules.untouched_days)
 
     def keep(note: dict[str, object]) -> bool:
         try:

@@ -29,7 +29,8 @@ def scratch_root() -> Path:
     Raises:
         RefusedError: somebody else made it.
     """
-    root = Path(tempfile.gettempdir()) / f"transcode-flow-{os.getuid()}"
+    # Its real path: files are read by theirs.
+    root = Path(os.path.realpath(tempfile.gettempdir())) / f"transcode-flow-{os.getuid()}"
     with suppress(FileExistsError):
         root.mkdir(mode=0o700)
     if root.is_symlink() or not root.is_dir() or root.lstat().st_uid != os.getuid():

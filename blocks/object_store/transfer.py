@@ -61,16 +61,23 @@ def hash_file(path: Path) -> tuple[str, int]:
 
 
 def open_regular(path: Path) -> io.FileIO:
-    """A regular file to read, as it is now: a link or a pipe in its place, which nobody checked, is not opened.
+    """A regular file to read, by its real path: a link or a pipe that took its place is not read.
 
     Raises:
-        OSError: it cannot be read, or is something else by now.
+        OSError: it cannot be read, or is something else or elsewhere by now.
     """
     # Without waiting: a pipe that nobody writes to would keep the run for ever.
     file = io.FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        # A folder above it may have become a link as well. Linux says where the file lies that was opened.
+        with suppress(FileNotFoundError):
+            if os.readlink(f"/proc/self/fd/{file.fileno()}") != str(path):
+                raise OSError(errno.ELOOP, "a folder above it was replaced", str(path))
+    except BaseException:
         file.close()
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise
     return file
 
 

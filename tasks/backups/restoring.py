@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from blocks.catalog import CatalogDatabase
+from blocks.catalog import CatalogDatabase, due
 from blocks.catalog.databases import (
     LONGEST_NAME,
     catalog_errors,
@@ -105,7 +105,9 @@ def restore_beside(work: Restoring, name: str, *, note: dict[str, object], fence
         beside = work.target.named(name)
         with maintenance(work.target) as connection:
             lacking = missing_roles(connection, list(work.manifest.roles))
-            create_database(connection, name, note=note | {"ready": False, "backup": work.manifest.id})
+            # By the server's clock, as its age is taken later, by whichever machine.
+            note = note | {"backup": work.manifest.id, "at": due.now(connection).isoformat()}
+            create_database(connection, name, note=note | {"ready": False})
         try:
             with _timed(seconds, "restore"), catalog_errors(beside):
                 _load(work, pg_restore, archive, beside, acl=not lacking, fenced=fenced)
@@ -117,7 +119,7 @@ def restore_beside(work: Restoring, name: str, *, note: dict[str, object], fence
                 work.say("bringing its schema forward")
                 upgrade(beside)
             with maintenance(work.target) as connection:
-                write_note(connection, name, note | {"ready": True, "backup": work.manifest.id})
+                write_note(connection, name, note | {"ready": True})
         except BaseException:
             beside.disconnect()
             with maintenance(work.target) as connection:

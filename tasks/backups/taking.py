@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -281,7 +280,7 @@ def _commit(making: Making, snapshot: Snapshot, manifest: Manifest) -> None:
         raise DamagedBackupError("the manifest that was read back is not the one that was written")
     # Whoever took the lock from a run that slept here took it for interrupted, and removed its files.
     _require_lock(making, snapshot)
-    note = {"ok": True, "at": datetime.now(UTC).isoformat(), "run": making.run}
+    note = {"ok": True, "at": manifest.finished_at.isoformat(), "run": making.run}
     write_note(making.target, manifest.catalog_id, manifest.id, VERIFICATION, note)
     delete_keys(making.target, [f"{folder}/{STARTED}"])
 

@@ -13,11 +13,12 @@ from uuid import UUID
 import pytest
 
 from blocks.errors import NotFoundError, RefusedError
-from blocks.policies import RelocationPolicy
+from blocks.policies import RelocationPolicy, RetentionPolicy
 from tasks.access import issue_download_url
 from tasks.customers import set_quota
 from tasks.deletion import Wanted, hold, select
 from tasks.downloads import bulk_download
+from tasks.history import explain
 from tasks.ingest import ingest_videos
 from tasks.outputs import register_outputs
 from tasks.rehydrate import rehydrate_job
@@ -26,7 +27,7 @@ from tests.hostile.besieged import DISABLED, OWNER, STRANGER, Platform
 from tests.hostile.parameters import DEPLOYED, signature
 from tests.hostile.values import UNKNOWN_ID
 
-NAMES_SOMEBODY = {"api_key", "keys", "job_id", "job_ids", "upload_id"}
+NAMES_SOMEBODY = {"api_key", "keys", "job_id", "job_ids", "upload_id", "reference"}
 """Parameters that say whose, or which job."""
 
 
@@ -107,6 +108,7 @@ OPERATORS: dict[str, Callable[[Asked], object]] = {
     "rehydrate-job": lambda a: rehydrate_job(
         a.platform.catalog, a.platform.locations, RelocationPolicy(), job_id=a.job
     ),
+    "explain-object": lambda a: explain(a.platform.catalog, RetentionPolicy(), str(a.job)),
 }  # fmt: skip
 ELSEWHERE = {"migrate-storage", "refresh-analytics"}
 """Operators', too; their filters are tried in test_flows."""
@@ -164,6 +166,6 @@ def test_their_own_is_theirs(platform: Platform, operation: str) -> None:
 def test_an_operator_reaches_a_disabled_customers_jobs(platform: Platform, operation: str) -> None:
     OPERATORS[operation](of(platform, DISABLED))
     before = platform.written()
-    with pytest.raises(NotFoundError, match="no (API key|job) "):
+    with pytest.raises(NotFoundError, match="no (API key|job) |neither the catalog nor its log knows"):
         OPERATORS[operation](Asked(platform, "nobody", UNKNOWN_ID, UNKNOWN_ID))
     assert platform.written() == before

@@ -140,20 +140,24 @@ def test_a_pipe_is_no_source(tmp_path: Path) -> None:
     assert "neither a file nor a folder" in find(tmp_path, tmp_path / "a.mp4")[1][0].error
 
 
-@pytest.mark.parametrize("instead", ["a link", "a pipe", "a folder"])
+@pytest.mark.parametrize("instead", ["a link", "a pipe", "a folder", "a link above"])
 def test_what_took_a_files_place_is_not_read(tmp_path: Path, instead: str) -> None:
     """A folder is looked through when a run begins, and read hours later."""
     video, secret = write_video(tmp_path / "in" / "a.mp4"), write_video(tmp_path / "theirs.mp4")
     ((source,), _) = find(tmp_path, video.parent)
     assert source.path is not None
     video.unlink()
-    if instead == "a link":
+    if instead == "a link above":
+        write_video(tmp_path / "theirs" / "a.mp4")
+        video.parent.rmdir()
+        video.parent.symlink_to(tmp_path / "theirs")
+    elif instead == "a link":
         video.symlink_to(secret)
     elif instead == "a pipe":
         os.mkfifo(video)
     else:
         video.mkdir()
-    with pytest.raises(OSError, match="symbolic links|no regular file|Is a directory"):
+    with pytest.raises(OSError, match="symbolic links|no regular file|Is a directory|a folder above it was replaced"):
         hash_file(source.path)
 
 
