@@ -26,11 +26,14 @@ from flows.events import (
     QUOTA_NEARLY_FULL,
     RAN_NIGHTLY,
     RAN_WEEKLY,
+    RUN_FAILED,
     SMALL,
     VERIFIED,
 )  # fmt: skip
 
 PREFIX = "transcode-flow: "
+FORMERLY = {"still no good backup": "no good backup at all"}
+"""What an alarm was called before, by its name: it is brought up to date too, not made beside it."""
 BODY = (
     "{{ automation.name }}\n{{ automation.description }}\n{{ event.payload }}\n\n"
     "See `python -m flows status` and the event feed in the UI; the README's page on operating says what to do."
@@ -70,12 +73,12 @@ def wanted(
         "no good backup in time": Wanted(
             _again(VERIFIED, overdue), "No backup was read back whole for overdue_hours of the Backup Policy."
         ),
-        # That one waits for a first backup: here is the one for "never yet".
-        "no good backup at all": Wanted(
+        # That one waits for a first backup, and fires once: this one does for "never yet", and for as long as it lasts.
+        "still no good backup": Wanted(
             EventTrigger(
                 posture=Posture.Proactive, expect={f"{EVENTS}.{VERIFIED}"}, within=overdue, threshold=1
             ),
-            "No backup was ever read back whole since this alarm was made.",
+            "No backup was read back whole for a whole overdue_hours of the Backup Policy; said again for each.",
         ),
         "a backup failed": Wanted(_on(FAILED), "The last backup is older than it should be."),
         "a backup is suspiciously small": Wanted(_on(SMALL), "A backup has less than half the usual size."),
@@ -85,6 +88,7 @@ def wanted(
         "drift was found": Wanted(_on(DRIFT), "The catalog and a store disagree; reconcile-quota says where."),
         "an object is corrupt or missing": Wanted(_on(CORRUPT), "verify-objects read what is not its content."),
         "a run wants approval": Wanted(_on(APPROVAL), "A run is suspended until somebody answers on its page."),
+        "a scheduled run failed": Wanted(_on(RUN_FAILED), "What it was to do was not done, or not all of it."),
         "a run is late": Wanted(
             EventTrigger(posture=Posture.Reactive, expect={f"{RUN}.Late"}, threshold=1, within=timedelta(0),
                          for_each={"prefect.resource.id"}),
@@ -140,7 +144,9 @@ def set_alarms(
     alarms = []
     for name, one in wanted(policy, window=window, silent=silent).items():
         with get_client(sync_client=True) as client:
-            found = next(iter(client.read_automations_by_name(f"{PREFIX}{name}")), None)
+            names = [called for called in (name, FORMERLY.get(name)) if called]
+            known = [old for called in names for old in client.read_automations_by_name(f"{PREFIX}{called}")]
+            found = next(iter(known), None)
             tells = [action] if action is not None else _telling(found)
             acts = [ChangeFlowRunState(state=StateType.CRASHED, message=one.because)] if one.crashes_run else []
             fresh = AutomationCore(
@@ -203,7 +209,7 @@ def _said(automation: AutomationCore) -> tuple[object, ...]:
     # Ids are given by the server, to triggers too.
     trigger = automation.trigger.model_dump(mode="json", exclude={"id"})
     actions = [one.model_dump(mode="json") for one in automation.actions]
-    return automation.description, {name: _sorted(value) for name, value in trigger.items()}, actions
+    return automation.name, automation.description, {name: _sorted(value) for name, value in trigger.items()}, actions
 
 
 def _sorted(value: object) -> object:

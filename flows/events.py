@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -23,7 +23,7 @@ DRILL_PASSED, DRILL_FAILED = "drill.passed", "drill.failed"
 QUOTA_NEARLY_FULL, QUOTA_FULL = "quota.nearly-full", "quota.full"
 DRIFT, CORRUPT = "drift.found", "object.unsound"
 APPROVAL = "approval.wanted"
-RAN_NIGHTLY, RAN_WEEKLY = "schedule.nightly", "schedule.weekly"
+RAN_NIGHTLY, RAN_WEEKLY, RUN_FAILED = "schedule.nightly", "schedule.weekly", "schedule.failed"
 
 Subject = Literal["catalog", "customer", "flow"]
 
@@ -68,13 +68,29 @@ def tell_quota(customer: Customer, level: int) -> None:
     )  # fmt: skip
 
 
-def tell_schedule() -> None:
-    """A run that a schedule started came to a result, be it a refusal: the schedule is kept."""
+@contextmanager
+def watching_schedule() -> Iterator[Callable[[str], None]]:
+    """Tell of a run that a schedule started: that it began, and why it failed, as what is yielded is told or raised.
+
+    That it began is enough for a schedule to be kept: one that waits for approval does not end in that night.
+    """
     context = FlowRunContext.get()
-    if context is None or context.flow_run is None or not context.flow_run.auto_scheduled:
+    run = context.flow_run if context is not None else None
+    if context is None or run is None or not run.auto_scheduled:
+        yield lambda because: None
         return
-    event = RAN_WEEKLY if "weekly" in context.flow_run.tags else RAN_NIGHTLY
-    tell(event, context.flow.name if context.flow else "", of="flow")
+    flow = context.flow.name if context.flow else ""
+    tell(RAN_WEEKLY if "weekly" in run.tags else RAN_NIGHTLY, flow, of="flow")
+
+    def failed(because: str) -> None:
+        tell(RUN_FAILED, flow, of="flow", run=run.name, because=because)
+
+    try:
+        yield failed
+    except Exception as error:
+        # Not what it says: nobody knows what a library puts there.
+        failed(f"{type(error).__name__}; the run's log says more")
+        raise
 
 
 def _customer(catalog: CatalogDatabase, api_key: str, job_id: str) -> Customer | None:

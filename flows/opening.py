@@ -20,7 +20,7 @@ from blocks.catalog.locations import list_places
 from blocks.catalog.migrating import require_current_schema
 from blocks.errors import NotFoundError, StorageError
 from blocks.loading import load_block
-from flows.events import tell_schedule
+from flows.events import watching_schedule
 from flows.local_stack import TIMEZONE_VARIABLE
 from tasks.stores import Locations, OpenLocation, open_for_new_files, open_named
 
@@ -70,18 +70,20 @@ R = TypeVar("R")
 def reported(flow_function: Callable[P, R]) -> Callable[P, R | State[R]]:
     """End a run with the project's own error as its message, without a traceback for a quota that is full.
 
-    Where a schedule started it, an event says that the schedule was kept. Called as a function the flow raises that
-    error, as any function would.
+    Where a schedule started it, events say that the schedule was kept, and that the run failed. Called as a function
+    the flow raises that error, as any function would.
     """
 
     @functools.wraps(flow_function)
     def run(*arguments: P.args, **options: P.kwargs) -> R | State[R]:
-        try:
-            result: R | State[R] = flow_function(*arguments, **options)
-        except StorageError as error:
-            get_run_logger().error("%s", error)
-            result = Failed(message=str(error), data=error)
-        tell_schedule()
+        with watching_schedule() as failed:
+            try:
+                result: R | State[R] = flow_function(*arguments, **options)
+            except StorageError as error:
+                get_run_logger().error("%s", error)
+                result = Failed(message=str(error), data=error)
+            if isinstance(result, State) and result.is_failed():
+                failed(str(result.message))
         return result
 
     # Names in annotations belong to the flow's module; Prefect would look for them in this one.

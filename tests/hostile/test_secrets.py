@@ -25,6 +25,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_LOGGING_LEVEL, get_current_settings, temporary_settings
 from prefect_aws.credentials import AwsCredentials, MinIOCredentials
 from pydantic import SecretStr
+from typer.testing import CliRunner, Result
 
 from blocks.catalog import CatalogDatabase
 from blocks.encryption import BackupKey, new_key
@@ -33,11 +34,13 @@ from blocks.object_store import ObjectStore
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.transfer import read_bytes
 from blocks.policies import BackupPolicy, IngestPolicy
+from flows.cli import app
 from tasks.customers import create_key
 from tests.conftest import RunningStack
 from tests.helpers import write_video
 from tests.hostile.besieged import HERE, OWNER, VAULT, Platform
 from tests.hostile.canaries import canary, dump, files, forms, found_in, objects
+from tests.hostile.commands import APP, COMMANDS, LOCAL, run
 from tests.hostile.parameters import DEPLOYED, signature, working
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
@@ -139,6 +142,34 @@ def reaching(flow: str, block: str) -> dict[str, Any]:
     return {"catalog" if "catalog" in signature(flow) else "target": block}
 
 
+def commanded(platform: Platform, canaries: dict[str, str]) -> tuple[dict[str, Result], dict[str, Result]]:
+    """Every command that names a block, with blocks that work and with each that does not: by its words and these."""
+    arguments = {
+        ("key", "create"): ["commanded"], ("key", "quota"): ["guarded", "10 MiB"], ("key", "disable"): ["commanded"],
+        ("analyst",): ["commanded_reader"], ("report",): [str(platform.folder / "report")],
+        ("explain",): [str(platform.jobs[OWNER])], ("backup", "key"): ["--save", "commanded"],
+    }  # fmt: skip
+    blocks = {"catalog": GUARDED, "store": HERE, "policy": GUARDED, "backups": VAULT}
+    worked, failed = {}, {}
+    for words, one in APP.items():
+        taken, said = {option.name for option in one.params}, " ".join(words)
+        if words in LOCAL or words == ("upgrade",):
+            continue
+        least = [*words, *arguments.get(words, COMMANDS[words].arguments.values())]
+        for changed in ({}, {"catalog": UNREACHABLE}, {"backups": WRONG}):
+            if changed.keys() <= taken:
+                named = blocks | changed | ({"policy": HERE} if words in (("url",), ("explain",)) else {})
+                options = [word for name in sorted(named.keys() & taken) for word in (f"--{name}", named[name])]
+                (failed if changed else worked)[f"{said} {changed or ''}"] = run(platform, *least, *options)
+        if "store_url" in taken:
+            store, password = platform.stores[VAULT], quote(canaries["PostgreSQL password"], safe="")
+            address = ["--store-url", f"s3://{store.bucket}", "--endpoint", store.endpoint_url]
+            address += ["--database-url", f"postgresql://u:{password}@h/d"] if "database_url" in taken else []
+            environment = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": canaries["AWS secret"]}
+            failed[f"{said} by its address"] = CliRunner().invoke(app, [*least, *address], env=environment)
+    return worked, failed
+
+
 @pytest.fixture
 def told(
     guarded: Platform,
@@ -182,6 +213,7 @@ def told(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("blocks.catalog.block.ATTEMPTS", 1)
             unreached = {flow: call(flow, guarded, **reaching(flow, UNREACHABLE)) for flow in DEPLOYED}
+            done, undone = commanded(guarded, canaries)
     assert "1 failed, 1 ingested, 4 refused" in worked["ingest-videos"], worked
     assert "verified" in worked["backup"], worked
     assert "was restored in" in worked["restore-drill"], worked
@@ -189,11 +221,15 @@ def told(
     assert failed.keys() == set(), failed
     assert all("refuses these credentials" in one for one in refused[:4]), refused
     assert all("at 127.0.0.1 did not answer" in one for one in unreached.values()), unreached
+    # The location is in use, and everything else works.
+    assert {words for words, one in done.items() if one.exit_code} == {"location retire "}, done
+    assert {words: one.output for words, one in undone.items() if one.exit_code != 1} == {}
     APILogWorker.drain_all(timeout=20)
     EventsWorker.drain_all(timeout=20)
     captured = capfd.readouterr()
     return {
         "messages": "\n".join([*worked.values(), *refused, *unreached.values()]),
+        "commands": "\n".join(one.output for one in (*done.values(), *undone.values())),
         "log": caplog.text,
         "standard output": captured.out,
         "standard error": captured.err,
