@@ -104,11 +104,14 @@ def backup_verify(
 @backup_app.command("hold")
 def backup_hold(
     backup: BackupId,
-    reason: Annotated[str, typer.Option(help="Why; empty releases it.")] = "",
+    reason: Annotated[str, typer.Option(help="Why it has to be kept.")] = "",
+    release: Annotated[bool, typer.Option("--release", help="Keep it no longer than others.")] = False,
     backups: Store = "backups", catalog: CatalogName = "main", policy: PolicyName = "default",
 ) -> None:  # fmt: skip
-    """Keep a backup however old it gets; without a reason, release it again."""
+    """Keep a backup however old it gets, or release it again."""
     with clear_errors():
+        if bool(reason.strip()) == release:
+            raise InvalidInputError("say why it has to be kept, with --reason, or --release it")
         use_local_prefect()
         from tasks.backups.verifying import hold_backup, release_backup
 

@@ -25,6 +25,8 @@ from flows.reaching import (
     open_backups,
 )
 
+SHOWN = 20
+
 if TYPE_CHECKING:
     from tasks.backups.listing import Backup
 
@@ -91,8 +93,13 @@ def restore(
             for note in restored.notes:
                 err.print(f"[yellow]{plain(note)}[/]", highlight=False)
             plan = plan_replacement(in_use, chosen.manifest, name)
-            for item in plan.items[1:20]:
+            out.print(plain(plan.summary()), highlight=False)
+            again = [item for item in plan.items if item.action == "erase again"]
+            others = [item for item in plan.items[1:] if item.action != "erase again"]
+            for item in (*again, *others[:SHOWN], *plan.skipped):
                 out.print(plain(f"  {item.action}: {item.subject} {item.customer} ({item.because})"), highlight=False)
+            if len(others) > SHOWN:
+                out.print(f"  … and {len(others) - SHOWN} more; the flow restore shows 500", highlight=False)
             if not cutover:
                 out.print("The catalog in use is untouched. With --cutover it takes that place.")
                 return

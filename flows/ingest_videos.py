@@ -12,13 +12,14 @@ from prefect.futures import PrefectFuture
 from prefect.states import Completed
 from pydantic import Field
 
-from blocks.errors import RefusedError
+from blocks.errors import RefusedError, StorageError
 from blocks.loading import load_block
 from blocks.policies import IngestPolicy
 from flows.batches import THREADS, progress_of, run_batches
 from flows.events import watching_quota
 from flows.opening import open_catalog, open_inbox, reported, run_label, show_table
 from tasks import ingest
+from tasks.checks import told
 from tasks.ingest import IngestReport
 from tasks.intake import IngestOutcome
 from tasks.sources import Source, find_sources
@@ -110,8 +111,11 @@ def _run_batches(
     def submit(number: int) -> PrefectFuture[list[IngestOutcome]]:
         return ingest_batch.submit(batches[number], number + 1, api_key, reprocess, store, catalog, policy, run)
 
+    def failed(number: int, error: StorageError) -> list[IngestOutcome]:
+        return [IngestOutcome(told(one.where), "failed", one.filename, error=str(error)) for one in batches[number]]
+
     with progress_of("ingest", f"Ingest for {api_key}", len(batches)) as progress:
-        done = run_batches(submit, len(batches), at_once=at_once, progress=progress)
+        done = run_batches(submit, len(batches), at_once=at_once, progress=progress, failed=failed)
     return [outcome for batch in done for outcome in batch]
 
 

@@ -7,6 +7,7 @@ asks again if the plan has grown past what was agreed to.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -41,6 +42,7 @@ F = TypeVar("F")
 
 SHOWN = 500
 """Rows in an artifact; the sums are of all."""
+LONGEST_SCOPE = 1000
 SECONDS_BEFORE_SUSPENDING = 3.0
 """A run that suspends right after its first heartbeat is taken for crashed by the automation that looks for those."""
 
@@ -206,7 +208,7 @@ def _ask(work: Work[F], plan: Plan, reasons: tuple[str, ...]) -> None:
     run = context.flow_run.id
     work.catalog.transaction(
         lambda connection: approvals.ask(
-            connection, run=run, operation=work.operation, scope=_scope(work), objects=plan.objects,
+            connection, run=run, operation=work.operation, scope=scope_of(work), objects=plan.objects,
             size_bytes=plan.size_bytes, lasts=lasts,
         )
     )  # fmt: skip
@@ -260,7 +262,7 @@ def _overtake_older(work: Work[F]) -> None:
         return
     run = context.flow_run.id
     older = work.catalog.transaction(
-        lambda connection: approvals.overtake(connection, operation=work.operation, scope=_scope(work), run=run)
+        lambda connection: approvals.overtake(connection, operation=work.operation, scope=scope_of(work), run=run)
     )
     with get_client(sync_client=True) as client:
         for one in older:
@@ -272,8 +274,11 @@ def _overtake_older(work: Work[F]) -> None:
                     client.set_flow_run_state(one, overtaken, force=True)
 
 
-def _scope(work: Work[F]) -> str:
-    return " ".join([*sorted(location.place.name for location in work.locations), work.scope]).strip()
+def scope_of(work: Work[F]) -> str:
+    """What a plan is for: the same text for the same wish, however long."""
+    scope = " ".join([*sorted(location.place.name for location in work.locations), work.scope]).strip()
+    # It is looked for by an index, whose entries end at 2,704 bytes: a list of jobs is longer.
+    return scope if len(scope) <= LONGEST_SCOPE else hashlib.sha256(scope.encode()).hexdigest()
 
 
 def is_scheduled() -> bool:

@@ -210,7 +210,7 @@ def _over_time(
         # Steps: each day's figures are those of one moment, and a missing day shows the one before.
         .mark_area(interpolate="step-after", line=False)
         .encode(
-            x=_time(size, first, figures.day),
+            x=_time(size, first, figures.day + timedelta(days=1)),
             y=alt.Y(f"{unit}:Q", title=title, stack=stack, axis=y_axis),
             color=_color(by, order),
             order=alt.Order("rank:Q"),
@@ -223,9 +223,8 @@ def _whole(data: pd.DataFrame, by: str, value: str, figures: Figures) -> pd.Data
     """A value for each day and series, 0 where there is none: areas end where their series ends."""
     wide = data.pivot_table(index="day", columns=by, values=value, aggfunc="sum", fill_value=0)
     wide = wide.reindex([one for one in figures.days if one >= min(data["day"])], fill_value=0)
-    if len(wide) == 1:
-        # A single day is a line without width: it is drawn as wide as a day.
-        wide = wide.reindex([wide.index[0], wide.index[0] + timedelta(days=1)], method="ffill")
+    # The last day is drawn as wide as a day, as all others.
+    wide.loc[wide.index[-1] + timedelta(days=1)] = wide.iloc[-1]
     long = wide.rename_axis("day").reset_index().melt("day", var_name=by, value_name=value)
     return long.assign(day=long["day"].map(str)).astype({by: "str", value: "float64"})
 

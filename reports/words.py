@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 LONGEST_DAYS = 3650
 """Beyond ten years a date is no forecast any more."""
-REMOVED = ("purge", "expire", "remove-orphan")
-"""Operations that took bytes away for good; old copies of what was moved are not among them."""
+REMOVED = ("purge", "remove-orphan")
+"""Operations that took content away for good: not old copies of what was moved, nor exports that came to their end."""
 TAKEN_IN = ("ingest", "register", "upload")
 """Operations that brought bytes into one."""
 LIST_SENTENCES = {
-    "largest": "The jobs that hold most bytes of content. Lists of jobs are kept for 31 days.",
+    "largest": "The jobs that hold most bytes of content, up to 25 in each list. Lists of jobs are kept for 31 days.",
     "coldest": "The completed jobs that nobody has asked for longest.",
     "never read": "Completed jobs that nobody ever asked for, largest first.",
 }
@@ -50,6 +50,8 @@ def percent(share: float) -> str:
     """`12 %`, `0.4 %`, `<0.1 %`."""
     if 0 < share < 0.1:
         return "<0.1 %"
+    if 99 < share < 100:
+        return "99 %"  # what is nearly full is not full
     return f"{share:.0f} %" if share >= 10 or share == int(share) else f"{share:.1f} %"
 
 
@@ -116,8 +118,7 @@ def tiles(figures: Figures) -> list[Tile]:
         Tile("jobs", f"{int(table['jobs'].sum()):,}", "that store something"),
     ]
     if figures.customer:
-        share = table["used_percent"].astype("float64")
-        use = percent(float(share.iloc[0])) if len(share) and share.notna().any() else "no quota"
+        use = "no figures yet" if table.empty else _use(table.iloc[0])
         return [*found, Tile("quota used", use, until_full(table.iloc[0]) if len(table) else "")]
     full = pressed(figures)
     return [
@@ -156,6 +157,8 @@ def of_pressure(figures: Figures) -> str:
     """What the chart of quotas shows."""
     table = figures.tables["customers"]
     limited = table[table["quota_bytes"].notna()]
+    if table.empty and figures.customer:
+        return f"There are no figures of {figures.customer} on {figures.day}."
     if limited.empty:
         return "No customer has a quota." if not figures.customer else f"{figures.customer} has no quota."
     if len(limited) == 1:
@@ -163,18 +166,27 @@ def of_pressure(figures: Figures) -> str:
     full = pressed(figures)
     use = "uses" if len(full) == 1 else "use"
     text = f"{len(full)} of {len(limited)} customers with a quota {use} more than 80 % of it"
-    soon = limited[limited["days_until_full"].astype("float64").le(LONGEST_DAYS)].sort_values("days_until_full")
+    # Those that are full already are counted above.
+    growing = limited["forecast"].eq("growing") & limited["days_until_full"].astype("float64").le(LONGEST_DAYS)
+    soon = limited[growing].sort_values("days_until_full")
     if len(soon):
-        text += f"; at the present pace the first to be full is {soon.iloc[0]['customer']}: {until_full(soon.iloc[0])}"
+        text += f"; at the present pace the next to be full is {soon.iloc[0]['customer']}: {until_full(soon.iloc[0])}"
     return f"{text}."
 
 
 def _of_one(row: pd.Series) -> str:
-    share = _number(row["used_percent"])
-    used = f"{row['customer']} uses {percent(100.0 if share is None else share)} of its quota"
+    used = f"{row['customer']} uses {_use(row)} of its quota"
     if row["forecast"] == "growing":
         return f"{used}; at the present pace it is full in {until_full(row)}."
     return f"{used}: {until_full(row)}."
+
+
+def _use(row: pd.Series) -> str:
+    """Of its quota; one of nothing has no percent."""
+    share = _number(row["used_percent"])
+    if share is not None:
+        return percent(share)
+    return "no quota" if _number(row["quota_bytes"]) is None else "all"
 
 
 def of_tiers(figures: Figures) -> str:
@@ -185,7 +197,9 @@ def of_tiers(figures: Figures) -> str:
         return "Nothing is stored yet."
     by_tier = table.groupby("tier")["stored_bytes"].sum()
     shares = [f"{percent(100 * int(by_tier.get(tier, 0)) / total)} {tier}" for tier in ("hot", "warm", "cold")]
-    return f"Of {format_bytes(total)} as stored, {_listed(shares)}; all of it costs {money(cost(figures))} a month."
+    trashed = int(table["trashed_bytes"].sum())
+    whole = f"with {format_bytes(trashed)} in the trash it" if trashed else "all of it"
+    return f"Of {format_bytes(total)} as stored, {_listed(shares)}; {whole} costs {money(cost(figures))} a month."
 
 
 def of_ages(figures: Figures) -> str:
@@ -225,7 +239,7 @@ def of_customers(figures: Figures) -> str:
     table = figures.tables["customers"].sort_values("monthly_cost", ascending=False)
     total = float(table["monthly_cost"].sum())
     if not total:
-        return "Nothing is stored yet."
+        return "Nothing costs anything by these prices." if stored(figures) else "Nothing is stored yet."
     most = table.head(5)
     share = percent(100 * float(most["monthly_cost"].sum()) / total)
     who = "The customer that costs most makes"

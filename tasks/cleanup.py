@@ -72,12 +72,11 @@ def _place_facts(sweep: Sweep, location: OpenLocation, policy: RetentionPolicy, 
     for batch in _batches(islice(find_aged(location.store, policy, now=at), due.MOST)):
         wanted = still_wanted(sweep.catalog, location, [one.listed.key for one in batch])
         aged += [one for one in batch if one.listed.key not in wanted]
+    begun = list_multipart_uploads(location.store) if location.capabilities.lists_uploads else ()
     return PlaceFacts(
         place=location.place.name,
         aged=tuple(aged),
-        multiparts=tuple(
-            islice((one for one in list_multipart_uploads(location.store) if one.initiated_at <= oldest), due.MOST)
-        ),
+        multiparts=tuple(islice((one for one in begun if one.initiated_at <= oldest), due.MOST)),
         released=sweep.catalog.transaction(lambda connection: due.released_extent(connection, location.place.shelf)),
     )
 

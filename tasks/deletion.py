@@ -14,7 +14,7 @@ from blocks.catalog.customers import find_customer
 from blocks.catalog.locations import list_places
 from blocks.catalog.log import record_aged
 from blocks.catalog.objects import Extent
-from blocks.catalog.selection import MOST_JOBS, JobFilter, SelectedJob, other_keys, select_jobs
+from blocks.catalog.selection import MOST_JOBS, NOWHERE, JobFilter, SelectedJob, other_keys, select_jobs
 from blocks.catalog.snapshots import backup_is_running
 from blocks.catalog.tables import JobStatus
 from blocks.catalog.trash import (
@@ -53,7 +53,8 @@ class Wanted:
     def scope(self) -> str:
         """The same text for the same wish: a newer plan of it overtakes an older request."""
         ids = ",".join(sorted(self.job_ids))
-        return f"{ids} {self.api_key} {self.status} {self.older_than_days or ''} {self.larger_than}".strip()
+        older = "" if self.older_than_days is None else self.older_than_days
+        return f"{ids} {self.api_key} {self.status} {older} {self.larger_than}".strip()
 
 
 def select(catalog: CatalogDatabase, wanted: Wanted, *, trashed: bool | None = None) -> list[SelectedJob]:
@@ -139,6 +140,10 @@ def plan_undelete(jobs: Sequence[SelectedJob], *, asked: Sequence[str] = ()) -> 
     found = {str(job.id) for job in jobs}
     asked_ids = dict.fromkeys(str(check_job_id(one)) for one in asked)
     skipped += [Item("undelete job", "undelete", one, "no such job") for one in asked_ids if one not in found]
+    if len(jobs) == MOST_JOBS:
+        skipped.append(
+            Item("undelete job", "undelete", "more jobs", f"one run takes {MOST_JOBS}; run it again for the rest")
+        )
     return Plan("undelete-jobs", tuple(items), tuple(skipped))
 
 
@@ -230,19 +235,19 @@ def _erase(sweep: Sweep, items: Sequence[Item]) -> list[Outcome]:
         elif job_id in gone:
             outcomes.append(Outcome(item, "done", "", extent.objects, extent.stored_bytes))
         else:
-            first = next(
-                (f"{key}: {why}" for key, why in failed.items()), "objects of it lie in a store not named here"
-            )
-            outcomes.append(Outcome(item, "failed", first, extent.objects, extent.stored_bytes))
+            # Its own key, if one of those failed: jobs are erased together, or none of them.
+            keys = sorted(failed, key=lambda key: str(job_id) not in key)
+            why = f"{keys[0]}: {failed[keys[0]]}" if keys else "objects of it are there still, or it is on hold by now"
+            outcomes.append(Outcome(item, "failed", why, extent.objects, extent.stored_bytes))
     return outcomes
 
 
 def _remove_all(
-    sweep: Sweep, location: OpenLocation, job_ids: Sequence[UUID], others: dict[str, list[str]]
+    sweep: Sweep, location: OpenLocation, job_ids: Sequence[UUID], others: dict[int, list[str]]
 ) -> dict[str, str]:
     """Whatever lies below the jobs' folders, rows or none: orphans, old bytes, half uploads; and their exports."""
-    # An export whose place the log does not name is looked for in every store: its key is random.
-    sizes = dict.fromkeys(others.get(location.place.name, []) + others.get("", []), 0)
+    # An export whose place is not known is looked for in every store: its key is random.
+    sizes = {key: 0 for place in (*location.place.shelf, NOWHERE) for key in others.get(place, [])}
     folders = [f"{root}/{job_id}" for job_id in job_ids for root in JOB_FOLDERS]
     for folder in folders:
         sizes |= {listed.key: listed.size_bytes for listed in list_prefix(location.store, folder)}
@@ -250,7 +255,7 @@ def _remove_all(
     sweep.catalog.transaction(lambda connection: record_aged(connection, removed, run=sweep.run))
     failed = delete_keys(location.store, list(sizes))
     begun = tuple(f"{folder}/" for folder in folders)
-    for upload in list_multipart_uploads(location.store):
+    for upload in list_multipart_uploads(location.store) if location.capabilities.lists_uploads else ():
         if upload.key.startswith(begun):
             abort_multipart_upload(location.store, upload.key, upload.upload_id)
     return failed
@@ -261,15 +266,18 @@ JOB_FOLDERS = ("processed", "uploads", "failed", "exports/hls")
 
 @dataclass(frozen=True)
 class HoldReport:
-    """Jobs that are on hold now, or no more; and ids that are no job's."""
+    """Jobs that are on hold now, or no more, with what it was before; unknown ids; and those that came too late."""
 
     held: dict[str, str]
     unknown: tuple[str, ...]
     reason: str | None
+    too_late: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """One line for a person."""
         what = f"on hold ({self.reason})" if self.reason else "released"
+        if self.too_late:
+            what += f"; too late for {len(self.too_late)}, whose files were given up before: {self.too_late[0]}"
         unknown = f"; {len(self.unknown)} unknown: {self.unknown[0]}" if self.unknown else ""
         return f"{len(self.held)} jobs {what}{unknown}"
 
@@ -291,7 +299,8 @@ def hold(
     if not found:
         raise NotFoundError(f"no job {ids[0]}" + (f" (nor {len(ids) - 1} others)" if len(ids) > 1 else ""))
     unknown = tuple(str(one) for one in ids if one not in found)
-    return HoldReport({str(one): before for one, before in found.items()}, unknown, text)
+    late = tuple(str(one) for one, held in found.items() if text and held.too_late)
+    return HoldReport({str(one): held.before for one, held in found.items()}, unknown, text, late)
 
 
 def _change(sweep: Sweep, items: Sequence[Item], work: object) -> list[Outcome]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
-from blocks.catalog import CatalogDatabase
+from blocks.catalog import CatalogDatabase, due
 from blocks.catalog.downloads import Found, TakenAway, find_owners, record_downloads, still_there, take_jobs
 from blocks.catalog.jobs import JobRow
 from blocks.catalog.tables import ObjectKind
@@ -246,13 +246,14 @@ def _export(reading: Reading, plan: _Plan, policy: AccessPolicy, run: str) -> Do
         delete_keys(store, [key])
         raise OvertakenError(f"job {gone} was deleted while the archive was made; ask again without it")
     lasts = timedelta(hours=policy.export_hours)
+    signed_at = reading.catalog.transaction(due.now)  # hours after it was begun, perhaps
     return DownloadReport(
         files=len(done),
         size_bytes=sum(file.found.size_bytes for file in done),
         skipped=_reasons(plan),
         url=presign_get(store, key, lasts, filename=f"transcode-flow-{at:%Y-%m-%d}.zip"),
         key=key,
-        expires_at=at + lasts,
+        expires_at=signed_at + lasts,
     )
 
 

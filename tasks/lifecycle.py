@@ -174,8 +174,7 @@ def apply_rules(location: OpenLocation, policy: RetentionPolicy) -> LifecycleRep
 def _why_not(name: str, action: Action, capabilities: Capabilities) -> str:
     because = capabilities.why_not(_CAPABILITY[action])
     instead = _INSTEAD[action]
-    unlisted = any(one.name == "lists_incomplete_uploads" and not one.works for one in capabilities.findings)
-    if action == "abort" and unlisted:
+    if action == "abort" and not capabilities.lists_uploads:
         instead = "nor can cleanup, for it lists no incomplete uploads: have the server remove them in a way of its own"
     return f"{name}: {because}; {instead}" if because else ""
 

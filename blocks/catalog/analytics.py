@@ -94,7 +94,13 @@ def clear_day(connection: Connection, day: date) -> None:
     if newest is not None and newest.day > furthest:
         raise RefusedError(
             f"there are figures of {newest.day}, and by PostgreSQL's clock today is {day}: nothing is written. If the "
-            f"clock is right now and was ahead then, remove them: DELETE FROM analytics.snapshots WHERE day > '{day}'"
+            f"clock is right now and was ahead then, remove them: DELETE FROM analytics.snapshots WHERE day > '{day}'; "
+            "what else there is of those days goes with the next snapshot"
+        )
+    # Of days whose snapshot somebody removed, as above, nothing stays.
+    for table in (*DAILY, "operations"):
+        connection.execute(
+            text(f"DELETE FROM analytics.{table} WHERE day > CAST(:furthest AS date)"), {"furthest": furthest}
         )
     for table in DAILY:
         connection.execute(
@@ -135,6 +141,14 @@ def note_snapshot(connection: Connection, day: date, at: datetime, *, run: str, 
         ),
         {"day": day, "at": at, "run": run, "zone": zone, "catalog": read_identity(connection).catalog_id},
     )
+
+
+def has_operations(connection: Connection, day: date) -> bool:
+    """Whether it is known what happened on a day."""
+    known: bool = connection.execute(
+        text("SELECT EXISTS (SELECT 1 FROM analytics.operations WHERE day = :day)"), {"day": day}
+    ).scalar_one()
+    return known
 
 
 def clear_operations(connection: Connection, day: date) -> None:

@@ -232,15 +232,20 @@ def backups(connection: Connection, now: datetime) -> pd.DataFrame:
     """How the backups are, from what was written down about them: one row, the columns of analytics.backups."""
     return read_frame(
         connection,
-        "SELECT v.at AS verified_at, EXTRACT(epoch FROM CAST(:now AS timestamptz) - v.at)::double precision / 3600 "
+        # Of each backup what was found last: a damaged one counts no more. Its id begins with the moment it is of.
+        "WITH newest AS (SELECT DISTINCT ON (backup) *, CASE WHEN backup ~ '^[0-9]{8}T[0-9]{6}Z' "
+        "           THEN to_timestamp(left(backup, 15), 'YYYYMMDD\"T\"HH24MISS') ELSE at END AS made "
+        "    FROM backup_checks WHERE what IN ('backup', 'verification') AND at <= :now AND backup <> '' "
+        "   ORDER BY backup, at DESC), "
+        "good AS (SELECT * FROM newest WHERE ok ORDER BY backup DESC LIMIT 1) "
+        "SELECT v.at AS verified_at, EXTRACT(epoch FROM CAST(:now AS timestamptz) - v.made)::double precision / 3600 "
         "         AS hours_since_verified, coalesce(v.backup, '') AS backup, coalesce(v.bytes, 0) AS bytes, "
         "       coalesce(w.taken, 0) AS taken, coalesce(w.failed, 0) AS failed, d.at AS drilled_at, d.ok AS drill_ok, "
         "       d.seconds AS recovery_seconds, coalesce(CASE WHEN NOT d.ok THEN d.because END, '') AS because "
         "  FROM (SELECT count(*) FILTER (WHERE ok) AS taken, count(*) FILTER (WHERE NOT ok) AS failed "
         "          FROM backup_checks WHERE what = 'backup' AND at <= :now "
         "           AND at > CAST(:now AS timestamptz) - interval '7 days') w "
-        "  LEFT JOIN (SELECT * FROM backup_checks WHERE what IN ('backup', 'verification') AND ok AND at <= :now "
-        "              ORDER BY at DESC LIMIT 1) v ON true "
+        "  LEFT JOIN good v ON true "
         "  LEFT JOIN (SELECT * FROM backup_checks WHERE what = 'drill' AND at <= :now ORDER BY at DESC LIMIT 1) d "
         "    ON true",
         now=now,

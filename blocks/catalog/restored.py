@@ -156,7 +156,7 @@ def newer_jobs(connection: Connection, since: datetime, limit: int) -> tuple[lis
     return found, total[0], total[1], total[2]
 
 
-def erased_since(connection: Connection, since: datetime, limit: int = 1000) -> list[UUID]:
+def erased_since(connection: Connection, since: datetime, limit: int = 100_000) -> list[UUID]:
     """Jobs that were erased for good after a moment: a restore brings their rows back, so they must be erased anew."""
     rows = connection.execute(
         text(

@@ -66,7 +66,9 @@ def select_jobs(connection: Connection, wanted: JobFilter) -> list[SelectedJob]:
             "   AND (CAST(:status AS text) IS NULL OR j.status = :status) "
             "   AND (CAST(:before AS timestamptz) IS NULL OR j.created_at <= :before) "
             "   AND (CAST(:at_least AS bigint) IS NULL OR o.size_bytes >= :at_least) "
-            "   AND (CAST(:trashed AS boolean) IS NULL OR (j.deleted_at IS NOT NULL) = :trashed) "
+            "   AND (CAST(:trashed AS boolean) IS NULL OR (j.deleted_at IS NOT NULL) = :trashed "
+            # What was given up is in no trash any more, and would fill the list for ever.
+            "        AND (NOT :trashed OR j.status <> 'cleaned_up')) "
             f"  {_MAY_BE_LARGE if wanted.at_least_bytes else ''} "
             f" ORDER BY j.api_key_id, j.created_at, j.id LIMIT {MOST_JOBS}"
         ),
@@ -82,20 +84,28 @@ def select_jobs(connection: Connection, wanted: JobFilter) -> list[SelectedJob]:
     return [SelectedJob(*row) for row in rows]
 
 
-def other_keys(connection: Connection, job_ids: Sequence[UUID]) -> dict[str, list[str]]:
-    """Keys outside of the rows that belong to jobs, by location: forms' blobs under temp/, and exports."""
+NOWHERE = 0
+"""No location's id."""
+
+
+def other_keys(connection: Connection, job_ids: Sequence[UUID]) -> dict[int, list[str]]:
+    """Keys outside of the rows that belong to jobs, by location's id: forms' blobs under temp/, and exports.
+
+    Keys of exports whose location is not known are those of `NOWHERE`.
+    """
     rows = connection.execute(
         text(
-            "SELECT l.name, u.key FROM uploads u JOIN locations l ON l.id = u.location_id "
+            "SELECT u.location_id, u.key FROM uploads u "
             " WHERE u.job_id = ANY (CAST(:ids AS uuid[])) OR u.result_job_id = ANY (CAST(:ids AS uuid[])) "
             "UNION "
-            "SELECT coalesce(g.after ->> 'location', ''), g.after ->> 'export' FROM operation_log g "
+            f"SELECT coalesce(l.id, {NOWHERE}), g.after ->> 'export' FROM operation_log g "
+            "  LEFT JOIN locations l ON l.name = g.after ->> 'location' "
             " WHERE g.job_id = ANY (CAST(:ids AS uuid[])) AND g.operation = 'bulk-download' "
             "   AND g.after ->> 'export' IS NOT NULL"
         ),
         {"ids": [str(one) for one in job_ids]},
     )
-    keys: dict[str, list[str]] = {}
+    keys: dict[int, list[str]] = {}
     for location, key in rows:
         keys.setdefault(location, []).append(key)
     return keys

@@ -65,6 +65,8 @@ def undelete_jobs(connection: Connection, customer_id: int, job_ids: Sequence[UU
     changed, back = Changed(), []
     rows = _locked(connection, customer_id, job_ids, changed)
     sizes = _trashed_sizes(connection, [row.id for row in rows])
+    # What lapsed is not only left out of the sum: whoever held it has to ask again, as what comes back takes its room.
+    connection.execute(text("SELECT reserve_storage(:key, '{}', '{}', '{}', '{}')"), {"key": customer_id})
     customer = lock_customer(connection, customer_id)
     taken, hashes = 0, set()
     for job in rows:
@@ -173,8 +175,16 @@ def fail_stuck(
 UNFINISHED = ("uploading", "queued", "processing", "transcoding")
 
 
-def hold_jobs(connection: Connection, job_ids: Sequence[UUID], *, reason: str | None, run: str) -> dict[UUID, str]:
-    """Put jobs on hold, or release them where `reason` is None; returns each that was found, with what it was before.
+@dataclass(frozen=True)
+class Held:
+    """A job's hold before, empty for none, and whether its files were given up before: a hold keeps nothing of that."""
+
+    before: str
+    too_late: bool
+
+
+def hold_jobs(connection: Connection, job_ids: Sequence[UUID], *, reason: str | None, run: str) -> dict[UUID, Held]:
+    """Put jobs on hold, or release them where `reason` is None; returns each that was found.
 
     A hold touches no bytes and no counter, so that no customer's row is locked.
     """
@@ -182,17 +192,17 @@ def hold_jobs(connection: Connection, job_ids: Sequence[UUID], *, reason: str | 
         text(
             "WITH was AS (SELECT id, hold FROM jobs WHERE id = ANY (CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE), "
             "now_held AS (UPDATE jobs j SET hold = :reason FROM was WHERE j.id = was.id "
-            "             RETURNING j.id, j.api_key_id, was.hold AS before), "
+            "             RETURNING j.id, j.api_key_id, was.hold AS before, j.status), "
             "logged AS (INSERT INTO operation_log (run, operation, api_key_id, job_id, before, after) "
             "           SELECT :run, CASE WHEN CAST(:reason AS text) IS NULL THEN 'release-hold' ELSE 'hold' END, "
             "                  api_key_id, id, jsonb_build_object('hold', before), "
             "                  jsonb_build_object('hold', CAST(:reason AS text)) FROM now_held "
             "            WHERE before IS DISTINCT FROM :reason) "
-            "SELECT id, coalesce(before, '') AS before FROM now_held"
+            "SELECT id, coalesce(before, '') AS before, status = 'cleaned_up' AS too_late FROM now_held"
         ),
         {"ids": [str(one) for one in job_ids], "reason": reason, "run": run},
     )
-    return {row.id: row.before for row in rows}
+    return {row.id: Held(row.before, row.too_late) for row in rows}
 
 
 def request_erasure(connection: Connection, customer_id: int, job_ids: Sequence[UUID]) -> None:
@@ -212,6 +222,8 @@ def erase_jobs(connection: Connection, customer_id: int, job_ids: Sequence[UUID]
 
     Returns the jobs that are gone; one with an object left stays, for the next try.
     """
+    # Figures that are being written at this moment were read before: they would bring the names back.
+    connection.execute(text("LOCK TABLE analytics.snapshots IN ROW EXCLUSIVE MODE"))
     lock_customer(connection, customer_id)
     ids = [str(one) for one in job_ids]
     gone = (

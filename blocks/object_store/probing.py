@@ -54,6 +54,11 @@ class Capabilities:
         return "" if seen.works else f"this server does not do it ({seen.detail})"
 
     @property
+    def lists_uploads(self) -> bool:
+        """Whether incomplete uploads can be listed; surely not where it was tried in vain."""
+        return not any(one.name == "lists_incomplete_uploads" and not one.works for one in self.findings)
+
+    @property
     def reads_checksum_headers(self) -> bool:
         """Whether sending a SHA-256 in a header makes the store refuse other bytes, in one request and in parts."""
         return self.has("refuses_wrong_checksum_header") and self.has("refuses_wrong_part_checksum")

@@ -183,7 +183,8 @@ def _write_operations(connection: Connection, first: date, last: date, zone: Zon
     for number in range((last - first).days + 1):
         day = first + timedelta(days=number)
         begins, ends = _begin(day, zone), _begin(day + timedelta(days=1), zone)
-        if ends <= kept:
+        # A day that the log holds a part of is told whole by what was written before.
+        if ends <= kept or (begins < kept and analytics.has_operations(connection, day)):
             continue
         analytics.clear_operations(connection, day)
         written += write_frame(

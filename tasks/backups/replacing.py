@@ -19,7 +19,12 @@ def plan_replacement(catalog: CatalogDatabase | None, manifest: Manifest, beside
         "cut over", "restore", beside, f"backup {manifest.id}, from {manifest.snapshot_at:%Y-%m-%d %H:%M:%S} UTC"
     )
     if catalog is None:
-        return Plan("restore", (cut,))
+        # Only its log told what was erased.
+        unknown = Item(
+            "erase again", "erased since", "unknown jobs",
+            "the catalog is gone that knew them: run delete-jobs purge_now for all that were asked for since",
+        )  # fmt: skip
+        return Plan("restore", (cut,), (unknown,))
     since = manifest.snapshot_at
     jobs, count, objects, size = catalog.transaction(lambda connection: newer_jobs(connection, since, SHOWN_JOBS))
     erased = catalog.transaction(lambda connection: erased_since(connection, since))

@@ -150,7 +150,9 @@ def test_commands(catalog: CatalogDatabase, vault: ObjectStore, backup, tmp_path
     assert made.manifest.encrypted_to.startswith("age1")
     assert "is on hold" in run("backup", "hold", "latest", "--reason", "an audit").stdout
     assert "hold" in run("backup", "list").stdout
-    assert "is released" in run("backup", "hold", "latest").stdout
+    for said in ([], ["--reason", "an audit", "--release"]):
+        assert "say why it has to be kept" in run("backup", "hold", "latest", *said, code=1).stderr
+    assert "is released" in run("backup", "hold", "latest", "--release").stdout
     assert "is what was written" in run("backup", "verify").stdout
     assert "needs its secret key" in run("restore", code=1).stderr
     key = tmp_path / "key.txt"

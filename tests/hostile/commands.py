@@ -71,7 +71,9 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("backup", "verify"): Command(
         {"backup": "latest"}, {name: WORDS[name] for name in ("backup", "identity_file")}, free=("contents",)
     ),
-    ("backup", "hold"): Command({"backup": "latest"}, {"backup": NAMES}, free=("reason",)),
+    ("backup", "hold"): Command(
+        {"backup": "latest"}, {"backup": NAMES}, {"backup": ("--release",)}, free=("reason", "release")
+    ),
     ("backup", "settings"): Command(
         {"backup": "latest"}, {name: WORDS[name] for name in ("backup", "store_url", "identity_file")},
         free=("endpoint", "save"),

@@ -148,6 +148,7 @@ def commanded(platform: Platform, canaries: dict[str, str]) -> tuple[dict[str, R
         ("key", "create"): ["commanded"], ("key", "quota"): ["guarded", "10 MiB"], ("key", "disable"): ["commanded"],
         ("analyst",): ["commanded_reader"], ("report",): [str(platform.folder / "report")],
         ("explain",): [str(platform.jobs[OWNER])], ("backup", "key"): ["--save", "commanded"],
+        ("backup", "hold"): ["--release", "latest"],
     }  # fmt: skip
     blocks = {"catalog": GUARDED, "store": HERE, "policy": GUARDED, "backups": VAULT}
     worked, failed = {}, {}

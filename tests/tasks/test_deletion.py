@@ -6,13 +6,17 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase
+from blocks.catalog.admission import reserve, settle
 from blocks.catalog.snapshots import exported_snapshot
 from blocks.errors import InvalidInputError, NotFoundError, QuotaExceededError, RefusedError
 from blocks.object_store.transfer import put_bytes
@@ -35,7 +39,7 @@ from tasks.ingest import ingest_videos
 from tasks.migration import Migration, find_jobs
 from tasks.outputs import register_outputs
 from tasks.plans import Report
-from tasks.stores import Locations, OpenLocation
+from tasks.stores import Locations, OpenLocation, probe_store
 from tasks.sweeping import Sweep
 from tasks.uploads import complete_upload, issue_upload_url
 from tests.helpers import assert_sound, execute, one, rows, stored_keys, write_outputs, write_video
@@ -350,6 +354,60 @@ def test_an_undo_never_goes_past_the_quota_beside_ingest(
         thread.join()
     assert one(sweep.catalog, "SELECT storage_used_bytes FROM api_keys") <= 5000
     assert_sound(sweep.catalog, location)
+
+
+def test_an_undo_takes_the_room_of_what_lapsed(sweep: Sweep, acme: str, new_job: Callable[[bytes], UUID]) -> None:
+    """Who comes late with what was reserved before has to ask again, and is refused."""
+    job, late = new_job(b"1" * 1000), uuid4()
+    delete(sweep, job)
+    set_quota(sweep.catalog, api_key=acme, quota="1500")
+
+    def settled(connection: Connection) -> set[UUID]:
+        return set(settle(connection, key, {late: 0}, keep_for=timedelta(0)))
+
+    key = one(sweep.catalog, "SELECT id FROM api_keys")
+    sweep.catalog.transaction(lambda connection: reserve(connection, key, [(late, None, 800, timedelta(hours=1))]))
+    assert [outcome.result for outcome in undelete(sweep, job).outcomes] == ["skipped"]
+    execute(sweep.catalog, "UPDATE reservations SET expires_at = now() - interval '1 second'")
+    assert [outcome.result for outcome in undelete(sweep, job).outcomes] == ["done"]
+    assert sweep.catalog.transaction(settled) == set()
+    assert one(sweep.catalog, "SELECT storage_reserved_bytes FROM api_keys") == 0
+
+
+def test_a_hold_that_comes_too_late_says_so(sweep: Sweep, new_job: Callable[[bytes], UUID]) -> None:
+    job, there = new_job(b"evidence"), new_job(b"more of it")
+    execute(sweep.catalog, "UPDATE jobs SET status = 'cleaned_up', deleted_at = now() WHERE id = :id", id=job)
+    report = hold(sweep.catalog, job_ids=[str(job), str(there)], reason="case 7")
+    assert report.too_late == (str(job),)
+    assert "on hold (case 7); too late for 1, whose files were given up before" in report.summary()
+    assert hold(sweep.catalog, job_ids=[str(job)], reason="", release=True).too_late == ()
+
+
+def test_what_was_given_up_is_in_no_trash(sweep: Sweep, acme: str, new_job: Callable[[bytes], UUID]) -> None:
+    gone, back = new_job(b"given up"), new_job(b"in the trash")
+    delete(sweep, gone, back)
+    execute(sweep.catalog, "UPDATE jobs SET status = 'cleaned_up' WHERE id = :id", id=gone)
+    assert [job.id for job in select(sweep.catalog, Wanted(api_key=acme), trashed=True)] == [back]
+
+
+def test_an_erasure_looks_for_archives_and_forms_of_a_storage_class(
+    sweep: Sweep, location: OpenLocation, access: AccessPolicy, new_job: Callable[[bytes], UUID]
+) -> None:
+    """A storage class is a location of its own in the same bucket; it is opened by one of its names alone."""
+    job = new_job(b"personal")
+    probe_store(sweep.catalog, location.store, "main", location="colder", storage_class="STANDARD_IA")
+    both = probe_store(sweep.catalog, location.store, "main")
+    archive = bulk_download(
+        sweep.catalog, Locations(sweep.catalog, location), access, job_ids=[job], kinds=["original"]
+    ).url
+    execute(
+        sweep.catalog,
+        "UPDATE operation_log SET after = after || '{\"location\": \"colder\"}' WHERE operation = 'bulk-download'",
+    )
+    assert httpx.get(archive).status_code == 200
+    delete(sweep, job)
+    assert [outcome.result for outcome in erase(replace(sweep, locations=(both,)), job).outcomes] == ["done"]
+    assert httpx.get(archive).status_code == 404
 
 
 def test_unknown_ids_are_reported(sweep: Sweep, new_job: Callable[[bytes], UUID]) -> None:

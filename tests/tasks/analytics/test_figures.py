@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from blocks.catalog import CatalogDatabase
+from blocks.catalog import CatalogDatabase, facts
 from blocks.units import format_bytes
 from reports import words
 from reports.figures import read_figures
-from tests.helpers import assert_totals, one, rows
+from tests.helpers import assert_totals, execute, one, rows
 
 NOW = datetime(2026, 11, 20, 6, 30, tzinfo=UTC)
 """The moment up to which the catalog was played."""
@@ -198,6 +198,30 @@ def test_findings_and_backups(played: CatalogDatabase) -> None:
     )
 
 
+def test_the_backup_that_counts_is_the_newest_that_is_good(catalog: CatalogDatabase) -> None:
+    """Not the check that came last: an old one may be verified, a newer one found damaged."""
+    now = datetime(2026, 5, 10, 6, 30, tzinfo=UTC)
+
+    def check(what: str, backup: str, at: datetime, *, ok: bool = True) -> None:
+        execute(
+            catalog,
+            "INSERT INTO backup_checks (what, backup, ok, seconds, at) VALUES (:what, :backup, :ok, 1, :at)",
+            what=what, backup=backup, ok=ok, at=at,
+        )  # fmt: skip
+
+    def days_ago(days: int) -> datetime:
+        return now - timedelta(days=days)
+
+    check("backup", "20260420T030000Z-00000001", days_ago(20))
+    check("backup", "20260508T030000Z-00000002", days_ago(2))
+    check("backup", "20260509T030000Z-00000003", days_ago(1))
+    check("verification", "20260509T030000Z-00000003", now - timedelta(hours=2), ok=False)
+    check("verification", "20260420T030000Z-00000001", now - timedelta(hours=1))
+    row = catalog.transaction(lambda connection: facts.backups(connection, now)).iloc[0]
+    assert row["backup"] == "20260508T030000Z-00000002"
+    assert row["hours_since_verified"] == 51.5
+
+
 def test_growth_and_days_until_full(played: CatalogDatabase) -> None:
     """With the standard library alone, from the days' used bytes; t from a table of its own."""
     t90 = {
@@ -309,3 +333,10 @@ def test_the_report_says_what_sql_says(played: CatalogDatabase) -> None:
     assert words.of_flow(figures) == (
         f"In the last 30 days {format_bytes(came)} came in, and {format_bytes(went)} were removed."
     )
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"), [(0.0, "0 %"), (0.05, "<0.1 %"), (12.4, "12 %"), (99.7, "99 %"), (100.0, "100 %")]
+)
+def test_what_is_nearly_full_is_not_full(share: float, shown: str) -> None:
+    assert words.percent(share) == shown
