@@ -50,7 +50,7 @@ def percent(share: float) -> str:
     """`12 %`, `0.4 %`, `<0.1 %`."""
     if 0 < share < 0.1:
         return "<0.1 %"
-    if 99 < share < 100:
+    if 99 < share < 100 - 1e-6:  # sums of shares are not exact
         return "99 %"  # what is nearly full is not full
     return f"{share:.0f} %" if share >= 10 or share == int(share) else f"{share:.1f} %"
 

@@ -336,7 +336,16 @@ def test_the_report_says_what_sql_says(played: CatalogDatabase) -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "shown"), [(0.0, "0 %"), (0.05, "<0.1 %"), (12.4, "12 %"), (99.7, "99 %"), (100.0, "100 %")]
+    ("share", "shown"),
+    [
+        (0.0, "0 %"),
+        (0.05, "<0.1 %"),
+        (12.4, "12 %"),
+        (99.7, "99 %"),
+        (99.9999, "99 %"),
+        (100 - 1e-12, "100 %"),
+        (100.0, "100 %"),
+    ],
 )
 def test_what_is_nearly_full_is_not_full(share: float, shown: str) -> None:
     assert words.percent(share) == shown
