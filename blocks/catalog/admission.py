@@ -173,6 +173,11 @@ def reserve(
     return frozenset(_uuids(admitted))
 
 
+def end_lapsed(connection: Connection, customer_id: int) -> None:
+    """End reservations past their time, as every admission does first: who held one has to ask again."""
+    connection.execute(text("SELECT reserve_storage(:key, '{}', '{}', '{}', '{}')"), {"key": customer_id})
+
+
 def reserve_now(
     catalog: CatalogDatabase, customer_id: int, reservation: UUID, size_bytes: int, lasts: timedelta
 ) -> bool:

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from blocks.catalog.admission import settle
+from blocks.catalog.admission import end_lapsed, settle
 from blocks.catalog.customers import lock_customer
 from blocks.catalog.objects import Extent, release_jobs, release_pending
 
@@ -66,7 +66,7 @@ def undelete_jobs(connection: Connection, customer_id: int, job_ids: Sequence[UU
     rows = _locked(connection, customer_id, job_ids, changed)
     sizes = _trashed_sizes(connection, [row.id for row in rows])
     # What lapsed is not only left out of the sum: whoever held it has to ask again, as what comes back takes its room.
-    connection.execute(text("SELECT reserve_storage(:key, '{}', '{}', '{}', '{}')"), {"key": customer_id})
+    end_lapsed(connection, customer_id)
     customer = lock_customer(connection, customer_id)
     taken, hashes = 0, set()
     for job in rows:

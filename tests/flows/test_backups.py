@@ -20,6 +20,7 @@ from uuid import UUID
 import pytest
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.events.schemas.automations import AutomationCore
 from prefect_aws.credentials import MinIOCredentials
 
 from blocks.catalog import CatalogDatabase
@@ -31,7 +32,7 @@ from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import exists, put_bytes
 from blocks.policies import BackupPolicy
-from flows.alarms import PREFIX, list_alarms, set_alarms, wanted
+from flows.alarms import FORMERLY, PREFIX, list_alarms, set_alarms, wanted
 from flows.events import DRILL_FAILED, VERIFIED, tell
 from tasks.backups.listing import list_backups
 from tasks.backups.manifest import folder_of
@@ -304,6 +305,25 @@ def test_alarms_ring(saved: str, phone: list[str]) -> None:
     assert next(alarm for alarm in list_alarms() if alarm.name == "a restore drill failed").fired_at
     run("alarms")
     assert "notification block" in run("alarms").stdout
+
+
+def test_an_alarm_that_was_called_otherwise_is_not_made_twice(saved: str) -> None:
+    set_alarms(BackupPolicy())
+    ((name, old),) = FORMERLY.items()
+    with get_client(sync_client=True) as client:
+        (before,) = client.read_automations_by_name(f"{PREFIX}{name}")
+        called_otherwise = AutomationCore(
+            name=f"{PREFIX}{old}", description=before.description, trigger=before.trigger, actions=before.actions,
+            enabled=False,
+        )  # fmt: skip
+        client.update_automation(before.id, called_otherwise)
+        assert client.read_automations_by_name(f"{PREFIX}{name}") == []
+        set_alarms(BackupPolicy())
+        (after,) = client.read_automations_by_name(f"{PREFIX}{name}")
+        assert client.read_automations_by_name(f"{PREFIX}{old}") == []
+        assert (after.id, after.enabled) == (before.id, False)
+        client.delete_automation(after.id)
+    set_alarms(BackupPolicy())
 
 
 def test_a_key_that_is_none() -> None:
