@@ -128,7 +128,7 @@ WITH changed AS (
     UPDATE stored_objects o
        SET state = CASE o.state WHEN 'trashed' THEN o.state ELSE :state END,
            trashed_state = CASE o.state WHEN 'trashed' THEN :state END,
-           generation = o.generation + 1,
+           generation = nextval('generations'),
            -- The ETag that was written down is not what the store says: it is compared no more.
            etag = CASE :state WHEN 'live' THEN NULL ELSE o.etag END,
            verified_at = CASE :state WHEN 'live' THEN clock_timestamp() ELSE o.verified_at END
@@ -171,7 +171,7 @@ def mark(
 _FOLLOW = text(
     """
 WITH changed AS (
-    UPDATE stored_objects o SET location_id = w.location_id, generation = o.generation + 1
+    UPDATE stored_objects o SET location_id = w.location_id, generation = nextval('generations')
       FROM unnest(CAST(:ids AS uuid[]), CAST(:generations AS bigint[]), CAST(:places AS bigint[]))
         AS w (id, generation, location_id), stored_objects was
      WHERE o.id = w.id AND o.generation = w.generation AND was.id = o.id AND o.api_key_id = :customer

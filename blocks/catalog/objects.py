@@ -91,7 +91,7 @@ def make_live(connection: Connection, verified: Sequence[Verified], *, job_statu
         return {}
     rows = connection.execute(
         text(
-            "UPDATE stored_objects o SET state = 'live', etag = w.etag, generation = o.generation + 1, "
+            "UPDATE stored_objects o SET state = 'live', etag = w.etag, generation = nextval('generations'), "
             "       verified_at = clock_timestamp() "
             "  FROM unnest(CAST(:ids AS uuid[]), CAST(:generations AS bigint[]), CAST(:etags AS text[])) "
             "    AS w (id, generation, etag), jobs j "
@@ -114,7 +114,7 @@ def make_live(connection: Connection, verified: Sequence[Verified], *, job_statu
 _RELEASE = """
 WITH released AS (
     UPDATE stored_objects o
-       SET state = 'purging', trashed_state = NULL, generation = o.generation + 1
+       SET state = 'purging', trashed_state = NULL, generation = nextval('generations')
       FROM stored_objects was
      WHERE was.id = o.id AND {which}
     RETURNING o.id, o.job_id, o.api_key_id, o.key, o.location_id, o.stored_bytes, was.state

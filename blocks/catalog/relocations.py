@@ -122,7 +122,7 @@ WITH wanted AS (
 ), moved AS (
     UPDATE stored_objects o
        SET location_id = l.location_id, key = l.key, codec = l.codec, stored_bytes = l.stored_bytes, etag = l.etag,
-           state = CASE o.state WHEN 'trashed' THEN o.state ELSE 'live' END, generation = o.generation + 1,
+           state = CASE o.state WHEN 'trashed' THEN o.state ELSE 'live' END, generation = nextval('generations'),
            verified_at = clock_timestamp(), relocated_at = clock_timestamp()
       FROM locked l WHERE o.id = l.id
 ), swapped AS (

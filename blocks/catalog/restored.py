@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -11,8 +10,9 @@ from sqlalchemy import Connection, text
 
 from blocks.errors import FrozenCatalogError
 
-GENERATIONS_A_RESTORE = 2**32
-"""More than any row ever uses: who read a row before the restore does not change it after."""
+GENERATIONS_AN_EPOCH = 2**32
+"""More than a catalog ever hands out in one: what is changed after a restore is never taken for what was changed in the
+catalog that it replaced, or in another restore of the same backup."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +50,6 @@ def require_thawed(connection: Connection) -> None:
         raise freeze.refusal()
 
 
-def raise_generations(connection: Connection, locked: Callable[[], None] = lambda: None) -> None:
-    """Fence every row off from whoever read it before the restore; for a table that has no index yet.
-
-    `locked` is called as soon as nobody else can make one before this is through.
-    """
-    connection.execute(text("LOCK TABLE stored_objects IN ACCESS EXCLUSIVE MODE"))
-    locked()
-    # The table is written anew in one pass. An UPDATE would leave every row there twice, and take five times as long.
-    connection.execute(
-        text(
-            f"ALTER TABLE stored_objects ALTER COLUMN generation TYPE bigint USING generation + {GENERATIONS_A_RESTORE}"
-        )
-    )
-
-
 def freeze(connection: Connection, *, backup: str, epoch: int, run: str) -> None:
     """Make a restored catalog one that nothing is removed by: another epoch, no work under way, no question open.
 
@@ -78,6 +63,7 @@ def freeze(connection: Connection, *, backup: str, epoch: int, run: str) -> None
         ),
         {"epoch": epoch, "backup": backup},
     )
+    _set_generations(connection, epoch)
     connection.execute(text("UPDATE approvals SET state = 'overtaken' WHERE state = 'asked'"))
     ended = connection.execute(text("UPDATE relocations SET state = 'done' WHERE state <> 'done'")).rowcount
     connection.execute(
@@ -114,6 +100,14 @@ def orphans_since(connection: Connection) -> datetime | None:
 def set_epoch(connection: Connection, epoch: int) -> None:
     """A bucket turned out to carry a later epoch than the one that was chosen."""
     connection.execute(text("UPDATE catalog_identity SET epoch = :epoch WHERE epoch < :epoch"), {"epoch": epoch})
+    _set_generations(connection, epoch)
+
+
+def _set_generations(connection: Connection, epoch: int) -> None:
+    connection.execute(
+        text("SELECT setval('generations', greatest(last_value, :first)) FROM generations"),
+        {"first": epoch * GENERATIONS_AN_EPOCH},
+    )
 
 
 def claims_done(connection: Connection) -> None:

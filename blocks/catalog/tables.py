@@ -163,7 +163,10 @@ class Location(SQLModel, table=True):
 
 
 class StoredObject(SQLModel, table=True):
-    """Bytes under one key. `generation` rises with every change of place, encoding or state (invariant 6)."""
+    """Bytes under one key. `generation` rises with every change of place, encoding or state (invariant 6).
+
+    It is the next of the sequence `generations`: one that was read before names the same version of the row for ever.
+    """
 
     __tablename__ = "stored_objects"
     id: UUID = Field(default_factory=uuid4, primary_key=True)

@@ -309,7 +309,7 @@ def _locked(connection: Connection, customer_id: int, job_ids: Sequence[UUID], c
 # The state an object had, so that undo is exact; one statement, so that log and rows agree.
 _MOVE = """
 WITH moved AS (
-    UPDATE stored_objects o SET {to}, generation = o.generation + 1
+    UPDATE stored_objects o SET {to}, generation = nextval('generations')
       FROM stored_objects was
      WHERE was.id = o.id AND {which}
        -- Both sides of the join are limited: one alone made PostgreSQL read the whole table for the other.

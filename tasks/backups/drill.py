@@ -53,7 +53,7 @@ def run_drill(catalog: CatalogDatabase, work: Restoring, *, run: str = "") -> Dr
     with database_lock(work.target, "drill", holder=f"restore-drill {run}"):
         drop_leftovers(work.target, "drill", keep=lambda note: False)
         try:
-            restored = restore_beside(work, scratch, note={"drill": run}, fenced=False)
+            restored = restore_beside(work, scratch, note={"drill": run})
             work.say("looking at its sums")
             _check_sums(restored.database)
             seconds = time.monotonic() - started

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +24,6 @@ from blocks.catalog.databases import (
 )
 from blocks.catalog.migrating import is_known_revision, upgrade
 from blocks.catalog.programs import Program, find_program, run, server_major
-from blocks.catalog.restored import raise_generations
 from blocks.catalog.snapshots import count_parts, count_rows, schema_revision
 from blocks.encryption import BackupKey
 from blocks.errors import DamagedBackupError, InvalidInputError, RefusedError, SchemaError
@@ -87,11 +85,10 @@ def prefix_beside(database: str, purpose: str) -> str:
     return f"{database[: LONGEST_NAME - len(ending) - TOKEN]}{ending}"
 
 
-def restore_beside(work: Restoring, name: str, *, note: dict[str, object], fenced: bool = True) -> Restored:
+def restore_beside(work: Restoring, name: str, *, note: dict[str, object]) -> Restored:
     """Verify a backup whole, then restore it into a new database of this name on the target's server, and compare.
 
-    With `fenced` its rows get generations past all that were ever handed out, as a catalog needs that takes the old
-    one's place. A database that cannot be finished is dropped.
+    A database that cannot be finished is dropped.
 
     Raises:
         DamagedBackupError: a file is not what the manifest says; the target was not touched.
@@ -110,7 +107,7 @@ def restore_beside(work: Restoring, name: str, *, note: dict[str, object], fence
             create_database(connection, name, note=note | {"ready": False})
         try:
             with _timed(seconds, "restore"), catalog_errors(beside):
-                _load(work, pg_restore, archive, beside, acl=not lacking, fenced=fenced)
+                _load(work, pg_restore, archive, beside, acl=not lacking)
             with _timed(seconds, "compare"), catalog_errors(beside):
                 work.say("comparing it with the manifest")
                 with alongside(lambda: _analyze(beside)):
@@ -209,33 +206,12 @@ def verify_rest(work: Restoring) -> tuple[str, ...]:
     return tuple(damaged.values())
 
 
-def _load(
-    work: Restoring, pg_restore: Program, archive: Path, beside: CatalogDatabase, *, acl: bool, fenced: bool
-) -> None:
+def _load(work: Restoring, pg_restore: Program, archive: Path, beside: CatalogDatabase, *, acl: bool) -> None:
     jobs = work.policy.restore_jobs or os.cpu_count() or 1
-    options = ["--no-owner", "--exit-on-error", "--no-password", f"--dbname={beside.database}"]
+    options = ["--no-owner", "--exit-on-error", "--no-password", f"--dbname={beside.database}", f"--jobs={jobs}"]
     options += [] if acl else ["--no-acl"]
     work.say(f"restoring {sum(work.manifest.rows.values())} rows into {beside.database}")
-
-    def load(section: str, *more: str) -> None:
-        run(pg_restore, [*options, *more, f"--section={section}", str(archive)], beside, settings=RESTORE_SETTINGS)
-
-    load("pre-data")
-    load("data", f"--jobs={jobs}")
-    locked = threading.Event()
-
-    def fence() -> None:
-        try:
-            if fenced:
-                beside.transaction(lambda connection: raise_generations(connection, locked.set))
-        finally:
-            locked.set()
-
-    # Before its table has an index to keep: each row is written once more, and nothing else. Other tables get theirs
-    # meanwhile.
-    with alongside(fence):
-        locked.wait()
-        load("post-data", f"--jobs={jobs}")
+    run(pg_restore, [*options, str(archive)], beside, settings=RESTORE_SETTINGS)
 
 
 def _analyze(beside: CatalogDatabase) -> None:

@@ -75,7 +75,7 @@ class Platform:
         """What two runs must agree on: every object, its state and where it lies; no key that was made at random."""
         return rows(
             self.catalog,
-            "SELECT o.job_id, o.name, o.state, l.name, o.codec, o.stored_bytes, o.sha256, o.generation, j.tier "
+            "SELECT o.job_id, o.name, o.state, l.name, o.codec, o.stored_bytes, o.sha256, o.generation > 1, j.tier "
             "  FROM stored_objects o JOIN locations l ON l.id = o.location_id JOIN jobs j ON j.id = o.job_id "
             " ORDER BY 1, 2",
         ) + rows(

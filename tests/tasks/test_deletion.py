@@ -100,7 +100,7 @@ def test_there_and_back(
     assert [(row.name, row.state, row.trashed_state) for row in after] == [
         (row.name, row.state, None) for row in before
     ]
-    assert all(new.generation == old.generation + 2 for new, old in zip(after, before, strict=True))
+    assert all(new.generation > old.generation for new, old in zip(after, before, strict=True))
     assert one(sweep.catalog, "SELECT storage_used_bytes FROM api_keys") == used
     issue_download_url(
         sweep.catalog, Locations(sweep.catalog, location), access, api_key=acme, job_id=job, kind="original"

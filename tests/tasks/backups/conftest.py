@@ -63,11 +63,11 @@ def beside(catalog: CatalogDatabase, vault: ObjectStore, sql: Callable[[str], No
     """Restores a backup beside the catalog; what it made is dropped at the end."""
     made: list[str] = []
 
-    def run(manifest: Manifest, *, fenced: bool = True, **options: object) -> Restored:
+    def run(manifest: Manifest, **options: object) -> Restored:
         name = f"{catalog.database}_beside_{len(made)}"
         made.append(name)
         given = {"source": vault, "manifest": manifest, "target": catalog, "policy": FAST} | options
-        return restore_beside(Restoring(**given), name, note={"run": "test"}, fenced=fenced)  # type: ignore[arg-type]
+        return restore_beside(Restoring(**given), name, note={"run": "test"})  # type: ignore[arg-type]
 
     yield run
     for name in made:
