@@ -15,7 +15,6 @@ from pydantic import ConfigDict, Field, SecretStr, model_validator
 
 from blocks.errors import DamagedBackupError, RefusedError
 
-SCHEME = "age"
 CHUNK_BYTES = 1024**2
 CHUNKS_AHEAD = 16
 

@@ -134,7 +134,7 @@ def url(
     with clear_errors():
         use_local_prefect()
         from blocks.loading import load_block
-        from blocks.policies import AccessPolicy
+        from blocks.policies import AccessPolicy, RelocationPolicy
         from flows.opening import open_locations
         from tasks.access import issue_download_url
 
@@ -142,7 +142,7 @@ def url(
         issued = issue_download_url(
             database, open_locations(database, store), load_block(AccessPolicy, policy),
             api_key=api_key, job_id=job_id, kind=kind, expires_in=expires_in,
-            accept_encoding=accept_encoding, name=name,
+            accept_encoding=accept_encoding, name=name, relocation=load_block(RelocationPolicy, "default"),
         )  # fmt: skip
         sys.stdout.write(issued.url + "\n")
         err.print(f"{plain(issued.filename)}, until {issued.expires_at:%Y-%m-%d %H:%M:%S} UTC", highlight=False)

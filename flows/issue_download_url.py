@@ -9,7 +9,7 @@ from prefect.artifacts import create_link_artifact
 from prefect.client.schemas.objects import State
 
 from blocks.loading import load_block
-from blocks.policies import AccessPolicy
+from blocks.policies import AccessPolicy, RelocationPolicy
 from blocks.units import format_bytes
 from flows.opening import done, escaped, open_catalog, open_locations, reported
 from tasks import access
@@ -32,6 +32,7 @@ def issue_download_url(
     store: str = "main",
     catalog: str = "main",
     policy: str = "default",
+    relocation: str = "default",
 ) -> State[None]:
     """Make a presigned URL for one file of a job; it is shown as a link artifact that says when it ends.
 
@@ -49,6 +50,7 @@ def issue_download_url(
         store: Location that a playlist for this caller is written to.
         catalog: Name of the Catalog Database block.
         policy: Name of the Access Policy block.
+        relocation: Name of the Relocation Policy block, for what has to be rehydrated first.
     """
     database = open_catalog(catalog)
     issued = access.issue_download_url(
@@ -61,6 +63,7 @@ def issue_download_url(
         expires_in=expires_in,
         accept_encoding=accept_encoding,
         name=name,
+        relocation=load_block(RelocationPolicy, relocation),
     )
     until = f"until {issued.expires_at:%Y-%m-%d %H:%M:%S} UTC"
     create_link_artifact(

@@ -63,7 +63,8 @@ def migrate_storage(
         job_ids: Ids of jobs; all unless given.
         kinds: Kinds of objects; all unless given.
         older_than_days: Jobs made longer ago than this only.
-        new_files: Whether new files go to the target from now on; yes unless given, no where a filter is given.
+        new_files: Whether new files go to the target from now on. Unless given: yes where all of a location is moved to
+            one of the same tier, no otherwise.
         dry_run: Show the plan and change nothing; turn it off to move.
         catalog: Name of the Catalog Database block.
         relocation: Name of the Relocation Policy block.
@@ -81,7 +82,7 @@ def migrate_storage(
 
     def apply(sweep: Sweep, found: Found, planned: Plan) -> Report:
         facts, moves = found
-        if migration.is_whole if new_files is None else new_files:
+        if migration.replaces if new_files is None else new_files:
             take_over(database, migration)
         results, whole = _passes(sweep, database, migration, blocks, moves, planned, again=not facts.more)
         _show_records(sweep, migration, results)

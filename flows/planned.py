@@ -35,7 +35,7 @@ from flows.batches import progress_of
 from flows.events import APPROVAL, tell
 from flows.opening import escaped, markdown_rows, run_label, show_table
 from tasks.plans import Approval, Outcome, Plan, Report, over_caps
-from tasks.stores import OpenLocation
+from tasks.stores import OpenLocation, require_epoch
 from tasks.sweeping import Sweep
 
 F = TypeVar("F")
@@ -82,11 +82,16 @@ def run_planned(work: Work[F], *, dry_run: bool) -> State[Report]:
     granted = _answer(work)
     if isinstance(granted, State):
         return granted
-    if not work.while_frozen and not dry_run and (frozen := work.catalog.transaction(read_freeze)) is not None:
-        return Completed(name="Skipped", message=str(frozen.refusal()), data=None)
+    if not dry_run and (frozen := _frozen(work)):
+        return frozen
     try:
         with _held(work, patient=granted is not None or is_scheduled()) as sweep:
             if not dry_run:
+                # The lock may have been waited for while a restore held it.
+                if frozen := _frozen(work):
+                    return frozen
+                for location in work.locations:
+                    require_epoch(work.catalog, location)
                 work.prepare(sweep)
             plan, facts = work.plan(sweep)
             show_plan(plan, dry_run=dry_run)
@@ -102,6 +107,12 @@ def run_planned(work: Work[F], *, dry_run: bool) -> State[Report]:
         return Completed(name="Skipped", message=str(error), data=None)
     _ask(work, plan, reasons)
     raise AssertionError("a run that asks ends there")
+
+
+def _frozen(work: Work[F]) -> State[Report] | None:
+    if work.while_frozen or (frozen := work.catalog.transaction(read_freeze)) is None:
+        return None
+    return Completed(name="Skipped", message=str(frozen.refusal()), data=None)
 
 
 def show_plan(plan: Plan, *, dry_run: bool) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
@@ -33,6 +31,7 @@ from reports.figures import Figures, read_figures
 from reports.words import tiles
 from tasks.analytics.snapshot import Refreshed, check_day, check_zone, refresh
 from tasks.publishing import Published, ends_at, publish
+from tasks.scratch import scratch_folder
 from tasks.stores import OpenLocation
 
 
@@ -95,8 +94,8 @@ def _report(
 ) -> Sequence[Published]:
     # A key holds no name that somebody gave.
     scope = f"customers/{figures.customer_id}" if figures.customer else "all"
-    with tempfile.TemporaryDirectory(prefix="report-") as folder:
-        files = export(figures, Path(folder), links=False)
+    with scratch_folder("report") as folder:
+        files = export(figures, folder, links=False)
         return publish(database, location, files, day=figures.day, scope=scope, lasts=lasts)
 
 

@@ -7,10 +7,12 @@ from uuid import UUID
 from prefect import flow, get_run_logger, task
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.locations import list_places
+from blocks.errors import StorageError
 from blocks.loading import load_block
 from blocks.policies import IntegrityPolicy
 from flows.batches import RUNNER, progress_of, run_batches
@@ -20,8 +22,15 @@ from flows.planned import SHOWN
 from tasks import verify
 from tasks.verify import BatchResult, VerifyReport
 
+AT_ONCE = 2
+"""Batches that are read at the same time; each has the policy's transfers under way."""
 
-@flow(name="verify-objects", flow_run_name="verify {kinds}", task_runner=RUNNER, persist_result=True)
+
+def _run_name() -> str:
+    return f"verify {', '.join(flow_run.parameters.get('kinds') or []) or 'all kinds'}"
+
+
+@flow(name="verify-objects", flow_run_name=_run_name, task_runner=RUNNER, persist_result=True)
 @reported
 def verify_objects(
     share: float | None = None,
@@ -47,7 +56,17 @@ def verify_objects(
     rules = load_block(IntegrityPolicy, policy)
     # What has to be restored first cannot be read every week.
     names = stores or [place.name for place in database.transaction(list_places) if not place.needs_restore]
-    places = {name: _verify_place(database, name, rules, share, kinds, catalog, policy) for name in names}
+    places: dict[str, VerifyReport] = {}
+    errors: dict[str, StorageError] = {}
+    for name in names:
+        try:
+            places[name] = _verify_place(database, name, rules, share, kinds, catalog, policy)
+        except StorageError as error:
+            # The others are read all the same, and what was found in them is told: it is not found a second time.
+            get_run_logger().error("%s: %s", name, error)
+            errors[name] = error
+    if errors and not places:
+        raise next(iter(errors.values()))
     note_unsound(database, catalog, places, some_kinds=bool(kinds))
     report = verify.join(list(places.values()))
     rows = [
@@ -55,9 +74,12 @@ def verify_objects(
          "what could heal it": report.cure(one) if one in report.hurt else ""}
         for one in report.others[:SHOWN]
     ]  # fmt: skip
-    show_table("verify-objects", rows, report.summary())
-    get_run_logger().info(report.summary())
-    return Completed(name="Partial" if report.others else "Completed", message=report.summary(), data=report)
+    message = "; ".join([report.summary(), *(f"{name} was not read: {error}" for name, error in errors.items())])
+    show_table("verify-objects", rows, message)
+    get_run_logger().info(message)
+    return Completed(
+        name="Partial" if report.others or report.errors or errors else "Completed", message=message, data=report
+    )
 
 
 def _verify_place(
@@ -75,12 +97,16 @@ def _verify_place(
     def submit(number: int) -> PrefectFuture[BatchResult]:
         return verify_batch.submit(batches[number], number + 1, store, catalog, policy, run)
 
+    def failed(_: int, error: StorageError) -> BatchResult:
+        return BatchResult(error=str(error))
+
     with progress_of("verify-objects", f"Reading {store}", len(batches)) as progress:
-        results = run_batches(submit, len(batches), at_once=2, progress=progress)
+        results = run_batches(submit, len(batches), at_once=AT_ONCE, progress=progress, failed=failed)
     return verify.put_together(database, location, live, results)
 
 
-@task(name="verify-batch", task_run_name="batch {number}")
+# Not tried again: what a first try has marked a second one would not find, and nobody would be told.
+@task(name="verify-batch", task_run_name="batch {number}", retries=0)
 def verify_batch(ids: list[UUID], number: int, store: str, catalog: str, policy: str, run: str) -> BatchResult:
     """Read one batch; takes names of blocks and ids, so that it can run on another machine."""
     get_run_logger().debug("batch %s: %s objects", number, len(ids))

@@ -82,12 +82,12 @@ def check_location(name: str) -> str:
 
 
 def check_class(name: str) -> str:
-    """The same storage class, if a server could know it: empty is the server's usual one."""
+    """The same storage class, if a server could know it: empty is the server's usual one, which is S3's STANDARD."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{0,63}", name, flags=re.ASCII):
         raise InvalidInputError(
             f"{shown(name)} is no storage class: up to 63 letters, digits, _ and -, like STANDARD_IA"
         )
-    return name
+    return "" if name == "STANDARD" else name
 
 
 def check_sha256(value: str) -> str:

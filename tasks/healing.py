@@ -52,7 +52,7 @@ def heal(
         lambda connection: open_intents(connection, [intent], movable=movable, operation="heal", rule=rule, run=run)
     )
     if not opened:
-        raise OvertakenError(f"job {missing.job_id} changed while its original was healed; try again")
+        raise OvertakenError(f"job {missing.job_id} changed while its {missing.kind} was healed; try again")
 
     def point(connection: Connection) -> bool:
         proved = [Proved(intent_id, written.etag, written.size_bytes)]
@@ -66,7 +66,7 @@ def heal(
     try:
         written = _written(location, Writing(healed, source))
         if not catalog.transaction(point):
-            raise OvertakenError(f"job {missing.job_id} changed while its original was healed; try again")
+            raise OvertakenError(f"job {missing.job_id} changed while its {missing.kind} was healed; try again")
     except StorageError:
         # Only an intent that is surely not swapped gives its key up: the answer to the swap's COMMIT can be lost.
         if catalog.transaction(lambda connection: give_up_intents(connection, [intent_id])):

@@ -236,7 +236,7 @@ def _write_and_commit(
     written = write_objects(location, writings, parallel=policy.parallel_transfers, progress=progress)
     arrived = plan_commit(written, [arrival for _, arrival in entering], location, policy)
     reasons = {
-        arrival.original.job_id: written.failed[arrival.original.key]
+        arrival.original.job_id: str(written.failed[arrival.original.key])
         for _, arrival in entering
         if arrival.original.key in written.failed
     }
@@ -251,7 +251,7 @@ def _write_and_commit(
         )
     )
     if reasons:
-        _give_up(catalog, location, customer, reasons)
+        _give_up(catalog, location, customer, reasons, run)
         # Their rows may be gone by now, purged or erased: surely not committed, these bytes are ours to remove.
         with suppress(StorageError):
             keys = [arrival.original.key for _, arrival in entering if arrival.original.job_id in reasons]
@@ -278,9 +278,11 @@ def plan_commit(
     ]
 
 
-def _give_up(catalog: CatalogDatabase, location: OpenLocation, customer: Customer, reasons: dict[UUID, str]) -> None:
+def _give_up(
+    catalog: CatalogDatabase, location: OpenLocation, customer: Customer, reasons: dict[UUID, str], run: str
+) -> None:
     catalog.transaction(lambda connection: fail_jobs(connection, customer.id, reasons))
-    purge_released(catalog, location, list(reasons))
+    purge_released(catalog, location, list(reasons), run=run)
 
 
 def _heal_missing(
@@ -293,14 +295,18 @@ def _heal_missing(
 ) -> dict[UUID, str]:
     """Known videos whose bytes are missing get them from this source; returns an empty reason where that worked."""
     healed: dict[UUID, str] = {}
+    sound: set[UUID] = set()
     for one, arrival in zip(hashed, arrivals, strict=True):
         known = admission.known.get(arrival.original.job_id)
         if known is None or not known.healable or known.object_id is None or known.generation is None:
+            continue
+        if known.object_id in sound:  # the same video once more: a duplicate by now
             continue
         healed_object = replace(arrival.original, id=known.object_id, job_id=known.job_id)
         try:
             heal(catalog, location, admission.customer.id, healed_object, known.generation, one.bytes_from, run=run)
             healed[arrival.original.job_id] = ""
+            sound.add(known.object_id)
         except StorageError as error:
             healed[arrival.original.job_id] = str(error)
     return healed

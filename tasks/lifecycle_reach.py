@@ -61,7 +61,7 @@ def simulate(
             for listed in list_prefix(location.store, rule.folder.rstrip("/")):
                 if tally.takes(listed.key, listed.last_modified):
                     tally.size_bytes += listed.size_bytes
-        else:
+        elif location.capabilities.lists_uploads:
             for upload in list_multipart_uploads(location.store):
                 if tally.takes(upload.key, upload.initiated_at):
                     tally.size_bytes += uploaded_bytes(location.store, upload.key, upload.upload_id)

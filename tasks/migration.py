@@ -42,6 +42,11 @@ class Migration:
         return not (self.api_key or self.job_ids or self.kinds or self.older_than_days is not None)
 
     @property
+    def replaces(self) -> bool:
+        """Whether the target takes the source's place. An archive that is emptied is none for new files to come to."""
+        return self.is_whole and self.source.place.tier == self.target.place.tier
+
+    @property
     def scope(self) -> str:
         """What it is about, for telling two requests apart."""
         return f"{self.api_key} {','.join(self.job_ids)} {','.join(self.kinds)} {self.older_than_days or ''}".strip()

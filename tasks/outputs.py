@@ -33,7 +33,7 @@ from blocks.units import format_bytes
 from tasks.checks import check_job_id, shown
 from tasks.layout import PLAYLIST, TEMP, Named, name_output, object_key, rewritten_key
 from tasks.playlists import segment_names
-from tasks.purging import purge_released
+from tasks.purging import give_up, purge_released
 from tasks.sources import allowed_path
 from tasks.stores import OpenLocation
 from tasks.writing import LocalFile, StoredBlob, Writing, write_objects
@@ -98,6 +98,7 @@ def register_outputs(
         NotFoundError, RefusedError: no such job, or one whose status takes no outputs.
         InvalidInputError: no outputs there, a playlist without its segments, or other content under a known name.
         OvertakenError: the job was failed or deleted meanwhile; nothing of it stays.
+        StorageError: an output could not be written or proved; nothing of it stays.
     """
     job_id = check_job_id(job_id)
     job = catalog.transaction(lambda connection: _registerable(connection, job_id))
@@ -111,7 +112,7 @@ def register_outputs(
         plan = plan_outputs(job.id, location.place.id, found, find_named(connection, job.id), used)
         if not plan.writings and not plan.already_there:
             raise InvalidInputError(f"{shown(outputs)} holds no outputs of the platform")
-        release_objects(connection, plan.stale)
+        release_objects(connection, plan.stale, run=run)
         insert_pending(connection, job.api_key_id, [writing.new for writing in plan.writings])
         return plan
 
@@ -129,19 +130,16 @@ def register_outputs(
         customer = lock_customer(connection, customer.id)
         return overrun(customer)
 
+    if written.failed:
+        give_up(catalog, location, list(by_id.values()), run=run)
+        raise next(iter(written.failed.values()))
     try:
-        if written.failed:
-            key, reason = next(iter(written.failed.items()))
-            raise OvertakenError(f"{len(written.failed)} outputs could not be stored, the first {key}: {reason}")
         over_quota = catalog.transaction(commit)
-    except OvertakenError:
-        # Surely not committed. The rows may be another run's to purge by now; these bytes are ours to remove.
-        catalog.transaction(lambda connection: release_objects(connection, list(by_id)))
-        with suppress(StorageError):
-            delete_keys(location.store, [new.key for new in by_id.values()])
+    except OvertakenError:  # surely not committed
+        give_up(catalog, location, list(by_id.values()), run=run)
         raise
-    finally:
-        purge_released(catalog, location, [job.id])
+    # What an earlier run had begun, and this one gave up.
+    purge_released(catalog, location, [job.id], run=run)
     # Copied and proved: what the worker left under temp/ is not wanted for another day.
     with suppress(StorageError):
         delete_keys(location.store, [one.bytes_from.key for one in found if isinstance(one.bytes_from, StoredBlob)])

@@ -7,7 +7,7 @@ stops there.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from blocks.policies import GIB, SafetyPolicy
 from blocks.units import format_bytes
@@ -96,7 +96,6 @@ class Report:
     operation: str
     outcomes: tuple[Outcome, ...] = ()
     notes: tuple[str, ...] = ()
-    counts: dict[str, int] = field(default_factory=dict)
 
     @property
     def failed(self) -> tuple[Outcome, ...]:

@@ -1,4 +1,4 @@
-"""Removing bytes that the catalog released; the only place from which an object's bytes are removed.
+"""Removing bytes that the catalog released, and those of writings that were given up before they were committed.
 
 Bytes first, then the rows that name them: killed in between, the rows are still there and the next call finishes.
 """
@@ -8,13 +8,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.objects import Extent, Released, find_released, forget_released
+from blocks.catalog.objects import (
+    Extent,
+    NewObject,
+    Released,
+    find_released,
+    forget_released,
+    release_objects,
+)
 from blocks.errors import LockLostError, StorageError
 from blocks.object_store.deletion import MOST_KEYS, delete_keys
 from tasks.stores import OpenLocation
@@ -74,6 +82,15 @@ def purge_released(
             while under_way:
                 under_way = _collect(under_way, result, progress)
     return result
+
+
+def give_up(catalog: CatalogDatabase, location: OpenLocation, objects: Sequence[NewObject], *, run: str) -> None:
+    """Undo writings that were surely not committed: rows are released, and what was written is removed."""
+    catalog.transaction(lambda connection: release_objects(connection, [one.id for one in objects], run=run))
+    # The rows may be another run's to purge by now; these bytes are ours to remove.
+    with suppress(StorageError):
+        delete_keys(location.store, [one.key for one in objects])
+    purge_released(catalog, location, list({one.job_id for one in objects}), run=run)
 
 
 def _pages(

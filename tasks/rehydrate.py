@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.content import Content, content_of
 from blocks.catalog.jobs import JobRow, find_job, require_readable
-from blocks.catalog.locations import list_places, restore_first
+from blocks.catalog.locations import RANK, list_places, restore_first
 from blocks.catalog.moving import Wanted, objects_of, start_over
 from blocks.errors import NotFoundError, RefusedError
 from blocks.policies import RelocationPolicy
@@ -90,7 +90,7 @@ def rehydrate_job(
         for row in rows
         if row.codec != "identity" or _target(locations.of(row.location_id), place).place.id != row.location_id
     ]
-    results = _bring(catalog, locations, policy, away, place, restored=restored, run=run)
+    results = _bring(catalog, locations, policy, wanted, away, place, restored=restored, run=run)
     return RehydrateReport(wanted, place.place.name, tuple(results), len(rows) - len(away))
 
 
@@ -107,7 +107,9 @@ def bring_back(
     if not rows:
         return
     _require_free(catalog.transaction(lambda connection: find_job(connection, rows[0].job_id)))
-    results = _bring(catalog, locations, policy, rows, locations.of_tier("hot"), restored=False, run=run)
+    results = _bring(
+        catalog, locations, policy, rows[0].job_id, rows, locations.of_tier("hot"), restored=False, run=run
+    )
     if failed := [one for one in results if one.result == "failed"]:
         raise RefusedError(f"{failed[0].name} could not be brought back: {failed[0].error}")
 
@@ -124,6 +126,7 @@ def _bring(
     catalog: CatalogDatabase,
     locations: Locations,
     policy: RelocationPolicy,
+    job_id: UUID,
     rows: Sequence[Content],
     home: OpenLocation,
     *,
@@ -133,12 +136,12 @@ def _bring(
     if not restored:
         for place in {row.location_id for row in rows}:
             if (location := locations.of(place)).place.needs_restore:
-                raise restore_first(f"job {rows[0].job_id}", location.place.name)
+                raise restore_first(f"job {job_id}", location.place.name)
+    # First: killed in the middle, the nightly flows look at the job anew, whatever had come back by then. And where all
+    # of it is there, they leave it there.
+    catalog.transaction(lambda connection: start_over(connection, [job_id], asked=True))
     results: list[Relocated] = []
     targets = {row.id: _target(locations.of(row.location_id), home) for row in rows}
-    if rows:
-        # First: killed in the middle, the nightly flows look at the job anew, whatever had come back by then.
-        catalog.transaction(lambda connection: start_over(connection, [rows[0].job_id], asked=True))
     for target in {one.place.id: one for one in targets.values()}.values():
         own = [row for row in rows if targets[row.id].place.id == target.place.id]
         why = Why(OPERATION, "asked for", run)
@@ -147,8 +150,8 @@ def _bring(
 
 
 def _target(location: OpenLocation, home: OpenLocation) -> OpenLocation:
-    # What is in that tier already is only decompressed, where it is.
-    same_tier = location.place.tier == home.place.tier and location.place.serves_urls
     if location.place.id == home.place.id:
         return home
-    return location if same_tier and location.place.moved_to is None else home
+    # What is in that tier already, or in a hotter one, is only decompressed, where it is.
+    hot_enough = RANK[location.place.tier] <= RANK[home.place.tier] and location.place.serves_urls
+    return location if hot_enough and location.place.moved_to is None else home

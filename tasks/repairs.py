@@ -171,6 +171,10 @@ def _heal(sweep: Sweep, location: OpenLocation, one: Finding) -> tuple[str, str]
         return "skipped", "its bytes are not what its metadata say"
     except (NotFoundError, OvertakenError) as error:
         return "skipped", str(error)
+    except (LockLostError, ForeignCatalogError):
+        raise
+    except StorageError as error:  # the others of its batch are healed all the same
+        return "failed", str(error)
     return "done", "its content is the row's again"
 
 

@@ -48,7 +48,8 @@ def copied_as_it_is(source: OpenLocation, target: OpenLocation, row: Content, in
     """
     plain = (
         intent.codec == row.codec
-        and not target.place.storage_class
+        # A plain copy keeps the class on some servers (SeaweedFS).
+        and not (target.place.storage_class or source.place.storage_class)
         and row.stored_bytes <= target.store.multipart_copy_threshold_bytes
         and _is_of_bytes(row.etag)
     )

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from blocks.errors import RefusedError
 
+LEFT_BELOW = timedelta(days=1)
+"""After that nobody works any more in a scratch folder below a folder of an operator's choice."""
+
 
 @dataclass(frozen=True)
 class Leftover:
@@ -23,14 +26,14 @@ class Leftover:
     size_bytes: int
 
 
-def scratch_root() -> Path:
+def scratch_root(below: Path | None = None) -> Path:
     """The folder that all scratch folders of this user lie in; private, since it may hold customers' files.
 
     Raises:
         RefusedError: somebody else made it.
     """
     # Its real path: files are read by theirs.
-    root = Path(os.path.realpath(tempfile.gettempdir())) / f"transcode-flow-{os.getuid()}"
+    root = Path(os.path.realpath(below or tempfile.gettempdir())) / f"transcode-flow-{os.getuid()}"
     with suppress(FileExistsError):
         root.mkdir(mode=0o700)
     if root.is_symlink() or not root.is_dir() or root.lstat().st_uid != os.getuid():
@@ -41,15 +44,19 @@ def scratch_root() -> Path:
 @contextmanager
 def scratch_folder(name: str, *, below: Path | None = None) -> Iterator[Path]:
     """A fresh folder, private and removed at the end: with the others, or where somebody knows that there is room."""
-    root = below or scratch_root()
+    root = scratch_root(below)
+    if below is not None:
+        # Cleanup looks at the usual place alone; here whoever comes next does.
+        for one in find_leftovers(LEFT_BELOW, now=datetime.now(UTC), below=below):
+            remove_leftover(one.path, below=below)
     with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=root, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
-def find_leftovers(older_than: timedelta, *, now: datetime) -> list[Leftover]:
+def find_leftovers(older_than: timedelta, *, now: datetime, below: Path | None = None) -> list[Leftover]:
     """Scratch folders in which nothing changed for a while."""
     found = []
-    for path in sorted(scratch_root().iterdir()):
+    for path in sorted(scratch_root(below).iterdir()):
         try:
             changed_at, size = _newest_and_size(path)
         except FileNotFoundError:
@@ -59,9 +66,9 @@ def find_leftovers(older_than: timedelta, *, now: datetime) -> list[Leftover]:
     return found
 
 
-def remove_leftover(path: Path) -> None:
+def remove_leftover(path: Path, *, below: Path | None = None) -> None:
     """Remove one; links in it are removed, never followed."""
-    if path.parent != scratch_root():
+    if path.parent != scratch_root(below):
         raise RefusedError(f"{path} is no scratch folder")
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)

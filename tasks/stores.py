@@ -111,10 +111,9 @@ def probe_store(
     """
     require_current_schema(catalog)
     wanted = check_location(location or name)
-    check_class(storage_class)
     places = catalog.transaction(list_places)
     known = next((place for place in places if place.name == wanted), None)
-    storage_class = storage_class or (known.storage_class if known else "")
+    storage_class = check_class(storage_class) if storage_class or known is None else known.storage_class
     if known is not None:
         _check_same_place(known, store)
         if (known.store, known.storage_class) != (name, storage_class):
@@ -194,7 +193,9 @@ def retire_location(catalog: CatalogDatabase, name: str) -> None:
         RefusedError: something still lies in it, or new files still go there.
     """
     location = open_named(catalog, name)
-    for folder in FOLDERS:
+    others = [place.id for place in catalog.transaction(list_places) if place.id != location.place.id]
+    # What lies in the same bucket under another class is looked after by that one's location.
+    for folder in () if set(others) & set(location.place.shelf) else FOLDERS:
         # Reports are for people to keep; of anything else an erasure or an age rule would not learn any more.
         first = None if folder == "reports" else next(list_prefix(location.store, folder), None)
         if first is not None:
@@ -214,11 +215,20 @@ def require_own(catalog: CatalogDatabase, location: OpenLocation) -> None:
     """
     catalog.transaction(require_thawed)
     _check_marker(catalog, location.store, claim=False)
+    require_epoch(catalog, location)
+
+
+def require_epoch(catalog: CatalogDatabase, location: OpenLocation) -> None:
+    """See that no restore has come between opening a location and now.
+
+    Raises:
+        ForeignCatalogError: one has.
+    """
     now = catalog.transaction(read_identity).epoch
     if location.epoch not in (None, now):
         raise ForeignCatalogError(
             f"the catalog was restored since this run opened {location.place.name} (epoch {location.epoch}, now "
-            f"{now}): nothing is removed; run it again"
+            f"{now}): nothing is removed or moved; run it again"
         )
 
 

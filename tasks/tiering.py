@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from blocks.catalog import due
-from blocks.catalog.locations import Place, find_place, inbox_name, list_places
+from blocks.catalog.locations import RANK, Place, find_place, inbox_name, list_places
 from blocks.catalog.moving import IdleJob, KindSum, Wanted, jobs_to_tier
 from blocks.errors import InvalidInputError
 from blocks.policies import GIB, TierPolicy
@@ -19,7 +19,6 @@ from tasks.plans import Item, Plan
 from tasks.sweeping import Sweep
 
 OPERATION = "tier-jobs"
-RANK = {"hot": 0, "warm": 1, "cold": 2}
 
 
 @dataclass(frozen=True)
@@ -55,9 +54,14 @@ def tier_targets(connection: Connection, policy: TierPolicy) -> dict[str, Place]
         InvalidInputError: one is declared as another tier.
     """
     named = {"cold": policy.cold_location, "warm": policy.warm_location}
-    # Where one was migrated, its objects go where its new files go.
-    targets = {tier: find_place(connection, inbox_name(connection, name)) for tier, name in named.items() if name}
-    for tier, place in targets.items():
+    targets: dict[str, Place] = {}
+    for tier, name in named.items():
+        if not name:
+            continue
+        # Where one was migrated, its objects go where its new files go; unless that is another tier, as where an
+        # archive was emptied.
+        moved_to = find_place(connection, inbox_name(connection, name))
+        place = targets[tier] = moved_to if moved_to.tier == tier else find_place(connection, name)
         if place.tier != tier:
             raise InvalidInputError(
                 f"location {place.name} is declared as {place.tier}, the Tier Policy wants it {tier}: run probe-store "
@@ -96,15 +100,15 @@ def plan_tiers(facts: TierFacts, policy: TierPolicy) -> TierPlan:
     moves: list[Move] = []
     savings: dict[UUID, float] = {}
     settled: dict[Mark, list[UUID]] = {}
-    for tier, jobs in facts.due.items():
-        target, rule = facts.targets[tier], f"{tier}_after_days"
-        mark = Mark(tier, _idle_before(policy, tier, facts.now))
+    for due_tier, jobs in facts.due.items():
+        mark = Mark(due_tier, _idle_before(policy, due_tier, facts.now))
         for job in jobs:
+            tier, moving, more = _choose(job, due_tier, facts, policy)
+            target, rule = facts.targets[tier], f"{tier}_after_days"
             because = f"completed {job.completed_at:%Y-%m-%d}, last asked for " + (
                 f"{job.last_accessed_at:%Y-%m-%d}" if job.last_accessed_at else "never"
             )
-            moving = [one for one in job.sums if _why_not(one, tier, facts, policy) is None]
-            waiting = [why for one in job.sums if (why := _why_not(one, tier, facts, policy)) and why != _STAYS]
+            waiting = [why for one in job.sums if (why := _why_not(one, due_tier, facts, policy)) and why != _STAYS]
             objects, size = sum(one.objects for one in moving), sum(one.stored_bytes for one in moving)
             item = Item(
                 f"move to {target.name}", rule, str(job.id), because, job.customer, objects, size,
@@ -118,19 +122,40 @@ def plan_tiers(facts: TierFacts, policy: TierPolicy) -> TierPlan:
                 savings[job.id] = saved
                 items.append(replace(item, because=f"{because}; saves {saved:.4g} a month"))
                 # What has to wait is looked at again: then the job is not through.
-                recipe = Recipe(
-                    Wanted(
-                        tuple(sorted({one.location_id for one in moving})), tuple(sorted({one.kind for one in moving}))
-                    ),
-                    target.name, OPERATION, rule, idle_before=mark.idle_before,
-                )  # fmt: skip
-                moves.append(Move(job.id, objects, recipe, None if waiting else mark))
+                moves += _moves(job, moving, target.name, rule, mark, through=not (waiting or more))
             elif waiting:
                 skipped.append(replace(item, because=f"{waiting[0]}; {because}"))
             else:
                 settled.setdefault(mark, []).append(job.id)
     plan = Plan(OPERATION, tuple(items), tuple(skipped))
     return TierPlan(plan, tuple(moves), savings, {mark: tuple(ids) for mark, ids in settled.items()})
+
+
+def _choose(job: IdleJob, due_tier: str, facts: TierFacts, policy: TierPolicy) -> tuple[str, list[KindSum], bool]:
+    """The tier that kinds of a job move to now, those kinds, and whether others of them are left for the next night.
+
+    What is not worth the coldest tier may be worth the one before: it goes there once nothing goes further.
+    """
+    tiers = [tier for tier in facts.targets if RANK[tier] <= RANK[due_tier]]
+    worth = [(tier, [one for one in job.sums if _why_not(one, tier, facts, policy) is None]) for tier in tiers]
+    worth = [(tier, moving) for tier, moving in worth if moving]
+    if not worth:
+        return due_tier, [], False
+    (tier, moving), *others = worth
+    return tier, moving, any(one not in moving for _, kinds in others for one in kinds)
+
+
+def _moves(
+    job: IdleJob, moving: Sequence[KindSum], target: str, rule: str, mark: Mark, *, through: bool
+) -> Iterator[Move]:
+    """One a location: what stays in another, or came there lately, is not taken along."""
+    for place in sorted({one.location_id for one in moving}):
+        own = [one for one in moving if one.location_id == place]
+        recipe = Recipe(
+            Wanted((place,), tuple(sorted(one.kind for one in own))), target, OPERATION, rule,
+            idle_before=mark.idle_before,
+        )  # fmt: skip
+        yield Move(job.id, sum(one.objects for one in own), recipe, mark if through else None)
 
 
 _STAYS = "stays"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
@@ -24,7 +23,6 @@ from blocks.errors import (
     OvertakenError,
     QuotaExceededError,
     RefusedError,
-    StorageError,
 )
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.presigning import UploadForm, presign_post
@@ -33,7 +31,7 @@ from blocks.policies import MIB, AccessPolicy, IngestPolicy
 from tasks.checks import check_filename, check_job_id, check_lifetime, check_sha256, check_size, check_uuid
 from tasks.intake import Hashed, IngestOutcome, outputs_bytes, take_in
 from tasks.layout import temp_key, upload_key
-from tasks.purging import purge_released
+from tasks.purging import give_up
 from tasks.stores import Locations, OpenLocation
 from tasks.writing import StoredBlob, Writing, write_objects
 
@@ -221,7 +219,7 @@ def _add_to_job(
         object_id, key = uuid4(), upload_key(job_id, upload.id)
         if name in existing or find_used_names(connection, job_id, [name]):
             # An earlier call broke off: what it may have written is released, and this one writes elsewhere.
-            release_objects(connection, [existing[name].id] if name in existing else [])
+            release_objects(connection, [existing[name].id] if name in existing else [], run=run)
             key = f"{key}.{object_id}"
         fresh = NewObject(
             object_id, job_id, ObjectKind.UPLOAD, name, location.place.id, key, hashed.size_bytes, hashed.sha256
@@ -252,16 +250,13 @@ def _add_to_job(
         finish_upload(connection, upload.id, status=UploadStatus.COMPLETED, job_id=job_id, object_id=new.id)
         start_over(connection, [job_id], asked=False)
 
+    if written.failed:
+        give_up(catalog, location, [new], run=run)
+        raise written.failed[new.key]
     try:
-        if written.failed:
-            raise OvertakenError(written.failed[new.key])
         catalog.transaction(commit)
-    except (OvertakenError, QuotaExceededError):
-        # Surely not committed, so that these bytes are ours to remove.
-        catalog.transaction(lambda connection: release_objects(connection, [new.id]))
-        with suppress(StorageError):
-            delete_keys(location.store, [new.key])
-        purge_released(catalog, location, [job_id])
+    except (OvertakenError, QuotaExceededError):  # surely not committed
+        give_up(catalog, location, [new], run=run)
         raise
     return IngestOutcome(
         source=str(upload.id), result="ingested", filename=upload.filename, job_id=job_id, job_status="",

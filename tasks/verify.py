@@ -42,11 +42,12 @@ class Checked:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """One batch: sound objects are only counted."""
+    """One batch: sound objects are only counted. `error` is why it was not read to its end."""
 
-    sound: int
-    sound_bytes: int
-    others: tuple[Checked, ...]
+    sound: int = 0
+    sound_bytes: int = 0
+    others: tuple[Checked, ...] = ()
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class VerifyReport:
     others: tuple[Checked, ...]
     twins: tuple[Twin, ...]
     unsound: int = 0
+    errors: tuple[str, ...] = ()
+    """Of batches that were not read to their end."""
 
     @property
     def hurt(self) -> tuple[Checked, ...]:
@@ -86,6 +89,7 @@ class VerifyReport:
             f"({format_bytes(self.sound_bytes)} sound): {bad}"
             + (f"; {jobs} jobs are hurt" if jobs else "")
             + (f"; {self.unsound} are on record as missing or corrupt" if self.unsound else "")
+            + (f"; {len(self.errors)} batches were not read: {self.errors[0]}" if self.errors else "")
         )
 
 
@@ -159,8 +163,9 @@ def put_together(
     twins = catalog.transaction(lambda connection: verifying.find_twins(connection, hashes)) if hashes else []
     unsound = catalog.transaction(lambda connection: verifying.count_unsound(connection, location.place.id))
     return VerifyReport(
-        live, sum(one.sound for one in batches), sum(one.sound_bytes for one in batches), others, tuple(twins), unsound
-    )
+        live, sum(one.sound for one in batches), sum(one.sound_bytes for one in batches), others, tuple(twins), unsound,
+        tuple(one.error for one in batches if one.error),
+    )  # fmt: skip
 
 
 def join(reports: Sequence[VerifyReport]) -> VerifyReport:
@@ -172,6 +177,7 @@ def join(reports: Sequence[VerifyReport]) -> VerifyReport:
         others=tuple(other for one in reports for other in one.others),
         twins=tuple(twin for one in reports for twin in one.twins),
         unsound=sum(one.unsound for one in reports),
+        errors=tuple(error for one in reports for error in one.errors),
     )
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from uuid import UUID
 
 from blocks.catalog.objects import NewObject, Verified
-from blocks.errors import ContentMismatchError, SourceChangedError, StorageError
+from blocks.errors import ContentMismatchError, RefusedError, SourceChangedError, StorageError
 from blocks.object_store.copying import copy
-from blocks.object_store.transfer import Written, put_bytes, put_file
+from blocks.object_store.transfer import Written, part_size, put_bytes, put_file, put_stream, read_stream
 from tasks.content import hash_content
 from tasks.layout import content_type
-from tasks.parallel import in_parallel
+from tasks.parallel import ahead, in_parallel
 from tasks.stores import OpenLocation
 
 
@@ -50,8 +50,8 @@ class WriteResult:
     """Every writing, told apart: proved to be there, or not with the reason."""
 
     verified: tuple[Verified, ...]
-    failed: dict[str, str]
-    """Reason by key."""
+    failed: dict[str, StorageError]
+    """By key."""
 
 
 def write_objects(
@@ -63,13 +63,13 @@ def write_objects(
 ) -> WriteResult:
     """Write and prove each object; `progress` hears the bytes of each that is done."""
 
-    def write(writing: Writing) -> Verified | str:
+    def write(writing: Writing) -> Verified | StorageError:
         try:
             written = write_object(location, writing)
         except StorageError as error:
-            return str(error)
+            return error
         except OSError as error:
-            return f"{Path(str(error.filename or '')).name}: {error.strerror or error}"
+            return SourceChangedError(f"{Path(str(error.filename or '')).name}: {error.strerror or error}")
         progress(writing.new.size_bytes)
         return Verified(writing.new.id, written.etag)
 
@@ -79,7 +79,7 @@ def write_objects(
         failed={
             writing.new.key: result
             for writing, result in zip(writings, results, strict=True)
-            if isinstance(result, str)
+            if isinstance(result, StorageError)
         },
     )
 
@@ -120,7 +120,14 @@ def write_object(location: OpenLocation, writing: Writing) -> Written:
     else:
         blob = writing.source
         codec, expected = blob.codec, new.size_bytes if blob.stored_bytes is None else blob.stored_bytes
-        written = copy(store, blob.key, store, new.key, size_bytes=expected, attributes=attributes)
+        try:
+            written = copy(store, blob.key, store, new.key, size_bytes=expected, attributes=attributes)
+        except RefusedError:  # a server that does not copy objects of this size
+            chunks = ahead(read_stream(store, blob.key))
+            part_bytes = part_size(store, expected)
+            written = put_stream(
+                store, new.key, chunks, part_bytes=part_bytes, attributes=attributes, checksums=checksums
+            )
         # What was hashed before may have been replaced since: this copy is what counts, and no form can write it.
         proved = False
     if not proved:

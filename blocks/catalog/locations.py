@@ -63,6 +63,9 @@ class Identity:
         return f"{self.catalog_id} {self.epoch}\n"
 
 
+RANK = {"hot": 0, "warm": 1, "cold": 2}
+"""The tiers, the hottest first."""
+
 _SELECT = """
 SELECT l.id, l.name, l.store, l.bucket, l.prefix, l.storage_class, l.tier, l.price_per_gib_month, l.needs_restore,
        l.serves_urls, l.moved_to, l.capabilities,

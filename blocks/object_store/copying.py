@@ -47,7 +47,8 @@ def copy(
         NotFoundError: there is nothing to copy.
         RefusedError: the server does not copy, or not in parts.
     """
-    metadata, headers = _boto3_attributes(attributes)
+    # Said even where it is the usual one: a server may keep the source's class otherwise (SeaweedFS does).
+    metadata, headers = _boto3_attributes({"Storage-Class": "STANDARD", **attributes})
     origin: Any = {"Bucket": source.bucket, "Key": source.path(source_key)}
     place: Any = {"Bucket": target.bucket, "Key": target.path(target_key)}
     with store_errors(target, f"copying {source_key} to {target_key}"):

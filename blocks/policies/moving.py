@@ -111,7 +111,7 @@ class TierPolicy(Block):
         if self.warm_location and self.cold_location:
             if self.warm_location == self.cold_location:
                 raise ValueError(f"warm and cold are both the location {self.warm_location}: name one of them")
-            if (self.cold_after_days, self.cold_idle_days) < (self.warm_after_days, self.warm_idle_days):
+            if self.cold_after_days < self.warm_after_days or self.cold_idle_days < self.warm_idle_days:
                 raise ValueError(
                     f"cold_after_days={self.cold_after_days} and cold_idle_days={self.cold_idle_days} come before "
                     f"warm's {self.warm_after_days} and {self.warm_idle_days}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextvars
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import httpx
 import pytest
 
 from blocks.catalog import CatalogDatabase
+from blocks.catalog.restored import freeze, read_freeze, thaw
 from blocks.catalog.sweeps import sweep_lock
 from blocks.errors import InvalidInputError, LockLostError, NotFoundError, RefusedError
 from blocks.object_store.deletion import delete_keys
@@ -22,6 +24,7 @@ from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy
 from flows import planned
 from tasks.stores import OpenLocation
+from tasks.sweeping import Sweep
 from tests.flows.conftest import save_policy
 from tests.flows.test_flows import latest_artifact
 from tests.helpers import execute, one, rows, stored_keys
@@ -263,3 +266,35 @@ def test_bulk_download(
     save_policy(AccessPolicy(download_roots=str(tmp_path)))
     bulk_download(job_ids=jobs, target=str(tmp_path / "there"))
     assert len(list((tmp_path / "there").rglob("*.mp4"))) == 2
+
+
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_a_restore_while_a_run_waits_for_its_turn(
+    saved: str,
+    catalog: CatalogDatabase,
+    location: OpenLocation,
+    new_jobs: Callable[[int], list[UUID]],
+    monkeypatch: pytest.MonkeyPatch,
+    confirmed: bool,
+) -> None:
+    """It was let in before the freeze, and holds the lock after it: nothing is released."""
+    from flows.cleanup import cleanup
+
+    make_failed(catalog, *new_jobs(2))
+    held = planned._held
+
+    @contextmanager
+    def held_after_a_restore(*arguments: Any, **options: Any) -> Iterator[Sweep]:
+        with held(*arguments, **options) as sweep:
+            catalog.transaction(lambda connection: freeze(connection, backup="b", epoch=7, run="restore"))
+            if confirmed:
+                seen = catalog.transaction(read_freeze)
+                assert seen is not None
+                catalog.transaction(lambda connection: thaw(connection, seen, run="confirm"))
+            yield sweep
+
+    monkeypatch.setattr(planned, "_held", held_after_a_restore)
+    state = cleanup(return_state=True)
+    assert state.name == ("Failed" if confirmed else "Skipped")
+    assert ("was restored since this run opened main" if confirmed else "nobody has confirmed it") in str(state.message)
+    assert one(catalog, "SELECT count(*) FROM stored_objects WHERE state = 'live'") == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,7 +13,7 @@ import pytest
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.locations import declare_place
 from blocks.embedded import Endpoints
-from blocks.errors import NotFoundError, RefusedError
+from blocks.errors import NotFoundError, RefusedError, StoreUnavailableError
 from blocks.object_store.lifecycle import read_rules, rule_id, write_rules
 from blocks.object_store.multipart import list_multipart_uploads
 from blocks.object_store.probing import Capabilities, Finding
@@ -347,3 +348,19 @@ def test_what_a_transition_would_reach(
     assert (midnight["transition_days"].objects, midnight["transition_days"].overdue) == (1, 1)
     nothing = by_name(simulate(catalog, location, policy, store_now=now, now=datetime(2025, 1, 1, tzinfo=UTC)))
     assert (nothing["transition_days"].objects, nothing["transition_days"].overdue_since) == (0, None)
+
+
+def test_a_server_that_lists_no_uploads_is_simulated_without_them(
+    catalog: CatalogDatabase, location: OpenLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise StoreUnavailableError("NotImplemented")
+
+    monkeypatch.setattr("tasks.lifecycle_reach.list_multipart_uploads", refused)
+    unable = Capabilities((Finding("lists_incomplete_uploads", works=False),))
+    now = datetime.now(UTC)
+    reach = by_name(
+        simulate(catalog, replace(location, capabilities=unable), RetentionPolicy(), store_now=now, now=now)
+    )
+    assert reach["multipart_days"].objects == 0
+    assert "nor can cleanup" in reach["multipart_days"].rule.unsupported

@@ -68,7 +68,7 @@ def test_small_objects_stay() -> None:
 
 
 def test_a_move_that_never_pays_back_is_not_made() -> None:
-    dear = TierPolicy(cold_location="cold", cold_price_per_1000_moved=1000)
+    dear = TierPolicy(cold_location="cold", cold_price_per_1000_moved=1000, warm_price_per_1000_moved=1000)
     assert tiers(job(group("original")), policy=dear).plan.items == ()
     patient = TierPolicy(cold_location="cold", cold_price_per_1000_moved=1, pays_back_months=1)
     assert tiers(job(group("original", size=GIB)), policy=patient).plan.items != ()
@@ -117,7 +117,33 @@ def test_every_move_saves_money_and_goes_colder(kinds: list[tuple[int, int, int]
     assert all(saved > 0 for saved in planned.savings.values())
     for move in planned.moves:
         assert 3 not in move.recipe.wanted.location_ids
-    assert len(planned.moves) + sum(map(len, planned.settled.values())) + len(planned.plan.skipped) == 1
+    assert len(planned.plan.items) + sum(map(len, planned.settled.values())) + len(planned.plan.skipped) == 1
+
+
+def test_what_is_not_worth_the_coldest_tier_goes_to_the_one_before() -> None:
+    """The night after, when nothing goes further: a report has a line for each job."""
+    policy = POLICY.model_copy(update={"cold_price_per_1000_moved": 1.0})
+    segments, original = group("hls_720p", objects=2000, size=GIB), group("original")
+    first = tiers(job(segments, original), policy=policy)
+    assert [(item.rule, item.objects) for item in first.plan.items] == [("cold_after_days", 1)]
+    assert [move.mark for move in first.moves] == [None], "the job is looked at again"
+    second = tiers(job(segments, group("original", at=3)), policy=policy)
+    assert [(item.rule, item.objects) for item in second.plan.items] == [("warm_after_days", 2000)]
+    (move,) = second.moves
+    assert (move.recipe.target, move.mark and move.mark.what) == ("warm", "cold")
+
+
+def test_a_kind_that_stays_in_one_place_is_not_taken_along_from_another() -> None:
+    lately = NOW - timedelta(days=2)
+    planned = tiers(
+        job(group("hls_720p", objects=3), group("original", at=2), group("hls_720p", at=2, objects=500, since=lately))
+    )
+    assert [(move.recipe.wanted, move.objects) for move in planned.moves] == [
+        (Wanted((1,), ("hls_720p",)), 3),
+        (Wanted((2,), ("original",)), 1),
+    ]
+    assert planned.plan.objects == 4
+    assert {move.mark for move in planned.moves} == {None}, "what has to wait is looked at again"
 
 
 def test_a_tier_policy_that_contradicts_itself() -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 import pytest
 
+from blocks.errors import RefusedError
 from blocks.object_store.copying import copy
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes
-from tasks import reconcile
+from tasks import reconcile, repairs
 from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
 from tests.helpers import assert_sound, execute, rows, stored_keys
@@ -126,3 +128,28 @@ def test_a_lying_orphan_heals_nothing(sweep: Sweep, location: OpenLocation, new_
         "its bytes are not what its metadata say"
     ]
     assert state_of(sweep.catalog, job) == "missing"
+
+
+def test_one_that_is_refused_keeps_no_other_from_being_healed(
+    sweep: Sweep, location: OpenLocation, new_job: Callable[[bytes], UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [new_job(content) for content in (b"one", b"two", b"three")]
+    for row in rows(sweep.catalog, "SELECT id, key, sha256, size_bytes FROM stored_objects"):
+        known = {"object-id": str(row.id), "sha256": row.sha256}
+        copy(location.store, row.key, location.store, f"{row.key}.x", size_bytes=row.size_bytes, attributes=known)
+        delete_keys(location.store, [row.key])
+    heal, refused = repairs.heal, min(jobs)
+
+    def heal_most(*arguments: Any, **options: Any) -> None:
+        if arguments[3].job_id == refused:
+            raise RefusedError("not this one")
+        heal(*arguments, **options)
+
+    monkeypatch.setattr(repairs, "heal", heal_most)
+    _, report = run(sweep)
+    assert {job: state_of(sweep.catalog, job) for job in jobs} == {
+        job: "missing" if job == refused else "live" for job in jobs
+    }
+    assert [one.error for one in report.outcomes if one.item.action == "heal row" and one.error.startswith("not")] == [
+        "not this one"
+    ]

@@ -134,3 +134,19 @@ def test_what_is_refused(catalog, locations, job) -> None:  # type: ignore[no-un
 def test_wanted_is_a_value() -> None:
     """Batches travel between processes, and recipes are told apart by what they are."""
     assert Recipe(Wanted((1,)), "a", "o", "r") == Recipe(Wanted((1,)), "a", "o", "r")
+
+
+def test_what_is_hotter_than_was_asked_for_stays(catalog, location, declare, job) -> None:  # type: ignore[no-untyped-def]
+    warm, cold = declare("warm", tier="warm"), declare("frozen", tier="cold")
+    locations = Locations(catalog, location, [warm, cold])
+    some = everything(catalog)[:3]
+    relocate(catalog, locations, POLICY, some, Target(cold), WHY)
+    report = rehydrate_job(catalog, locations, POLICY, job_id=job, tier="warm")
+    assert (len(report.moved), report.there) == (3, len(everything(catalog)) - 3)
+    assert {row.location_id for row in everything(catalog)} == {location.place.id, warm.place.id}
+
+
+def test_what_is_there_already_is_left_there_from_now_on(catalog, locations, job) -> None:  # type: ignore[no-untyped-def]
+    execute(catalog, "UPDATE jobs SET last_accessed_at = now() - interval '200 days', tier = 'warm'")
+    assert rehydrate_job(catalog, locations, POLICY, job_id=job).moved == ()
+    assert rows(catalog, "SELECT tier, last_accessed_at > now() - interval '1 minute' FROM jobs") == [("hot", True)]
