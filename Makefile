@@ -47,7 +47,7 @@ test-fast: $(VENV)/.dev-installed  ## the tests that need no Prefect server: for
 	@$(BIN)/python -m pytest -m "not prefect and not slow and not chaos" -x -q $(ARGS)
 
 lint: $(VENV)/.dev-installed  ## formatting, lint, types, and the direction of imports
-	@$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 bench: $(VENV)/.dev-installed  ## measure against s5cmd and others (ROW=name for one row, JSON=path for a file, README=1 for the README's table)
 	@$(BIN)/python -m tests.benchmarks $(if $(ROW),--row $(ROW)) $(if $(JSON),--json "$(JSON)") $(if $(README),--readme) $(if $(PAIRS),--pairs $(PAIRS))

@@ -36,7 +36,7 @@ FORMERLY = {"still no good backup": "no good backup at all"}
 """What an alarm was called before, by its name: it is brought up to date too, not made beside it."""
 BODY = (
     "{{ automation.name }}\n{{ automation.description }}\n{{ event.payload }}\n\n"
-    "See `python -m flows status` and the event feed in the UI; the README's page on operating says what to do."
+    "See `python -m flows status` and the event feed in the UI; the README says under Alarms what to do."
 )
 NIGHT, WEEK = timedelta(hours=26), timedelta(days=8)
 SILENT = timedelta(minutes=9)

@@ -20,6 +20,7 @@ from tasks.checks import check_job_id
 EVENTS = "transcode-flow"
 VERIFIED, SMALL, FAILED = "backup.verified", "backup.small", "backup.failed"
 DRILL_PASSED, DRILL_FAILED = "drill.passed", "drill.failed"
+RESTORED = "restore.finished"
 QUOTA_NEARLY_FULL, QUOTA_FULL = "quota.nearly-full", "quota.full"
 DRIFT, CORRUPT = "drift.found", "object.unsound"
 APPROVAL = "approval.wanted"

@@ -20,7 +20,7 @@ from blocks.loading import load_block
 from blocks.object_store import ObjectStore
 from blocks.policies import BackupPolicy, IntegrityPolicy, SafetyPolicy
 from flows.backing_up import open_key
-from flows.events import tell
+from flows.events import RESTORED, tell
 from flows.opening import reported, run_label
 from flows.planned import Work, run_planned, show_plan, was_asked
 from flows.restored import settle, show_aftermath
@@ -32,7 +32,6 @@ from tasks.backups.restoring import Restored, Restoring, name_beside, restore_be
 from tasks.plans import Outcome, Plan, Report
 from tasks.sweeping import Sweep
 
-RESTORED = "restore.finished"
 LEAD = (
     "**restore** puts a backup in the place of the catalog that is in use, which is kept aside. Jobs that are newer "
     "than the backup are forgotten; their objects stay. While customers go on uploading, allow for more than is shown:"

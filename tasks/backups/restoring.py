@@ -200,8 +200,8 @@ def verify_rest(work: Restoring) -> tuple[str, ...]:
     if damaged and not work.even_if_damaged:
         raise DamagedBackupError(
             f"{len(damaged)} of {manifest.metadata.objects} metadata objects of backup {manifest.id} are damaged: "
-            f"{'; '.join(list(damaged.values())[:SHOWN])}. Its catalog is whole: restore it with metadata none, or "
-            "even_if_damaged"
+            f"{'; '.join(list(damaged.values())[:SHOWN])}. Its catalog is whole: restore it with "
+            "metadata_objects none, or with even_if_damaged"
         )
     return tuple(damaged.values())
 

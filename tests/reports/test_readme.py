@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from prefect.blocks.core import Block
 
+from blocks import policies
 from blocks.catalog import CatalogDatabase
 from blocks.policies import BackupPolicy
 from flows import events
@@ -66,3 +68,18 @@ def test_every_row_has_its_figures_and_no_other_has() -> None:
     lines = re.findall(r"^\| (?!row |---)(.*)$", table, re.MULTILINE)
     assert [line for line in lines if not line.startswith(tuple(told()))] == []
     assert [name for name in told() if not any(line.startswith(name) for line in lines)] == []
+
+
+def test_every_field_of_every_policy_with_its_default() -> None:
+    lines = README.partition("## Policies")[2].partition("\n## ")[0]
+    classes = [one for one in vars(policies).values() if isinstance(one, type) and issubclass(one, Block)]
+    assert len(classes) == 9
+    for policy in classes:
+        fields = [f"`{name}` {_said(field.default)}" for name, field in policy.model_fields.items()]
+        assert f"| {policy.get_block_type_slug().replace('-', ' ').title()} | {', '.join(fields)} |" in lines
+
+
+def _said(value: object) -> str:
+    if value is False:
+        return "off"
+    return f"{value:g}" if isinstance(value, int | float) else f"`{value}`" if value else "empty"

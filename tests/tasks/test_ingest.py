@@ -247,6 +247,15 @@ def test_thousands_in_one_run(ingest, catalog, tmp_path) -> None:  # type: ignor
     assert read < 500 * 500 / 2 + 40 * 1400
 
 
+def test_a_missing_original_is_healed_once(ingest, catalog, location, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """By the first of two files with its content; the second is a duplicate by then."""
+    videos = [write_video(tmp_path / name, b"precious") for name in ("a.mp4", "b.mp4")]
+    ingest(videos[0])
+    delete_keys(location.store, stored_keys(location))
+    execute(catalog, "UPDATE stored_objects SET state = 'missing', generation = generation + 1")
+    assert [outcome.result for outcome in ingest(*videos).outcomes] == ["healed", "duplicate"]
+
+
 def test_a_missing_original_is_healed(ingest, catalog, location, tmp_path) -> None:  # type: ignore[no-untyped-def]
     video = write_video(tmp_path / "a.mp4", b"precious")
     (before,) = ingest(video).outcomes
