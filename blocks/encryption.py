@@ -64,8 +64,9 @@ class BackupKey(Block):
             self.recipient = public
         else:
             self.identity = None
+            self.recipient = self.recipient.strip()
             try:
-                pyrage.x25519.Recipient.from_str(self.recipient.strip())
+                pyrage.x25519.Recipient.from_str(self.recipient)
             except pyrage.RecipientError as error:
                 raise ValueError("recipient is no age key: it begins with age1") from error
         return self
@@ -79,7 +80,7 @@ class BackupKey(Block):
         """The chunks as an age file, some 64 KiB at a time; an exception of `chunks` comes through."""
         import pyrage
 
-        recipients = [pyrage.x25519.Recipient.from_str(self.recipient.strip())]
+        recipients = [pyrage.x25519.Recipient.from_str(self.recipient)]
         yield from _through(chunks, lambda reader, writer: pyrage.encrypt_io(reader, writer, recipients))
 
     def decrypted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ from prefect.states import Completed
 from blocks.catalog import due
 from blocks.catalog.checks import backups_made
 from blocks.catalog.locations import read_identity
+from blocks.catalog.restored import read_freeze
 from blocks.catalog.sweeps import backup_lock
 from blocks.errors import SweepBusyError
 from blocks.loading import load_block
@@ -89,7 +90,9 @@ def backup(
             now = min(database.transaction(due.now), store_now(target))
             plan = plan_retention(found, rules, now)
             show_plan(plan, dry_run=dry_run)
-            if not dry_run:
+            if frozen := database.transaction(read_freeze):
+                message = f"{message}; no backup goes until {frozen.restored_from}, which was restored, is confirmed"
+            elif not dry_run:
                 made = database.transaction(backups_made)
                 report = apply_retention(target, found, plan, recorded=made, before_batch=lock.require)
                 if report.outcomes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from blocks.errors import DamagedBackupError, InvalidInputError, NotFoundError, RefusedError
+from blocks.errors import DamagedBackupError, InvalidInputError, NotFoundError, RefusedError, StorageError
 from blocks.units import shown
 from flows.console import clear_errors, err, out, plain
 from flows.local_stack import use_local_prefect
@@ -67,7 +67,10 @@ def backup_list(
             for name, size in group.unfinished.items():
                 out.print(f"{name}: interrupted or under way, {format_bytes(size)}; the next backup removes it")
         if not store_url:
-            show_health(opened)
+            try:
+                show_health(opened)
+            except StorageError as error:  # the catalog may be what is to be restored
+                err.print(f"[yellow]their state as a whole is not known: {plain(str(error))}[/]", highlight=False)
 
 
 def _state(one: Backup) -> str:

@@ -28,7 +28,9 @@ from flows.reaching import (
 SHOWN = 20
 
 if TYPE_CHECKING:
+    from blocks.policies import IntegrityPolicy
     from tasks.backups.listing import Backup
+    from tasks.plans import Plan
 
 
 def restore(
@@ -53,6 +55,8 @@ def restore(
         if not store_url:
             use_local_prefect()
         from blocks.catalog.sweeps import database_lock
+        from blocks.loading import load_block
+        from blocks.policies import IntegrityPolicy
         from tasks.backups import cutover as cutting
         from tasks.backups.listing import mark_restoring
         from tasks.backups.replacing import plan_replacement
@@ -70,6 +74,8 @@ def restore(
         assert database is not None  # noqa: S101 -- both ways open one
         rules = rules.model_copy(update={"scratch_folder": scratch}) if scratch else rules
         run = uuid4().hex[:8]
+        # Needed after the cut-over, when it would be too late to be refused.
+        checks = None if store_url else load_block(IntegrityPolicy, "default")
         with database_lock(database, "restore", holder=f"restore {run}"):
             if cutting.reopen(database):
                 err.print(f"[yellow]{database.database} had been left closed by a cut-over; it is open again[/]")
@@ -85,7 +91,7 @@ def restore(
                 even_if_damaged, say=lambda step: err.print(f"· {plain(step)}", highlight=False),
             )  # fmt: skip
             mark_restoring(opened.store, chosen.manifest, run)
-            cutting.drop_leftovers(database, "restore", keep=lambda note: note.get("ready") is True)
+            cutting.drop_untouched(database, rules)
             name = name_beside(database.database, "restore", run)
             restored = restore_beside(work, name, note={"run": run})
             steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in restored.seconds.items())
@@ -93,13 +99,7 @@ def restore(
             for note in restored.notes:
                 err.print(f"[yellow]{plain(note)}[/]", highlight=False)
             plan = plan_replacement(in_use, chosen.manifest, name)
-            out.print(plain(plan.summary()), highlight=False)
-            again = [item for item in plan.items if item.action == "erase again"]
-            others = [item for item in plan.items[1:] if item.action != "erase again"]
-            for item in (*again, *others[:SHOWN], *plan.skipped):
-                out.print(plain(f"  {item.action}: {item.subject} {item.customer} ({item.because})"), highlight=False)
-            if len(others) > SHOWN:
-                out.print(f"  … and {len(others) - SHOWN} more; the flow restore shows 500", highlight=False)
+            _show(plan)
             if not cutover:
                 out.print("The catalog in use is untouched. With --cutover it takes that place.")
                 return
@@ -111,23 +111,31 @@ def restore(
             )  # fmt: skip
             kept = f"; the old one is {cut.kept_as}, read-only" if cut.kept_as else ""
             out.print(f"{database.database} is backup {chosen.id} now{kept}", highlight=False)
-            if not store_url:
-                _settle(opened, chosen, metadata_objects, take_over=in_use is not None)
+            if checks is not None:
+                _settle(opened, chosen, metadata_objects, checks, take_over=cut.owned)
             out.print(
                 "Nothing is removed from any store until somebody runs the flow confirm-restore (with "
                 "take_over_buckets, where the buckets do not carry this restore's epoch yet)."
             )
 
 
-def _settle(opened: Opened, chosen: Backup, metadata: str, *, take_over: bool) -> None:
-    from blocks.loading import load_block
-    from blocks.policies import IntegrityPolicy
+def _show(plan: Plan) -> None:
+    out.print(plain(plan.summary()), highlight=False)
+    again = [item for item in plan.items if item.action == "erase again"]
+    others = [item for item in plan.items[1:] if item.action != "erase again"]
+    for item in (*again, *others[:SHOWN], *plan.skipped):
+        out.print(plain(f"  {item.action}: {item.subject} {item.customer} ({item.because})"), highlight=False)
+    if len(others) > SHOWN:
+        out.print(f"  … and {len(others) - SHOWN} more; the flow restore shows 500", highlight=False)
+
+
+def _settle(opened: Opened, chosen: Backup, metadata: str, checks: IntegrityPolicy, *, take_over: bool) -> None:
     from flows.restored import settle
 
     assert opened.database is not None  # noqa: S101 -- opened by its block
     result = settle(
         opened.database, opened.store, chosen.manifest, metadata=_metadata(metadata, ""), rules=opened.policy,
-        integrity=load_block(IntegrityPolicy, "default"), run="by hand", take_over=take_over, key=opened.key,
+        integrity=checks, run="by hand", take_over=take_over, key=opened.key,
     )  # fmt: skip
     out.print(plain(result.summary()), highlight=False)
     for line in [*(f"lost its bytes: {key}" for key in result.lost[:20]), *result.failed[:20]]:

@@ -78,6 +78,11 @@ def confirm_restore(
         )
     if result.failed or result.unclaimed:
         raise RefusedError(f"not confirmed, because not everything could be looked at: {result.summary()}")
+    if result.metadata_failed:
+        raise RefusedError(
+            f"not confirmed, because metadata objects did not come back, and would not after it: {result.summary()}; "
+            "name the key that opens them, or give them up with metadata_objects none"
+        )
     if not database.transaction(lambda connection: thaw(connection, frozen, run=run_label())):
         raise RefusedError("not confirmed: the catalog was restored once more meanwhile; look at that restore first")
     return Completed(message=f"confirmed: {result.summary()}", data=None)

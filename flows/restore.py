@@ -10,7 +10,7 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from blocks.catalog import CatalogDatabase, due
+from blocks.catalog import CatalogDatabase
 from blocks.catalog.databases import drop_database, maintenance, read_note
 from blocks.catalog.migrating import upgrade
 from blocks.catalog.sweeps import database_lock
@@ -24,7 +24,7 @@ from flows.events import RESTORED, tell
 from flows.opening import reported, run_label
 from flows.planned import Work, run_planned, show_plan, was_asked
 from flows.restored import settle, show_aftermath
-from tasks.backups.cutover import cut_over, drop_leftovers, holds_catalog, reopen, require_settled
+from tasks.backups.cutover import cut_over, drop_untouched, holds_catalog, reopen, require_settled
 from tasks.backups.listing import choose, groups_of, mark_restoring
 from tasks.backups.manifest import Manifest
 from tasks.backups.replacing import plan_replacement
@@ -94,12 +94,13 @@ def restore(
         in_use = database if holds_catalog(database) else None
         # The end of a run's id is its random part: its beginning is a clock.
         name = name_beside(database.database, "restore", run_label().replace("-", "")[-14:])
-        _drop_old(database, rules)
-        if (cut := _cut_over_before(database)) and (again := _manifest_of(source, cut)):
+        drop_untouched(database, rules)
+        cut, owned = _cut_over_before(database)
+        if cut and (again := _manifest_of(source, cut)):
             # This very run was stopped after its cut-over: what is left is to settle.
             result = settle(
                 database, source, again, metadata=metadata_objects, rules=rules,
-                integrity=checks, run=run_label(), take_over=True, key=keys,
+                integrity=checks, run=run_label(), take_over=owned or take_over_buckets, key=keys,
             )  # fmt: skip
             show_aftermath(result)
             return Completed(message=f"restored from {cut}; {result.summary()}", data=None)
@@ -121,7 +122,7 @@ def restore(
             result = settle(
                 database, source, restored.manifest, metadata=metadata_objects, rules=rules,
                 integrity=checks, run=run_label(),
-                take_over=in_use is not None or take_over_buckets, key=keys,
+                take_over=cut.owned or take_over_buckets, key=keys,
             )  # fmt: skip
             show_aftermath(result, kept_as=cut.kept_as)
             tell(RESTORED, target, backup=restored.manifest.id, kept_as=cut.kept_as)
@@ -192,29 +193,17 @@ def _manifest(
     return found.manifest
 
 
-def _cut_over_before(database: CatalogDatabase) -> str:
-    """The backup that this run has put in the catalog's place already; empty where it has not."""
+def _cut_over_before(database: CatalogDatabase) -> tuple[str, bool]:
+    """The backup that this run has put in the catalog's place already, and whether that one owned the buckets."""
     with maintenance(database) as connection:
         note = read_note(connection, database.database)
-    return str(note.get("restored", "")) if note.get("run") == run_label() else ""
+    if note.get("run") != run_label():
+        return "", False
+    return str(note.get("restored", "")), note.get("owned") is True
 
 
 def _manifest_of(source: ObjectStore, backup: str) -> Manifest | None:
     return next((one.manifest for group in groups_of(source, None, "") for one in group.all if one.id == backup), None)
-
-
-def _drop_old(database: CatalogDatabase, rules: BackupPolicy) -> None:
-    """Databases of restores that were killed, or that nobody cut over to for days."""
-    with maintenance(database) as connection:
-        oldest = due.now(connection) - timedelta(days=rules.untouched_days)
-
-    def keep(note: dict[str, object]) -> bool:
-        try:
-            return note.get("ready") is True and datetime.fromisoformat(str(note.get("at"))) > oldest
-        except ValueError:
-            return False
-
-    drop_leftovers(database, "restore", keep=keep)
 
 
 def _stays_beside(restored: Restored) -> State[Report]:

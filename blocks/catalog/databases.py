@@ -112,6 +112,20 @@ def read_note(connection: Connection, name: str) -> dict[str, Any]:
     return note if isinstance(note, dict) else {}
 
 
+def count_tables(database: CatalogDatabase) -> int:
+    """How many tables there are in a database, a catalog's or not."""
+    try:
+        found: int = database.transaction(
+            lambda connection: connection.exec_driver_sql(
+                "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+                " WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+            ).scalar_one()
+        )
+    finally:
+        database.disconnect()
+    return found
+
+
 def drop_database(connection: Connection, name: str) -> None:
     """Remove a database with all sessions in it, if it is there."""
     connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {_quoted(connection, name)} WITH (FORCE)")

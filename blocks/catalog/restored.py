@@ -86,9 +86,51 @@ def thaw(connection: Connection, seen: Freeze, *, run: str) -> bool:
     ).rowcount
     if not changed:
         return False
+    # What is in the trash again gets all of its time: it may have been brought back after the backup.
+    connection.execute(
+        text(
+            "UPDATE jobs SET purge_after = clock_timestamp() + (purge_after - deleted_at) "
+            " WHERE deleted_at IS NOT NULL AND status <> 'cleaned_up'"
+        )
+    )
     written = text("INSERT INTO operation_log (run, operation) VALUES (:run, 'confirm-restore')")
     connection.execute(written, {"run": run})
     return True
+
+
+@dataclass(frozen=True)
+class Obligations:
+    """What a catalog is bound to: jobs on hold with the reason, and jobs that were erased for good since a moment."""
+
+    holds: dict[UUID, str]
+    erased: list[UUID]
+
+
+def read_obligations(connection: Connection, since: datetime) -> Obligations:
+    """Of the catalog that a restored one takes the place of."""
+    holds = connection.execute(text("SELECT id, hold FROM jobs WHERE hold IS NOT NULL"))
+    return Obligations({row.id: row.hold for row in holds}, erased_since(connection, since))
+
+
+def keep_obligations(connection: Connection, kept: Obligations, *, run: str) -> None:
+    """Put jobs on hold that were when their catalog was replaced, and write down what had been erased since the backup.
+
+    A hold only forbids; those that were released since stay as the backup has them.
+    """
+    connection.execute(
+        text(
+            "UPDATE jobs j SET hold = k.hold FROM unnest(CAST(:ids AS uuid[]), CAST(:holds AS text[])) AS k (id, hold) "
+            " WHERE j.id = k.id AND j.hold IS DISTINCT FROM k.hold"
+        ),
+        {"ids": [str(one) for one in kept.holds], "holds": list(kept.holds.values())},
+    )
+    connection.execute(
+        text(
+            "INSERT INTO operation_log (run, operation, rule, job_id) "
+            "SELECT :run, 'erase', 'before the restore', id FROM unnest(CAST(:ids AS uuid[])) AS k (id)"
+        ),
+        {"run": run, "ids": [str(one) for one in kept.erased]},
+    )
 
 
 def orphans_since(connection: Connection) -> datetime | None:

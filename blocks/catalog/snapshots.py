@@ -115,11 +115,13 @@ _OURS = "n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'"
 
 
 def count_parts(connection: Connection) -> dict[str, int]:
-    """How many constraints, indexes, triggers, functions, views and sequences there are: a restore must bring all."""
+    """How many keys, checks, indexes, triggers, functions, views and sequences there are: a restore must bring all."""
     row = connection.execute(
         text(
             f"WITH ours AS (SELECT n.oid FROM pg_namespace n WHERE {_OURS}) "
-            "SELECT (SELECT count(*) FROM pg_constraint WHERE connamespace IN (SELECT oid FROM ours)) AS constraints, "
+            # Not by the name that older backups have: PostgreSQL 18 counts each NOT NULL as a constraint, 17 does not.
+            "SELECT (SELECT count(*) FROM pg_constraint "
+            "         WHERE contype <> 'n' AND connamespace IN (SELECT oid FROM ours)) AS keys_and_checks, "
             "  (SELECT count(*) FROM pg_class c WHERE relkind IN ('i', 'I') AND relnamespace IN (SELECT oid FROM ours) "
             "     AND EXISTS (SELECT 1 FROM pg_index i WHERE i.indexrelid = c.oid AND i.indisvalid)) AS indexes, "
             "  (SELECT count(*) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid "
@@ -163,12 +165,16 @@ def database_bytes(connection: Connection) -> int:
 
 
 def metadata_objects(connection: Connection) -> Iterator[SavedObject]:
-    """Every distinct content of a live or trashed metadata object, in the order of its hash; streamed."""
+    """Every distinct content of a metadata object, in the order of its hash; streamed.
+
+    Of what lost its bytes too: the backups may hold the only copy.
+    """
     rows = connection.execution_options(stream_results=True, yield_per=ROWS_A_FETCH).execute(
         text(
             'SELECT DISTINCT ON (sha256 COLLATE "C") sha256, size_bytes, stored_bytes, location_id, key, codec '
-            "  FROM stored_objects WHERE kind = 'metadata' AND (state = 'live' OR trashed_state = 'live') "
-            ' ORDER BY sha256 COLLATE "C", id'
+            "  FROM stored_objects "
+            " WHERE kind = 'metadata' AND coalesce(trashed_state, state) IN ('live', 'missing', 'corrupt') "
+            " ORDER BY sha256 COLLATE \"C\", coalesce(trashed_state, state) <> 'live', id"
         )
     )
     for row in rows:

@@ -81,7 +81,8 @@ def claim_buckets(catalog: CatalogDatabase, stores: Callable[[str], ObjectStore]
 
     Killed in between, it is called again: a bucket that carries the epoch already is done.
     """
-    places = {(place.bucket, place.prefix): place for place in catalog.transaction(list_places)}
+    # Two servers may have buckets of one name.
+    places = {(place.store, place.bucket, place.prefix): place for place in catalog.transaction(list_places)}
     markers: dict[str, tuple[ObjectStore, str]] = {}
     for place in places.values():
         try:

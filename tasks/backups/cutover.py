@@ -11,8 +11,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from blocks.catalog import CatalogDatabase
+from blocks.catalog import CatalogDatabase, due
 from blocks.catalog.databases import (
+    count_tables,
     database_names,
     drop_database,
     end_sessions,
@@ -26,9 +27,10 @@ from blocks.catalog.databases import (
 )
 from blocks.catalog.locations import read_identity
 from blocks.catalog.migrating import current_revision, head_revision
-from blocks.catalog.restored import freeze, read_freeze
+from blocks.catalog.restored import freeze, keep_obligations, read_freeze, read_obligations
 from blocks.catalog.sweeps import catalog_lock
 from blocks.errors import CatalogUnavailableError, RefusedError
+from blocks.policies import BackupPolicy
 from tasks.backups.manifest import Manifest
 from tasks.backups.restoring import name_beside, prefix_beside
 
@@ -37,11 +39,15 @@ UNDO_TRIES, UNDO_PAUSE_SECONDS = 20, 3.0
 
 @dataclass(frozen=True)
 class CutOver:
-    """What took whose place; `kept_as` is the old database, read-only, empty where there was none."""
+    """What took whose place; `kept_as` is the old database, read-only, empty where there was none.
+
+    `owned` says that the buckets were the old one's, so that they are the new one's now.
+    """
 
     database: str
     kept_as: str
     epoch: int
+    owned: bool
 
 
 def cut_over(
@@ -68,6 +74,9 @@ def cut_over(
         with maintenance(target) as connection:
             exists = is_open(connection, target.database) is not None
         epoch = 1 + max(manifest.epoch, _epoch_of(target, manifest.catalog_id) if exists else _unused_epoch())
+        owned = exists and _owned_buckets(target, manifest.catalog_id)
+        if exists:
+            _remember(target, beside, manifest, run=run)
         beside.transaction(lambda connection: freeze(connection, backup=manifest.id, epoch=epoch, run=run))
         beside.disconnect()
         target.disconnect()
@@ -84,10 +93,31 @@ def cut_over(
                 if exists:
                     _undo(target, kept_as)
                 raise
-            write_note(connection, target.database, {"restored": manifest.id, "run": run})
+            write_note(connection, target.database, {"restored": manifest.id, "run": run, "owned": owned})
             if exists:
                 _keep(connection, kept_as, manifest.id)
-    return CutOver(target.database, kept_as, epoch)
+    return CutOver(target.database, kept_as, epoch, owned)
+
+
+def _owned_buckets(target: CatalogDatabase, catalog_id: UUID) -> bool:
+    """Whether the buckets carry the epoch of the catalog that is replaced: not those of a copy that was restored beside
+    the production it comes from, and never confirmed."""
+    if not _is_of(target, catalog_id):
+        return False
+    frozen = target.transaction(read_freeze)
+    return frozen is None or not frozen.claims_pending
+
+
+def _is_of(target: CatalogDatabase, catalog_id: UUID) -> bool:
+    # An older schema may lack what is asked for; it is replaced all the same.
+    return current_revision(target) == head_revision() and target.transaction(read_identity).catalog_id == catalog_id
+
+
+def _remember(target: CatalogDatabase, beside: CatalogDatabase, manifest: Manifest, *, run: str) -> None:
+    """What the law asks for is not undone by a restore: holds, and the record of what was erased."""
+    if _is_of(target, manifest.catalog_id):
+        since = target.transaction(lambda connection: read_obligations(connection, manifest.snapshot_at))
+        beside.transaction(lambda connection: keep_obligations(connection, since, run=run))
 
 
 def _undo(target: CatalogDatabase, kept_as: str) -> None:
@@ -136,12 +166,7 @@ def holds_catalog(target: CatalogDatabase) -> bool:
             return False
     if current_revision(target) is not None:
         return True
-    foreign = target.transaction(
-        lambda connection: connection.exec_driver_sql(
-            "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-            " WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
-        ).scalar_one()
-    )
+    foreign = count_tables(target)
     if foreign:
         raise RefusedError(
             f"the database {target.database} holds {foreign} tables that are no catalog: a restore would take their "
@@ -167,16 +192,37 @@ def require_settled(in_use: CatalogDatabase | None, wanted: str) -> None:
         )
 
 
+def drop_untouched(target: CatalogDatabase, policy: BackupPolicy) -> list[str]:
+    """Drop databases of restores that were killed, or that nobody cut over to for the policy's `untouched_days`."""
+    with maintenance(target) as connection:
+        oldest = due.now(connection) - timedelta(days=policy.untouched_days)
+
+    def keep(note: dict[str, object]) -> bool:
+        try:
+            return note.get("ready") is True and datetime.fromisoformat(str(note.get("at"))) > oldest
+        except ValueError:
+            return False
+
+    return drop_leftovers(target, "restore", keep=keep)
+
+
 def drop_leftovers(target: CatalogDatabase, purpose: str, *, keep: Callable[[dict[str, object]], bool]) -> list[str]:
-    """Drop databases that killed restores or drills left beside; `keep` is asked with what each says of itself."""
+    """Drop databases that killed restores or drills left beside; `keep` is asked with what each says of itself.
+
+    One that says nothing is somebody else's, unless it is empty: a kill came right after it was made.
+    """
     dropped = []
     with maintenance(target) as connection:
         prefix = prefix_beside(target.database, purpose)
         for name in database_names(connection, prefix):
             # Somebody's own `…_restore_analysis` is not one of ours.
-            if re.fullmatch(r"[0-9a-f]{8,14}", name[len(prefix) :]) and not keep(read_note(connection, name)):
-                drop_database(connection, name)
-                dropped.append(name)
+            if not re.fullmatch(r"[0-9a-f]{8,14}", name[len(prefix) :]):
+                continue
+            note = read_note(connection, name)
+            if keep(note) or (not note and count_tables(target.named(name))):
+                continue
+            drop_database(connection, name)
+            dropped.append(name)
     return dropped
 
 

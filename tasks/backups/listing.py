@@ -183,7 +183,8 @@ def choose(backups: Sequence[Backups], wanted: str, *, before: datetime | None =
         for group in backups:
             for one in group.all:
                 if one.id == wanted:
-                    if not one.usable:
+                    # Where its metadata objects alone are damaged, the restore says which, and how it goes without.
+                    if not (one.usable or one.rotten):
                         why = one.why_not or "it was read back, and its files are not what was written"
                         raise DamagedBackupError(f"backup {wanted} cannot be restored: {why}")
                     return group.catalog_id, one

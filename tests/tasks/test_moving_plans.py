@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -209,9 +210,9 @@ def test_a_migration_moves_all_but_what_is_held_and_says_what_has_no_bytes() -> 
 def test_only_one_of_the_same_tier_takes_a_locations_place() -> None:
     """An archive that is emptied is nothing for new files to come to, and stays the Tier Policy's target."""
     main, cold = (SimpleNamespace(place=PLACES[number]) for number in (1, 3))
-    assert migration(main, main).replaces
-    assert not migration(cold, main).replaces
-    assert not migration(main, main, kinds=("audio",)).replaces
+    assert replace(migration(), source=main, target=main).replaces
+    assert not replace(migration(), source=cold, target=main).replaces
+    assert not replace(migration(kinds=("audio",)), source=main, target=main).replaces
 
 
 def test_what_a_migration_is_about() -> None:
