@@ -31,6 +31,10 @@ def test_damaged_and_forged_ones_are_passed_over_and_refused_by_id() -> None:
     for one in (damaged, forged):
         with pytest.raises(DamagedBackupError, match=one.id):
             choose([some], one.id)
+    rotten = night(FIRST + 9 * DAY, verified=False, rotten=("0" * 64,))
+    some = Backups(OURS, (rotten, *NIGHTS.all))
+    assert choose([some], "latest")[1].at == FIRST + 4 * DAY
+    assert choose([some], rotten.id)[1] == rotten, "its dump is whole: the restore says how it goes without the rest"
 
 
 @pytest.mark.parametrize(

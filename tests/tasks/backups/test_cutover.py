@@ -199,6 +199,15 @@ def test_databases_of_others_are_no_leftovers(catalog: CatalogDatabase, sql) -> 
     sql(f"CREATE DATABASE {catalog.database}_restore_analysis")
     assert drop_leftovers(catalog, "restore", keep=lambda note: False) == []
     sql(f"DROP DATABASE {catalog.database}_restore_analysis")
+    # A date could be one of ours by its name.
+    dated = catalog.named(f"{catalog.database}_restore_20261124")
+    sql(f"CREATE DATABASE {dated.database}")
+    execute(dated, "CREATE TABLE somebodys (id int)")
+    dated.disconnect()
+    assert drop_leftovers(catalog, "restore", keep=lambda note: False) == []
+    execute(dated, "DROP TABLE somebodys")
+    dated.disconnect()
+    assert drop_leftovers(catalog, "restore", keep=lambda note: False) == [dated.database], "killed before its note"
 
 
 def test_left_closed_by_a_kill_it_is_let_open(catalog: CatalogDatabase, job: UUID) -> None:

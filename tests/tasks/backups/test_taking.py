@@ -115,10 +115,22 @@ def test_metadata_that_cannot_be_read_is_named_and_the_rest_is_saved(catalog, lo
     assert take().manifest.metadata.objects == 1
 
 
+def test_metadata_whose_bytes_are_lost_stays_in_the_backups(catalog, location, job, take, vault, catalog_id) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """Theirs may be the only copy; what no backup holds is told each night."""
+    take()
+    delete_keys(location.store, [one(catalog, "SELECT key FROM stored_objects WHERE kind = 'metadata'")])
+    execute(catalog, "UPDATE stored_objects SET state = 'missing' WHERE kind = 'metadata'")
+    made = take().manifest
+    assert (made.metadata.objects, made.metadata.unsaved) == (1, 0)
+    for name in contents(vault, catalog_id):
+        delete_keys(vault, [f"{catalog_id}/metadata/{name}"])
+    assert take().manifest.metadata.unsaved == 1
+
+
 def test_encrypted_to_a_public_key_alone(
     catalog, job, take, vault, catalog_id, secret: BackupKey, listed, beside
 ) -> None:  # type: ignore[no-untyped-def]  # fixtures
-    public = BackupKey(recipient=secret.recipient)
+    public = BackupKey(recipient=f" {secret.recipient}\n")  # as it is pasted
     made = take(key=public).manifest
     dump = made.file(DUMP)
     stored = read_bytes(vault, f"{folder_of(catalog_id, made.id)}/{dump.name}", at_most=10**8)

@@ -1,0 +1,72 @@
+"""What a restore does not undo: holds, the record of erasures, the time to bring jobs back; and whose the buckets are."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid4
+
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.locations import declare_place
+from blocks.catalog.restored import erased_since, read_freeze, thaw
+from blocks.object_store import ObjectStore
+from tasks.backups.aftermath import Aftermath, claim_buckets
+from tasks.backups.cutover import cut_over
+from tasks.layout import IDENTITY_KEY
+from tasks.stores import OpenLocation, open_location
+from tests.helpers import execute, one, rows
+from tests.tasks.backups.conftest import NO_WAIT
+
+
+def test_a_hold_outlives_a_restore(catalog: CatalogDatabase, job: UUID, take, swap) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    made = take().manifest
+    execute(catalog, "UPDATE jobs SET hold = 'case 7'")
+    swap(made)
+    assert rows(catalog, "SELECT id, hold FROM jobs") == [(job, "case 7")]
+
+
+def test_an_erasure_is_told_by_every_restore_after_it(catalog: CatalogDatabase, job: UUID, take, swap, beside) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    made, erased = take().manifest, uuid4()
+    execute(catalog, "INSERT INTO operation_log (run, operation, job_id) VALUES ('x', 'erase', :job)", job=erased)
+    swap(made)
+    assert catalog.transaction(lambda connection: erased_since(connection, made.snapshot_at)) == [erased]
+
+
+def test_what_is_in_the_trash_again_gets_all_of_its_time(catalog: CatalogDatabase, job: UUID, take, swap) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """It may have been brought back after the backup."""
+    execute(catalog, "UPDATE jobs SET deleted_at = now() - interval '8 days', purge_after = now() - interval '1 day'")
+    made = take().manifest
+    execute(catalog, "UPDATE jobs SET deleted_at = NULL, purge_after = NULL")
+    swap(made)
+    frozen = catalog.transaction(read_freeze)
+    assert frozen is not None
+    assert catalog.transaction(lambda connection: thaw(connection, frozen, run="somebody"))
+    assert one(catalog, "SELECT purge_after > now() + interval '6 days' FROM jobs")
+
+
+def test_the_buckets_are_those_of_the_catalog_that_is_replaced(
+    catalog: CatalogDatabase, location: OpenLocation, store: ObjectStore, job: UUID, take, swap, beside
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """Not those of a copy that never took them over: the catalog that it is a copy of may be in use."""
+    made = take().manifest
+    assert swap(made).owned
+    assert not cut_over(catalog, beside(made).database, made, run="again", wait=NO_WAIT).owned
+
+
+def test_two_servers_with_buckets_of_one_name(
+    catalog: CatalogDatabase, location: OpenLocation, store: ObjectStore, job: UUID, take, swap, endpoints
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    far = store.model_copy(update={"prefix": f"{store.prefix}-far"})
+    catalog.transaction(
+        lambda connection: declare_place(
+            connection, name="far", store="far", bucket=store.bucket, prefix=store.prefix,
+            capabilities=location.capabilities.as_json(),
+        )
+    )  # fmt: skip
+    stores = {"main": store, "far": far}
+    far.s3.copy_object(
+        Bucket=far.bucket, Key=far.path(IDENTITY_KEY), CopySource=f"{store.bucket}/{store.path(IDENTITY_KEY)}"
+    )
+    swap(take().manifest)
+    result = Aftermath()
+    claim_buckets(catalog, stores.__getitem__, result)
+    assert (set(result.claimed), result.unclaimed) == ({"main", "far"}, {})
+    open_location(catalog, store, "main")
