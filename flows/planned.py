@@ -138,7 +138,7 @@ def show_report(report: Report) -> None:
     """What became of the plan: sums by rule, then everything that did not go well, then the rest."""
     rows = [
         {"rule": one.rule, "result": "all", "subject": f"{one.items} done", "error": "", "objects": one.objects,
-         "freed": format_bytes(one.size_bytes)}
+         "size": format_bytes(one.size_bytes)}
         for one in report.by_rule()
     ]  # fmt: skip
 
@@ -147,7 +147,7 @@ def show_report(report: Report) -> None:
 
     rows += [
         {"rule": one.item.rule, "result": one.result, "subject": one.item.subject, "error": one.error,
-         "objects": one.objects, "freed": format_bytes(one.freed_bytes)}
+         "objects": one.objects, "size": format_bytes(one.size_bytes)}
         for one in sorted(report.outcomes, key=worst_first)[:SHOWN]
     ]  # fmt: skip
     show_table(report.operation, rows, report.summary())

@@ -249,7 +249,7 @@ def _remove_folder(item: Item) -> Outcome:
         remove_leftover(Path(item.subject))
     except OSError as error:
         return Outcome(item, "failed", f"{error.strerror or error}")
-    return Outcome(item, "done", freed_bytes=item.size_bytes)
+    return Outcome(item, "done", size_bytes=item.size_bytes)
 
 
 def _sum(one: Extent, other: Extent) -> Extent:

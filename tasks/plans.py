@@ -81,7 +81,7 @@ class Outcome:
     result: str
     error: str = ""
     objects: int = 0
-    freed_bytes: int = 0
+    size_bytes: int = 0
 
     @property
     def failed(self) -> bool:
@@ -108,14 +108,14 @@ class Report:
         return sum(one.objects for one in self.outcomes)
 
     @property
-    def freed_bytes(self) -> int:
-        """Bytes that came back."""
-        return sum(one.freed_bytes for one in self.outcomes)
+    def size_bytes(self) -> int:
+        """Bytes as stored that were removed, moved or saved."""
+        return sum(one.size_bytes for one in self.outcomes)
 
     def by_rule(self) -> tuple[RuleSum, ...]:
         """A line for each rule: what was really done."""
         return sum_by_rule(
-            Item(one.item.action, one.item.rule, "", "", objects=one.objects, size_bytes=one.freed_bytes)
+            Item(one.item.action, one.item.rule, "", "", objects=one.objects, size_bytes=one.size_bytes)
             for one in self.outcomes
             if one.result == "done"
         )
@@ -124,7 +124,7 @@ class Report:
         """One line for a person."""
         results = {name: sum(one.result == name for one in self.outcomes) for name in ("done", "skipped", "failed")}
         shown = ", ".join(f"{number} {name}" for name, number in results.items() if number) or "nothing to do"
-        freed = f"; {self.objects} objects, {format_bytes(self.freed_bytes)}" if self.objects else ""
+        freed = f"; {self.objects} objects, {format_bytes(self.size_bytes)}" if self.objects else ""
         return f"{self.operation}: {shown}{freed}" + "".join(f"; {note}" for note in self.notes)
 
 

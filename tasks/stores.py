@@ -22,7 +22,7 @@ from blocks.catalog.locations import (
     same_place,
 )
 from blocks.catalog.migrating import require_current_schema
-from blocks.catalog.restored import require_thawed
+from blocks.catalog.restored import read_freeze, require_thawed
 from blocks.errors import ForeignCatalogError, InvalidInputError, NotFoundError, RefusedError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
@@ -132,7 +132,7 @@ def probe_store(
             f"location {wanted} would be the same as {taken}, class {storage_class or 'STANDARD'} of store {name}; "
             f"give it a storage_class of its own, or probe {taken}"
         )
-    ours_before = _check_marker(catalog, store, claim=True)
+    ours_before = _check_marker(catalog, store, claim=True, unknown=known is None)
     if known is None and ours_before:
         _check_no_second_name(places, store, name)
     capabilities = probe(store)
@@ -276,8 +276,12 @@ def is_older(marker: str, identity: Identity) -> bool:
     return name == str(identity.catalog_id) and epoch.isdigit() and int(epoch) < identity.epoch
 
 
-def _check_marker(catalog: CatalogDatabase, store: ObjectStore, *, claim: bool) -> bool:
-    """Whether the bucket was this catalog's before it was asked."""
+def _check_marker(catalog: CatalogDatabase, store: ObjectStore, *, claim: bool, unknown: bool = False) -> bool:
+    """Whether the bucket was this catalog's before it was asked.
+
+    One that is `unknown` to the catalog may have been declared after the backup that it was restored from: it is
+    claimed again once all others are.
+    """
     identity: Identity = catalog.transaction(read_identity)
     try:
         found = read_bytes(store, IDENTITY_KEY, at_most=4096).decode(errors="replace")
@@ -290,6 +294,10 @@ def _check_marker(catalog: CatalogDatabase, store: ObjectStore, *, claim: bool) 
         return False
     if found != identity.as_text():
         if is_older(found, identity):
+            frozen = catalog.transaction(read_freeze)
+            if claim and unknown and (frozen is None or not frozen.claims_pending):
+                put_bytes(store, IDENTITY_KEY, identity.as_text().encode(), {"Content-Type": "text/plain"})
+                return False
             raise ForeignCatalogError(
                 f"bucket {store.bucket} still carries the epoch before this catalog was restored: run confirm-restore "
                 "with take_over_buckets, unless another catalog is in use"

@@ -89,7 +89,7 @@ class Night(Steps):
             say(str(state.message))
 
     def clean_up(self) -> None:
-        """The nightly cleanup, and a table of what each rule freed."""
+        """The nightly cleanup, and a table of what each rule gave back."""
         from flows.cleanup import cleanup
         from tasks.plans import Report
 
@@ -101,9 +101,9 @@ class Night(Steps):
             check(self._keys_of(due) == 0, "objects of purged jobs are still in the store")
             check(self._status(self.jobs["stuck since yesterday"]) == {"failed"}, "stuck jobs are not failed")
             check(self._status(self.jobs["in use"]) == {"completed"}, "a job in use was touched")
-            say(f"{report.objects} objects and {format_bytes(report.freed_bytes)} came back")
+            say(f"{report.objects} objects and {format_bytes(report.size_bytes)} came back")
         table = Table(title="what each rule did", title_justify="left")
-        for column in ("rule", "items", "objects", "freed"):
+        for column in ("rule", "items", "objects", "size"):
             table.add_column(column, justify="left" if column == "rule" else "right")
         for one in report.by_rule():
             table.add_row(one.rule, str(one.items), str(one.objects), format_bytes(one.size_bytes))

@@ -86,7 +86,7 @@ def test_a_failed_job_is_purged_after_its_days(
     plan, report = run(sweep)
     assert [(item.rule, item.subject, item.objects) for item in plan.items] == [("failed_days", str(old), 1)]
     assert "ffmpeg died" in plan.items[0].because
-    assert (report.objects, report.freed_bytes) == (1, 3)
+    assert (report.objects, report.size_bytes) == (1, 3)
     statuses = {row.id: row.status for row in rows(sweep.catalog, "SELECT id, status FROM jobs")}
     assert statuses == {old: "cleaned_up", young: "failed"}
     assert len(stored_keys(location)) == 1
@@ -161,7 +161,7 @@ def test_a_killed_purge_is_finished(sweep: Sweep, location: OpenLocation, new_jo
     execute(sweep.catalog, "UPDATE jobs SET status = 'cleaned_up'")
     plan, report = run(sweep)
     assert [(item.rule, item.objects) for item in plan.items] == [("released", 0)], "approved when it was released"
-    assert (report.objects, report.freed_bytes) == (1, 8)
+    assert (report.objects, report.size_bytes) == (1, 8)
     assert stored_keys(location) == []
     assert (
         one(sweep.catalog, "SELECT count(*) FROM operation_log WHERE operation = 'purge' AND job_id = :id", id=job) == 1
@@ -237,7 +237,7 @@ def test_intents_of_killed_runs_are_undone(
             put_bytes(location.store, f"processed/{job}/{name}", b"x", {})
     _, report = run(sweep)
     assert [outcome.result for outcome in report.outcomes] == ["done"] * 3
-    assert {outcome.item.rule: outcome.freed_bytes for outcome in report.outcomes} == {
+    assert {outcome.item.rule: outcome.size_bytes for outcome in report.outcomes} == {
         "abandoned_hours": 0, "old_bytes_minutes": 1,
     }  # fmt: skip
     assert {row.state for row in rows(sweep.catalog, "SELECT state FROM relocations WHERE key LIKE '%young'")} == {
@@ -262,7 +262,7 @@ def test_folders_of_killed_runs(sweep: Sweep) -> None:
     os.utime(root / "old" / "link", (0, 0), follow_symlinks=False)
     os.utime(root / "old", (0, 0))
     _, report = run(sweep)
-    assert [(outcome.item.rule, outcome.freed_bytes >= 5) for outcome in report.outcomes] == [("scratch_days", True)]
+    assert [(outcome.item.rule, outcome.size_bytes >= 5) for outcome in report.outcomes] == [("scratch_days", True)]
     assert sorted(path.name for path in root.iterdir()) == ["link-target", "young"]
     assert outside.exists()
 

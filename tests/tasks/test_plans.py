@@ -129,7 +129,7 @@ def test_a_report_counts_what_was_really_done() -> None:
     )
     assert [one.error for one in report.failed] == ["SlowDown"]
     assert report.by_rule() == (RuleSum("trash_days", 1, 7, 700), RuleSum("failed_days", 1, 1, 1))
-    assert (report.objects, report.freed_bytes) == (11, 1001), "what is gone is gone, though the item failed"
+    assert (report.objects, report.size_bytes) == (11, 1001), "what is gone is gone, though the item failed"
     assert report.summary() == ("cleanup: 2 done, 1 skipped, 1 failed; 11 objects, 1001 B; 2 months of the log removed")
 
 
@@ -145,4 +145,4 @@ def test_summaries_of_plans() -> None:
 
 def test_no_items_no_sums() -> None:
     assert sum_by_rule(()) == ()
-    assert (Plan("x").objects, Plan("x").size_bytes, Report("x").freed_bytes) == (0, 0, 0)
+    assert (Plan("x").objects, Plan("x").size_bytes, Report("x").size_bytes) == (0, 0, 0)

@@ -74,7 +74,7 @@ def test_every_kind_of_drift_is_found_explained_and_mended(
     plan, report = run(sweep)
     assert report.failed == ()
     assert {outcome.result for outcome in report.outcomes} == {"done"}
-    assert (plan.objects, report.objects, report.freed_bytes) == (4, 2, 12), "two are marked missing"
+    assert (plan.objects, report.objects, report.size_bytes) == (4, 2, 12), "two are marked missing"
     states = [state_of(catalog, job) for job in (sound, missing, changed, back, healed)]
     assert states == ["live", "missing", "corrupt", "live", "live"]
     healed_key = key_of(catalog, healed)

@@ -12,9 +12,10 @@ from uuid import UUID, uuid4
 import pytest
 
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.locations import Declaration, find_place, list_places
+from blocks.catalog.locations import Declaration, find_place, list_places, read_identity
 from blocks.catalog.objects import NewObject, insert_pending
-from blocks.errors import InvalidInputError, RefusedError
+from blocks.catalog.restored import claims_done, freeze
+from blocks.errors import ForeignCatalogError, InvalidInputError, RefusedError
 from blocks.object_store.copying import copy
 from blocks.object_store.listing import list_range
 from blocks.object_store.transfer import put_bytes
@@ -23,7 +24,7 @@ from tasks.ingest import ingest_videos
 from tasks.rehydrate import rehydrate_job
 from tasks.relocate import relocate
 from tasks.rewriting import Target
-from tasks.stores import Locations, OpenLocation, probe_store, retire_location
+from tasks.stores import Locations, OpenLocation, open_location, probe_store, retire_location
 from tasks.sweeping import Sweep
 from tasks.uploads import issue_upload_url
 from tests.helpers import execute, one, write_video
@@ -113,3 +114,17 @@ def test_a_class_of_a_bucket_is_retired_by_itself(catalog, location, colder, job
 def test_the_usual_class_has_one_name(catalog: CatalogDatabase, location: OpenLocation) -> None:
     with pytest.raises(InvalidInputError, match="would be the same as main, class STANDARD"):
         probe_store(catalog, location.store, "main", location="second", storage_class="STANDARD")
+
+
+def test_a_place_that_was_declared_after_the_backup_is_declared_again(catalog: CatalogDatabase, declare) -> None:  # type: ignore[no-untyped-def]  # a fixture
+    """Its bucket still carries the epoch before; not before the others have been taken over."""
+    late = declare("late")
+    probe_store(catalog, late.store, "late")
+    execute(catalog, "DELETE FROM locations WHERE name = 'late'")
+    epoch = catalog.transaction(read_identity).epoch + 1
+    catalog.transaction(lambda connection: freeze(connection, backup="b", epoch=epoch, run="restore"))
+    with pytest.raises(ForeignCatalogError, match="run confirm-restore"):
+        probe_store(catalog, late.store, "late")
+    catalog.transaction(claims_done)
+    probe_store(catalog, late.store, "late")
+    assert open_location(catalog, late.store, "late").epoch == epoch

@@ -1,4 +1,4 @@
-"""What a restore does not undo: holds, the record of erasures, the time to bring jobs back; and whose the buckets are."""
+"""What a restore does not undo: holds, erasures on record, the time to bring jobs back; and whose the buckets are."""
 
 from __future__ import annotations
 
