@@ -11,6 +11,8 @@ from sqlalchemy import Connection, TextClause, text
 
 MOST = 200_000
 """Rows of one rule in one run: memory stays bounded, and the next run takes the rest."""
+HELD_TOLD = 500
+"""Jobs on hold that are told beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,10 @@ class DueUpload:
 _JOBS = """
 SELECT j.id, j.api_key_id, k.label, j.{since}, j.hold, coalesce({detail}, ''),
        coalesce(o.objects, 0), coalesce(o.stored_bytes, 0)
-  FROM (SELECT * FROM jobs WHERE {which} ORDER BY {since} LIMIT {most}) j
+  FROM ((SELECT * FROM jobs WHERE {which} AND hold IS NULL ORDER BY {since} LIMIT {most})
+        UNION ALL
+        -- Told, and left: many of them would leave no room for others.
+        (SELECT * FROM jobs WHERE hold IS NOT NULL AND {which} LIMIT {held})) j
   JOIN api_keys k ON k.id = j.api_key_id
   LEFT JOIN LATERAL (SELECT count(*) AS objects, sum(stored_bytes)::bigint AS stored_bytes FROM stored_objects s
                       WHERE s.job_id = j.id AND s.state {states}) o ON true
@@ -59,19 +64,19 @@ SELECT j.id, j.api_key_id, k.label, j.{since}, j.hold, coalesce({detail}, ''),
 _EVERYTHING = "<> 'purging'"
 _FAILED = text(
     _JOBS.format(
-        since="updated_at", detail="j.error_message", states=_EVERYTHING, most=MOST,
+        since="updated_at", detail="j.error_message", states=_EVERYTHING, most=MOST, held=HELD_TOLD,
         which="status = 'failed' AND deleted_at IS NULL AND updated_at <= :at",
     )
 )  # fmt: skip
 _TRASHED = text(
     _JOBS.format(
-        since="purge_after", detail="j.status", states=_EVERYTHING, most=MOST,
+        since="purge_after", detail="j.status", states=_EVERYTHING, most=MOST, held=HELD_TOLD,
         which="deleted_at IS NOT NULL AND status <> 'cleaned_up' AND purge_after <= :at",
     )
 )  # fmt: skip
 _STUCK = text(
     _JOBS.format(
-        since="updated_at", detail="j.status", states="= 'pending'", most=MOST,
+        since="updated_at", detail="j.status", states="= 'pending'", most=MOST, held=HELD_TOLD,
         which="status IN ('uploading', 'queued', 'processing', 'transcoding') AND deleted_at IS NULL "
         "AND updated_at <= :at AND (status <> 'uploading' OR NOT EXISTS (SELECT 1 FROM reservations r "
         "WHERE r.job_id = jobs.id AND r.expires_at > clock_timestamp()))",
@@ -79,7 +84,7 @@ _STUCK = text(
 )  # fmt: skip
 _ERASED = text(
     _JOBS.format(
-        since="erase_requested_at", detail="j.status", states="IS NOT NULL", most=MOST,
+        since="erase_requested_at", detail="j.status", states="IS NOT NULL", most=MOST, held=HELD_TOLD,
         which="erase_requested_at IS NOT NULL",
     )
 )  # fmt: skip

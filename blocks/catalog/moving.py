@@ -15,6 +15,8 @@ from blocks.catalog.selection import JobFilter
 
 MOST_JOBS = 50_000
 """Jobs of one run: memory stays bounded, and the next run takes the rest."""
+HELD_TOLD = 500
+"""Jobs on hold that are told of those that a policy would move."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,19 @@ class IdleJob:
         return max(self.completed_at, self.last_accessed_at or self.completed_at)
 
 
-# The jobs first, by their index and bounded; their objects afterwards.
+# The jobs first, by their index and bounded; their objects afterwards. Those on hold apart, and only to be told: they
+# stay due, and would leave no room for others.
 _IDLE = """
 WITH idle AS MATERIALIZED (
-    SELECT id, api_key_id, hold, tier, completed_at, last_accessed_at FROM jobs
-     WHERE status = 'completed' AND deleted_at IS NULL AND {which}
-       AND greatest(completed_at, last_accessed_at) <= :idle_before AND completed_at <= :completed_before
-     ORDER BY greatest(completed_at, last_accessed_at) LIMIT :most
+    (SELECT id, api_key_id, hold, tier, completed_at, last_accessed_at FROM jobs
+      WHERE status = 'completed' AND deleted_at IS NULL AND {which} AND hold IS NULL
+        AND greatest(completed_at, last_accessed_at) <= :idle_before AND completed_at <= :completed_before
+      ORDER BY greatest(completed_at, last_accessed_at) LIMIT :most)
+    UNION ALL
+    (SELECT id, api_key_id, hold, tier, completed_at, last_accessed_at FROM jobs
+      WHERE hold IS NOT NULL AND status = 'completed' AND deleted_at IS NULL AND {which}
+        AND greatest(completed_at, last_accessed_at) <= :idle_before AND completed_at <= :completed_before
+      LIMIT :held)
 )
 SELECT j.id, j.api_key_id, k.label, j.hold, j.tier, j.completed_at, j.last_accessed_at, o.*
   FROM idle j JOIN api_keys k ON k.id = j.api_key_id
@@ -117,6 +125,7 @@ def jobs_to_tier(
             "completed_before": completed_before,
             "smallest_billed": smallest_billed,
             "most": most,
+            "held": HELD_TOLD,
         },
     )
 
@@ -125,8 +134,8 @@ def jobs_to_compress(
     connection: Connection, wanted: Wanted, *, idle_before: datetime, completed_before: datetime, most: int = MOST_JOBS
 ) -> list[IdleJob]:
     """Jobs that compress-jobs is not through with; by customer and id."""
-    times = {"idle_before": idle_before, "completed_before": completed_before, "smallest_billed": 0, "most": most}
-    return _idle(connection, _TO_COMPRESS, times | _parameters(wanted))
+    bounds = {"idle_before": idle_before, "completed_before": completed_before, "most": most, "held": HELD_TOLD}
+    return _idle(connection, _TO_COMPRESS, bounds | {"smallest_billed": 0} | _parameters(wanted))
 
 
 def _idle(connection: Connection, statement: TextClause, parameters: dict[str, object]) -> list[IdleJob]:

@@ -7,7 +7,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from blocks.catalog import CatalogDatabase
+from blocks.catalog import CatalogDatabase, due
+from blocks.catalog.moving import jobs_to_tier
 from blocks.errors import InvalidInputError, NotFoundError
 from blocks.policies import RetentionPolicy
 from tasks.deletion import (
@@ -71,3 +72,19 @@ def test_a_hold_that_comes_too_late_says_so(sweep: Sweep, new_job: Callable[[byt
     assert report.too_late == (str(job),)
     assert "on hold (case 7); too late for 1, whose files were given up before" in report.summary()
     assert hold(sweep.catalog, job_ids=[str(job)], reason="", release=True).too_late == ()
+
+
+def test_jobs_on_hold_leave_room_for_others(catalog: CatalogDatabase, new_job: Callable[[bytes], UUID]) -> None:
+    """They are told, and stay due for as long as they are held."""
+    held, free = new_job(b"1"), new_job(b"2")
+    execute(catalog, "UPDATE jobs SET status = 'completed', completed_at = now() - interval '300 days'")
+    execute(
+        catalog, "UPDATE jobs SET hold = 'court', completed_at = now() - interval '400 days' WHERE id = :id", id=held
+    )
+    now = catalog.transaction(due.now)
+    found = catalog.transaction(
+        lambda connection: jobs_to_tier(
+            connection, tiers=["hot"], idle_before=now, completed_before=now, smallest_billed=0, most=1
+        )
+    )
+    assert {job.id for job in found} == {held, free}
