@@ -77,11 +77,9 @@ def wanted_in(location_ids: Sequence[int], policy: CompressionPolicy) -> Wanted:
     )
 
 
-def find_compressible(
-    sweep: Sweep, locations: Locations, policy: CompressionPolicy, *, now: datetime | None = None
-) -> CompressionFacts:
+def find_compressible(sweep: Sweep, locations: Locations, policy: CompressionPolicy) -> CompressionFacts:
     """Jobs that are old and idle enough, in the sweep's locations that can be read at once."""
-    now = now or sweep.catalog.transaction(due.now)
+    now = sweep.catalog.transaction(due.now)
     shelves = {place for location in sweep.locations for place in location.place.shelf}
     idle_before = now - timedelta(days=policy.idle_days)
 

@@ -58,7 +58,6 @@ def purge_released(
     *,
     run: str = "",
     before_batch: Callable[[], None] = lambda: None,
-    progress: Callable[[int], None] = lambda objects: None,
 ) -> PurgeResult:
     """Remove what these jobs released in this location, or what all did (None), with an outcome for every key.
 
@@ -73,14 +72,14 @@ def purge_released(
                 before_batch()
                 under_way.add(pool.submit(_purge_page, catalog, location, page, run))
                 if len(under_way) >= PARALLEL_BATCHES:
-                    under_way = _collect(under_way, result, progress)
+                    under_way = _collect(under_way, result)
         except StorageError as error:
             if job_ids is None or isinstance(error, LockLostError):
                 raise
             result.failed |= {str(job_id): str(error) for job_id in job_ids}
         finally:
             while under_way:
-                under_way = _collect(under_way, result, progress)
+                under_way = _collect(under_way, result)
     return result
 
 
@@ -137,9 +136,7 @@ def _delete(location: OpenLocation, keys: list[str]) -> dict[str, str]:
     return failed
 
 
-def _collect(
-    under_way: set[Future[PurgeResult]], result: PurgeResult, progress: Callable[[int], None]
-) -> set[Future[PurgeResult]]:
+def _collect(under_way: set[Future[PurgeResult]], result: PurgeResult) -> set[Future[PurgeResult]]:
     done, rest = wait(under_way, return_when=FIRST_COMPLETED)
     for one in done:
         page = one.result()
@@ -147,5 +144,4 @@ def _collect(
             before = result.deleted.get(job_id, Extent())
             result.deleted[job_id] = Extent(before.objects + extent.objects, before.stored_bytes + extent.stored_bytes)
         result.failed |= page.failed
-        progress(page.objects)
     return rest

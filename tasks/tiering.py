@@ -70,9 +70,9 @@ def tier_targets(connection: Connection, policy: TierPolicy) -> dict[str, Place]
     return targets
 
 
-def find_idle(sweep: Sweep, policy: TierPolicy, *, now: datetime | None = None) -> TierFacts:
+def find_idle(sweep: Sweep, policy: TierPolicy) -> TierFacts:
     """Jobs that a tier is due for. Each costs one look a tier, until somebody asks for it again."""
-    now = now or sweep.catalog.transaction(due.now)
+    now = sweep.catalog.transaction(due.now)
 
     def read(connection: Connection) -> TierFacts:
         targets = tier_targets(connection, policy)
