@@ -13,7 +13,7 @@ from blocks.catalog.content import Content, content_of
 from blocks.catalog.jobs import JobRow, find_job, require_readable
 from blocks.catalog.locations import RANK, list_places, restore_first
 from blocks.catalog.moving import Wanted, objects_of, start_over
-from blocks.errors import NotFoundError, RefusedError
+from blocks.errors import NotFoundError, RefusedError, StoreUnavailableError
 from blocks.policies import RelocationPolicy
 from blocks.units import format_bytes
 from tasks.checks import check_job_id, check_kind
@@ -100,8 +100,8 @@ def bring_back(
     """Make these objects of one job servable: hot and decompressed.
 
     Raises:
-        RefusedError: the job is on hold, or a place has to restore its objects first.
-        StorageError: one of them could not be brought back.
+        RefusedError: the job is on hold, a place has to restore its objects first, or one of them is refused.
+        StoreUnavailableError: a store did not answer as it should.
     """
     rows = list(catalog.transaction(lambda connection: content_of(connection, object_ids)).values())
     if not rows:
@@ -111,7 +111,8 @@ def bring_back(
         catalog, locations, policy, rows[0].job_id, rows, locations.of_tier("hot"), restored=False, run=run
     )
     if failed := [one for one in results if one.result == "failed"]:
-        raise RefusedError(f"{failed[0].name} could not be brought back: {failed[0].error}")
+        why = f"{failed[0].name} could not be brought back: {failed[0].error}"
+        raise StoreUnavailableError(why) if failed[0].transient else RefusedError(why)
 
 
 def _require_free(job: JobRow) -> None:

@@ -61,6 +61,8 @@ class Relocated:
     error: str = ""
     before_bytes: int = 0
     after_bytes: int = 0
+    transient: bool = False
+    """Of what failed: whether asking again may help."""
 
 
 def relocate(
@@ -123,7 +125,7 @@ def _relocate_chunk(
     copied = [row for row, one in zip(rows, results, strict=True) if one is None]
     written = {row.id: one for row, one in zip(rows, results, strict=True) if one is not None}
     written |= prove_copies(target.location, copied, intents, threads=policy.parallel_transfers)
-    errors = {object_id: str(one) for object_id, one in written.items() if isinstance(one, StorageError)}
+    errors = {object_id: one for object_id, one in written.items() if isinstance(one, StorageError)}
     swapped = _swap(catalog, policy, rows, written, movable, errors)
     left = [intents[row.id] for row in rows if intents[row.id].id not in swapped]
     given_up = catalog.transaction(lambda connection: give_up_intents(connection, [one.id for one in left]))
@@ -139,7 +141,7 @@ def _relocate_chunk(
         if isinstance(one, NotSmallerError):
             return Relocated(*base, "skipped", str(one))
         if row.id in errors:
-            return Relocated(*base, "failed", errors[row.id])
+            return Relocated(*base, "failed", str(errors[row.id]), transient=is_transient(errors[row.id]))
         return Relocated(*base, "changed", "changed meanwhile, or its job is on hold")
 
     return [outcome(row) for row in objects]
@@ -157,7 +159,7 @@ def _swap(
     rows: Sequence[Content],
     written: dict[UUID, Proved | StorageError],
     movable: Movable,
-    errors: dict[UUID, str],
+    errors: dict[UUID, StorageError],
 ) -> set[UUID]:
     """One transaction a customer; an error of one keeps the others from nothing."""
     swapped: set[UUID] = set()
@@ -176,7 +178,7 @@ def _swap(
             if not is_transient(error):
                 raise
             # Its COMMIT may have happened: whether an intent can still be given up tells.
-            errors |= dict.fromkeys(proved, str(error))
+            errors |= dict.fromkeys(proved, error)
     return swapped
 
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from blocks.catalog.moving import Wanted
-from blocks.errors import InvalidInputError, NotFoundError, RefusedError
+from blocks.errors import InvalidInputError, NotFoundError, RefusedError, StoreUnavailableError
 from blocks.policies import CompressionPolicy, RelocationPolicy
 from tasks.access import issue_download_url
 from tasks.compression import find_compressible, plan_compression
@@ -150,3 +150,16 @@ def test_what_is_there_already_is_left_there_from_now_on(catalog, locations, job
     execute(catalog, "UPDATE jobs SET last_accessed_at = now() - interval '200 days', tier = 'warm'")
     assert rehydrate_job(catalog, locations, POLICY, job_id=job).moved == ()
     assert rows(catalog, "SELECT tier, last_accessed_at > now() - interval '1 minute' FROM jobs") == [("hot", True)]
+
+
+def test_a_store_that_does_not_answer_is_asked_again(compressed, catalog, locations, access, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """A URL of what cannot be brought back now may be had later: the caller is told so."""
+
+    def down(*_: object, **__: object) -> None:
+        raise StoreUnavailableError("down")
+
+    execute(catalog, "UPDATE stored_objects SET kind = 'upload' WHERE kind = 'metadata'")
+    execute(catalog, "UPDATE stored_objects SET kind = 'metadata' WHERE name = '360p/segments/playlist.m3u8'")
+    monkeypatch.setattr("tasks.relocate.write_elsewhere", down)
+    with pytest.raises(StoreUnavailableError, match="playlist.m3u8 could not be brought back: down"):
+        issue_download_url(catalog, locations, access, api_key="acme", job_id=compressed, kind="metadata")
