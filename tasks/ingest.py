@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from blocks.units import format_bytes
 from tasks.checks import shown, told
 from tasks.fetching import check_url, fetch
 from tasks.intake import Hashed, IngestOutcome, Result, take_in
-from tasks.parallel import in_parallel
+from tasks.parallel import in_parallel, on_cores
 from tasks.sources import RefusedSource, Source, find_sources
 from tasks.stores import OpenLocation
 from tasks.writing import LocalFile, StoredBlob
@@ -127,10 +126,9 @@ def ingest_batch(
             why: Result = "failed" if is_transient(error) else "refused"
             return IngestOutcome(told(source.where), why, source.filename, error=_reason(error))
 
-    # Hashing needs processors and fetching waits: files get as many threads as there are cores, URLs as transfers.
+    # Fetching waits, hashing needs processors: a batch of files asks the catalog and sends while the next is hashed.
     from_urls = any(source.path is None for source in batch)
-    threads = policy.parallel_transfers if from_urls else os.cpu_count() or 1
-    read_ones = in_parallel(read, batch, threads=threads)
+    read_ones = in_parallel(read, batch, threads=policy.parallel_transfers) if from_urls else on_cores(read, batch)
     hashed = [one for one in read_ones if isinstance(one, Hashed)]
     fetched = [one.bytes_from.key for one in hashed if isinstance(one.bytes_from, StoredBlob)]
     try:
