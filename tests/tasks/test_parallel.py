@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tasks.parallel import alongside, in_parallel
+from tasks.parallel import alongside, in_parallel, on_cores
 
 
 @pytest.mark.parametrize("threads", [1, 3, 64])
@@ -63,3 +65,24 @@ def test_alongside_the_blocks_own_exception_is_the_one_that_is_told() -> None:
     with pytest.raises(KeyError, match="block"), alongside(lambda: done.append("work")):
         raise KeyError("block")
     assert done == ["work"]
+
+
+def test_those_who_share_the_cores_go_one_after_the_other() -> None:
+    """Whoever comes first is through first, in as many threads as there are cores, however many ask."""
+    seen: list[str] = []
+    began = threading.Event()
+
+    def work(item: str) -> str:
+        began.set()
+        time.sleep(0.005)
+        seen.append(item)
+        return item.upper()
+
+    with ThreadPoolExecutor(2) as callers:
+        first = callers.submit(on_cores, work, ["a"] * 40)
+        assert began.wait(10)
+        second = callers.submit(on_cores, work, ["b"] * 40)
+        assert (first.result(), second.result()) == (["A"] * 40, ["B"] * 40)
+    assert seen[:30] == ["a"] * 30
+    with pytest.raises(ValueError, match="invalid literal"):
+        on_cores(int, ["no number"])
