@@ -74,7 +74,8 @@ def restore(
         target: Name of the Catalog Database block to restore to, such as one of another server.
         metadata_objects: Which metadata objects come back from the backups, those that are missing or wrong, or all.
         even_if_damaged: Go on although copies of metadata objects are damaged; those are left out, and named.
-        take_over_buckets: On a server without a catalog, let the restored one take the buckets over at once.
+        take_over_buckets: Let the restored catalog take the buckets over at once, also where they were not those of
+            the one it replaces.
         key: Name of a Backup Key block with the secret key; that of the Backup Policy unless given.
         catalog_id: Which catalog's backups are meant; that of the target's own unless given.
         backups: Name of the Object Store block that holds the backups.

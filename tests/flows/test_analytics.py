@@ -17,6 +17,7 @@ from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFi
 from typer.testing import CliRunner
 
 from blocks.catalog import CatalogDatabase
+from blocks.catalog.locations import declare_place
 from blocks.errors import InvalidInputError, NotFoundError, RefusedError
 from blocks.object_store.deletion import delete_keys
 from blocks.policies import IngestPolicy, RetentionPolicy
@@ -127,6 +128,33 @@ def test_quotas_are_told_when_they_fill(catalog: CatalogDatabase, tmp_path: Path
     later = datetime.now(UTC)
     refresh_analytics(store="")
     assert [told["quota"] for told in heard(events.QUOTA_FULL, "customer.acme", later)] == ["950 B"]
+
+
+def test_a_place_that_cannot_be_read_keeps_no_other_from_being_told(
+    catalog: CatalogDatabase, location: OpenLocation, new_jobs: Callable[[int], list[UUID]]
+) -> None:
+    """What was marked is read no more, so that no later run would tell it."""
+    new_jobs(1)
+    began = datetime.now(UTC)
+    catalog.transaction(
+        lambda connection: declare_place(
+            connection,
+            name="gone",
+            store="gone",
+            bucket="gone",
+            prefix="",
+            capabilities=location.capabilities.as_json(),
+        )
+    )
+    execute(catalog, "UPDATE stored_objects SET sha256 = repeat('0', 64)")
+    state = verify_objects(share=100, return_state=True)
+    assert state.name == "Partial"
+    assert "1 corrupt; 1 jobs are hurt" in str(state.message)
+    assert "gone was not read: no block object-store/gone" in str(state.message)
+    (told,) = heard(events.CORRUPT, "catalog.main", began)
+    assert told["corrupt"] == "1"
+    execute(catalog, "DELETE FROM stored_objects")
+    delete_keys(location.store, stored_keys(location))
 
 
 def test_drift_and_corrupt_objects_are_told_and_written_down(

@@ -89,6 +89,7 @@ def test_a_night_a_restore_and_its_confirmation(  # type: ignore[no-untyped-def]
     newer_key = f"processed/{newer}/raw/video_original.mp4"
     # Frozen: nothing is removed, and everybody says so.
     assert "nobody has confirmed it yet" in cleanup(return_state=True).message
+    assert f"no backup goes until {made.id}, which was restored, is confirmed" in backup().message
     looked = confirm_restore(return_state=True)
     assert looked.name == "DryRun"
     assert any(newer_key == row["key"] for row in json.loads(latest_artifact(saved, "restore-report")["data"]))

@@ -146,3 +146,17 @@ def test_a_run_that_ends_meanwhile(monkeypatch: pytest.MonkeyPatch, when: str) -
     else:
         monkeypatch.setattr(os, "walk", vanishing)
     assert set(found()) == {"left"}
+
+
+def test_what_a_killed_run_left_in_a_folder_of_ones_own_goes_with_the_next(temporary: Path) -> None:
+    roomy = temporary / "roomy"
+    roomy.mkdir()
+    root = scratch.scratch_root(roomy)
+    (root / "restore-killed").mkdir()
+    (root / "restore-killed" / "catalog.dump").write_bytes(b"everything")
+    for path in (root / "restore-killed" / "catalog.dump", root / "restore-killed"):
+        os.utime(path, (0, 0))
+    (root / "restore-at-work").mkdir()
+    with scratch.scratch_folder("restore", below=roomy) as folder:
+        assert folder.parent == root
+        assert sorted(path.name for path in root.iterdir()) == sorted(["restore-at-work", folder.name])
