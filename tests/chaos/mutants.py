@@ -63,6 +63,17 @@ MUTANTS = (
         ("tests/tasks/test_purging.py", "tests/tasks/test_reconcile.py", "tests/tasks/backups/test_cutover.py"),
     ),
     Mutant(
+        "no fence: a restore hands out generations again",
+        "blocks/catalog/restored.py",
+        (
+            (
+                '    _set_generations(connection, epoch)\n    connection.execute(text("UPDATE approvals',
+                '    connection.execute(text("UPDATE approvals',
+            ),
+        ),
+        ("tests/tasks/backups/test_cutover.py",),
+    ),
+    Mutant(
         "delete before swap: old bytes go before the row points at new ones",
         "tasks/relocate.py",
         (
