@@ -152,6 +152,8 @@ def test_a_tier_policy_that_contradicts_itself() -> None:
         TierPolicy(warm_location="a", cold_location="a")
     with pytest.raises(ValidationError, match="come before warm's"):
         TierPolicy(warm_location="a", cold_location="b", cold_after_days=10)
+    with pytest.raises(ValidationError, match="come before warm's"):
+        TierPolicy(warm_location="a", cold_location="b", cold_idle_days=0)
 
 
 def compression(*jobs: IdleJob, samples: tuple[Sample, ...] = ()):  # type: ignore[no-untyped-def]

@@ -69,13 +69,22 @@ def test_outputs_may_come_in_two_steps(register, new_job, catalog, tmp_path) -> 
     assert report.already_there == ("audio/audio.mp3",)
 
 
-def test_a_prefix_under_temp(register, new_job, catalog, location, tmp_path) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("copies", [True, False])
+def test_a_prefix_under_temp(register, new_job, catalog, location, tmp_path, monkeypatch, copies: bool) -> None:  # type: ignore[no-untyped-def]
+    """Copied inside the server, or read and written where it does not copy."""
     job = new_job()
+    if not copies:
+
+        def refused(*_: object, **__: object) -> None:
+            raise RefusedError("the server does not copy in parts")
+
+        monkeypatch.setattr("tasks.writing.copy", refused)
     folder = write_outputs(tmp_path / "out")
     for path in folder.rglob("*"):
         if path.is_file():
             put_bytes(location.store, f"temp/w1/{path.relative_to(folder)}", path.read_bytes(), {})
     assert len(register(job, "temp/w1").registered) == 16
+    assert_sound(catalog, location)
     for hostile in ("temp/../processed", "temp/", "temp//x"):
         with pytest.raises(InvalidInputError):
             register(job, hostile)
