@@ -8,13 +8,15 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
+from sqlalchemy import text
+
 from blocks.catalog.databases import is_open, maintenance
 from blocks.errors import StorageError
 from tests.chaos.acts import Act
 from tests.chaos.faults import Kill, Point, Sleep
 from tests.chaos.victims import KILLED, REFUSED, victim
 from tests.chaos.world import World
-from tests.helpers import execute, rows
+from tests.helpers import execute
 from tests.line import Fault, Line, Moment
 
 T = TypeVar("T")
@@ -147,14 +149,16 @@ def _is_open(world: World) -> bool:
 def _sessions_end(world: World) -> None:
     """Until PostgreSQL has noticed that somebody is gone: locks go with their sessions."""
     until = time.monotonic() + 20
-    busy = (
+    busy = text(
         "SELECT pid, state, left(query, 200) FROM pg_stat_activity "
-        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        " WHERE datname = :name AND backend_type = 'client backend'"
     )
     world.catalog.disconnect()
-    while left := rows(world.catalog, busy):
-        assert time.monotonic() < until, f"a dead process's session stays: {left}"
-        time.sleep(0.02)
+    # Asked from outside: the catalog may be closed.
+    with maintenance(world.catalog) as connection:
+        while left := connection.execute(busy, {"name": world.catalog.database}).all():
+            assert time.monotonic() < until, f"a dead process's session stays: {left}"
+            time.sleep(0.02)
 
 
 def spread(found: Sequence[T], count: int) -> list[T]:
