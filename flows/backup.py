@@ -91,7 +91,8 @@ def backup(
             plan = plan_retention(found, rules, now)
             show_plan(plan, dry_run=dry_run)
             if frozen := database.transaction(read_freeze):
-                message = f"{message}; no backup goes until {frozen.restored_from}, which was restored, is confirmed"
+                stays = f"no backup goes until {frozen.restored_from}, which was restored, is confirmed"
+                message = f"{message}; {stays}" if message else stays
             elif not dry_run:
                 made = database.transaction(backups_made)
                 report = apply_retention(target, found, plan, recorded=made, before_batch=lock.require)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, TextClause, text
 MOST = 200_000
 """Rows of one rule in one run: memory stays bounded, and the next run takes the rest."""
 HELD_TOLD = 500
-"""Jobs on hold that are told beside them."""
+"""Jobs on hold that are told beside those that a rule or a policy takes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,11 @@ from uuid import UUID
 from sqlalchemy import Connection, TextClause, text
 
 from blocks.catalog.content import CONTENT, Content
+from blocks.catalog.due import HELD_TOLD
 from blocks.catalog.selection import JobFilter
 
 MOST_JOBS = 50_000
 """Jobs of one run: memory stays bounded, and the next run takes the rest."""
-HELD_TOLD = 500
-"""Jobs on hold that are told of those that a policy would move."""
 
 
 @dataclass(frozen=True)

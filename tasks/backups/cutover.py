@@ -29,7 +29,7 @@ from blocks.catalog.locations import read_identity
 from blocks.catalog.migrating import current_revision, head_revision
 from blocks.catalog.restored import freeze, keep_obligations, read_freeze, read_obligations
 from blocks.catalog.sweeps import catalog_lock
-from blocks.errors import CatalogUnavailableError, RefusedError
+from blocks.errors import CatalogUnavailableError, RefusedError, StorageError
 from blocks.policies import BackupPolicy
 from tasks.backups.manifest import Manifest
 from tasks.backups.restoring import name_beside, prefix_beside
@@ -219,11 +219,19 @@ def drop_leftovers(target: CatalogDatabase, purpose: str, *, keep: Callable[[dic
             if not re.fullmatch(r"[0-9a-f]{8,14}", name[len(prefix) :]):
                 continue
             note = read_note(connection, name)
-            if keep(note) or (not note and count_tables(target.named(name))):
+            if keep(note) or (not note and _is_somebodys(target.named(name))):
                 continue
             drop_database(connection, name)
             dropped.append(name)
     return dropped
+
+
+def _is_somebodys(database: CatalogDatabase) -> bool:
+    """Whether a database without our note holds something, or is closed to us: then it is not ours to drop."""
+    try:
+        return count_tables(database) > 0
+    except StorageError:
+        return True
 
 
 def _keep(connection: Connection, name: str, replaced_by: str) -> None:

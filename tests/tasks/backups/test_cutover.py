@@ -205,6 +205,10 @@ def test_databases_of_others_are_no_leftovers(catalog: CatalogDatabase, sql) -> 
     execute(dated, "CREATE TABLE somebodys (id int)")
     dated.disconnect()
     assert drop_leftovers(catalog, "restore", keep=lambda note: False) == []
+    with maintenance(catalog) as connection:
+        set_open(connection, dated.database, is_open=False)
+        assert drop_leftovers(catalog, "restore", keep=lambda note: False) == [], "nor what nobody can look into"
+        set_open(connection, dated.database, is_open=True)
     execute(dated, "DROP TABLE somebodys")
     dated.disconnect()
     assert drop_leftovers(catalog, "restore", keep=lambda note: False) == [dated.database], "killed before its note"
