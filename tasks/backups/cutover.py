@@ -80,8 +80,8 @@ def cut_over(
         beside.transaction(lambda connection: freeze(connection, backup=manifest.id, epoch=epoch, run=run))
         beside.disconnect()
         target.disconnect()
-        kept_as = name_beside(target.database, "before", f"{datetime.now(UTC):%Y%m%d%H%M%S}") if exists else ""
         with maintenance(target) as connection:
+            kept_as = _unused_name(connection, target) if exists else ""
             try:
                 if exists:
                     write_note(connection, target.database, {"cutover": run})
@@ -97,6 +97,14 @@ def cut_over(
             if exists:
                 _keep(connection, kept_as, manifest.id)
     return CutOver(target.database, kept_as, epoch, owned)
+
+
+def _unused_name(connection: Connection, target: CatalogDatabase) -> str:
+    """The name of this second, or of the next one that no earlier cut-over took."""
+    at, taken = datetime.now(UTC), set(database_names(connection, prefix_beside(target.database, "before")))
+    while (name := name_beside(target.database, "before", f"{at:%Y%m%d%H%M%S}")) in taken:
+        at += timedelta(seconds=1)
+    return name
 
 
 def _owned_buckets(target: CatalogDatabase, catalog_id: UUID) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -64,6 +64,23 @@ def test_with_open_sessions_and_the_old_one_kept(catalog: CatalogDatabase, job: 
     assert frozen is not None
     assert frozen.restored_from == made.id
     assert catalog.transaction(read_identity).epoch == cut.epoch == made.epoch + 1
+
+
+def test_restores_within_one_second_keep_all_old_databases(
+    catalog: CatalogDatabase, job: UUID, take, swap, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    second = datetime.now(UTC)
+
+    class Standing(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # noqa: ARG003  # the signature of what it replaces
+            return second
+
+    monkeypatch.setattr(cutover, "datetime", Standing)
+    made = take().manifest
+    old = [swap(made).kept_as for _ in range(3)]
+    assert len(set(old)) == 3
+    assert not any(is_gone(catalog, name) for name in old)
 
 
 def test_what_was_read_of_a_changed_row_changes_nothing_after_a_restore(catalog, job, take, swap) -> None:  # type: ignore[no-untyped-def]  # fixtures
