@@ -43,7 +43,7 @@ def pytest_configure() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--point", type=int, default=None, help="only this point of a walk, to see one failure again")
+    parser.addoption("--point", default="", help="only these points of a walk, such as 17 or 100-199")
     parser.addoption(
         "--points", type=int, default=None, help="so many points of each walk, from all over; all if unset"
     )

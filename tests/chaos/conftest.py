@@ -17,7 +17,7 @@ from blocks.embedded import Endpoints
 from blocks.object_store.probing import Capabilities
 from tests.chaos.acts import ACTS
 from tests.chaos.victims import import_everything
-from tests.chaos.walking import Choice, Walk, Worlds, spread
+from tests.chaos.walking import Choice, Walk, Worlds, numbers_in, spread
 from tests.chaos.world import Address, World
 from tests.conftest import copy_template
 from tests.line import Line
@@ -96,8 +96,8 @@ def walk(request: pytest.FixtureRequest, worlds: Worlds, line: Line, through: Ca
 
 @pytest.fixture
 def choose(request: pytest.FixtureRequest) -> Choice:
-    """All points of a walk, or `--point` alone, to see it again, or `--points` of them, in less than a day."""
-    only, count = request.config.getoption("--point"), request.config.getoption("--points")
-    if only is not None:
-        return lambda _: [only]
+    """All points of a walk, or those of `--point`, to see them again, or `--points` of them, in less than a day."""
+    only, count = numbers_in(request.config.getoption("--point")), request.config.getoption("--points")
+    if only:
+        return lambda numbers: [number for number in only if number in numbers]
     return list if count is None else lambda numbers: spread(numbers, count)

@@ -7,17 +7,12 @@ import traceback
 import pytest
 
 from tests.chaos.simulating import Simulation
+from tests.chaos.walking import numbers_in
 
 STEPS = 6
 ENOUGH = 10
 """Histories, to say something of the faults that were met in them."""
 IN_A_TEST_RUN, IN_CHAOS = range(100), range(100, 5100)
-
-
-def seeds_of(config: pytest.Config, default: range) -> range:
-    """What `--seeds` says: 17, or 0-5000."""
-    first, _, last = str(config.getoption("--seeds")).partition("-")
-    return range(int(first), int(last or first) + 1) if first else default
 
 
 def run(seeds: range, worlds, through, line) -> None:  # type: ignore[no-untyped-def]
@@ -39,10 +34,10 @@ def run(seeds: range, worlds, through, line) -> None:  # type: ignore[no-untyped
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_histories(worlds, through, line, request) -> None:  # type: ignore[no-untyped-def]
-    run(seeds_of(request.config, IN_A_TEST_RUN), worlds, through, line)
+    run(numbers_in(request.config.getoption("--seeds")) or IN_A_TEST_RUN, worlds, through, line)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(36000)
 def test_thousands_of_histories(worlds, through, line, request) -> None:  # type: ignore[no-untyped-def]
-    run(seeds_of(request.config, IN_CHAOS), worlds, through, line)
+    run(numbers_in(request.config.getoption("--seeds")) or IN_CHAOS, worlds, through, line)

@@ -161,6 +161,12 @@ def _sessions_end(world: World) -> None:
             time.sleep(0.02)
 
 
+def numbers_in(chosen: str) -> Sequence[int]:
+    """What `--point` and `--seeds` say: 17, or 100-199; nothing where they are not given."""
+    first, _, last = chosen.partition("-")
+    return range(int(first), int(last or first) + 1) if first else ()
+
+
 def spread(found: Sequence[T], count: int) -> list[T]:
     """A few of many, from all over."""
     count = min(len(found), count)
@@ -174,6 +180,7 @@ def walk_all(points: Sequence[Where], strike: Callable[[Where], bool], choose: C
     """
     failed, met = [], 0
     chosen = choose(range(len(points)))
+    assert chosen, f"there are only points 0 to {len(points) - 1}"
     for number in chosen:
         try:
             met += strike(points[number])
