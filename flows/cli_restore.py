@@ -42,6 +42,9 @@ def restore(
     scratch: Annotated[str, typer.Option(help="Folder with room for the whole dump.")] = "",
     metadata_objects: Annotated[str, typer.Option(help="After the cut-over: missing, all or none.")] = "missing",
     even_if_damaged: Annotated[bool, typer.Option(help="Leave out damaged copies of metadata objects.")] = False,
+    even_if_unreadable: Annotated[
+        bool, typer.Option(help="Take the place of a catalog that cannot be read whole, as after a dropped table.")
+    ] = False,
     reopen: Annotated[bool, typer.Option("--reopen", help="Only let a database open that a kill left closed.")] = False,
     catalog_id: Annotated[str, typer.Option(help="Which catalog's backups; the target's own unless given.")] = "",
     backups: Store = "backups", catalog: CatalogName = "main", policy: PolicyName = "default",
@@ -58,6 +61,7 @@ def restore(
         from blocks.loading import load_block
         from blocks.policies import IntegrityPolicy
         from tasks.backups import cutover as cutting
+        from tasks.backups.in_use import find_in_use
         from tasks.backups.listing import mark_restoring
         from tasks.backups.replacing import plan_replacement
         from tasks.backups.restoring import Restoring, name_beside, restore_beside
@@ -81,7 +85,8 @@ def restore(
                 err.print(f"[yellow]{database.database} had been left closed by a cut-over; it is open again[/]")
             if reopen:
                 return
-            in_use = database if cutting.holds_catalog(database) else None
+            # Beside nothing is replaced: then it is enough to look.
+            in_use = find_in_use(database, even_if_unreadable=even_if_unreadable or not cutover)
             cutting.require_settled(in_use, backup)
             _, chosen = opened.choose(backup, before=_time(before), catalog_id=catalog_id)
             if chosen.manifest is None:
@@ -108,6 +113,7 @@ def restore(
             cut = cutting.cut_over(
                 database, restored.database, chosen.manifest, run=run, wait=timedelta(minutes=10),
                 waiting=lambda by: err.print(f"waiting for {plain(by)}", highlight=False),
+                even_if_unreadable=even_if_unreadable,
             )  # fmt: skip
             kept = f"; the old one is {cut.kept_as}, read-only" if cut.kept_as else ""
             out.print(f"{database.database} is backup {chosen.id} now{kept}", highlight=False)

@@ -53,10 +53,11 @@ class Opened:
 
     def groups(self, catalog_id: str = "") -> list[Backups]:
         """As `tasks.backups.listing.groups_of`."""
-        from tasks.backups.cutover import holds_catalog
+        from tasks.backups.in_use import find_in_use
         from tasks.backups.listing import groups_of
 
-        in_use = self.database if self.database is not None and holds_catalog(self.database) else None
+        # To look needs less than to replace it.
+        in_use = find_in_use(self.database, even_if_unreadable=True) if self.database is not None else None
         return groups_of(self.store, in_use, catalog_id)
 
     def choose(self, wanted: str, *, before: datetime | None = None, catalog_id: str = "") -> tuple[UUID, Backup]:

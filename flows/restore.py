@@ -24,7 +24,8 @@ from flows.events import RESTORED, tell
 from flows.opening import reported, run_label
 from flows.planned import Work, run_planned, show_plan, was_asked
 from flows.restored import settle, show_aftermath
-from tasks.backups.cutover import cut_over, drop_untouched, holds_catalog, reopen, require_settled
+from tasks.backups.cutover import cut_over, drop_untouched, reopen, require_settled
+from tasks.backups.in_use import InUse, find_in_use
 from tasks.backups.listing import choose, groups_of, mark_restoring
 from tasks.backups.manifest import Manifest
 from tasks.backups.replacing import plan_replacement
@@ -49,6 +50,7 @@ def restore(
     target: str = "main",
     metadata_objects: Literal["none", "missing", "all"] = "missing",
     even_if_damaged: bool = False,
+    even_if_unreadable: bool = False,
     take_over_buckets: bool = False,
     key: str = "",
     catalog_id: str = "",
@@ -74,6 +76,8 @@ def restore(
         target: Name of the Catalog Database block to restore to, such as one of another server.
         metadata_objects: Which metadata objects come back from the backups, those that are missing or wrong, or all.
         even_if_damaged: Go on although copies of metadata objects are damaged; those are left out, and named.
+        even_if_unreadable: Take the place of a catalog that cannot be read whole, as after a dropped table, without
+            asking: there is nowhere to keep the answer. What it is bound to is carried over as far as it can be read.
         take_over_buckets: Let the restored catalog take the buckets over at once, also where they were not those of
             the one it replaces.
         key: Name of a Backup Key block with the secret key; that of the Backup Policy unless given.
@@ -92,7 +96,8 @@ def restore(
         keys = load_block(BackupKey, key) if key else open_key(rules)
         if reopen(database):
             log.warning("%s had been left closed by a cut-over that was killed; it is open again", database.database)
-        in_use = database if holds_catalog(database) else None
+        # Beside nothing is replaced: then it is enough to look.
+        in_use = find_in_use(database, even_if_unreadable=even_if_unreadable or not cutover)
         # The end of a run's id is its random part: its beginning is a clock.
         name = name_beside(database.database, "restore", run_label().replace("-", "")[-14:])
         drop_untouched(database, rules)
@@ -118,6 +123,7 @@ def restore(
             cut = cut_over(
                 database, restored.database, restored.manifest, run=run_label(),
                 wait=timedelta(minutes=caps.lock_wait_minutes), waiting=lambda by: log.info("waiting for %s", by),
+                even_if_unreadable=even_if_unreadable,
             )  # fmt: skip
             log.warning("%s is backup %s now; before it: %s", cut.database, restored.manifest.id, cut.kept_as or "none")
             result = settle(
@@ -134,7 +140,7 @@ def restore(
             return Report("restore", tuple(Outcome(item, "done") for item in planned.items[:1]), tuple(notes))
 
         require_settled(in_use, backup)
-        if in_use is None:
+        if in_use is None or in_use.unreadable:
             sweep = Sweep(database, (), run_label())
             planned, restored = plan(sweep)
             show_plan(planned, dry_run=not cutover)
@@ -177,7 +183,7 @@ class _Wanted:
 
 
 def _manifest(
-    database: CatalogDatabase, in_use: CatalogDatabase | None, source: ObjectStore, name: str, wanted: _Wanted
+    database: CatalogDatabase, in_use: InUse | None, source: ObjectStore, name: str, wanted: _Wanted
 ) -> Manifest:
     """The backup that is meant; after an approval the one that was looked at, whatever is newer by now."""
     with maintenance(database) as connection:

@@ -100,22 +100,29 @@ def thaw(connection: Connection, seen: Freeze, *, run: str) -> bool:
 
 @dataclass(frozen=True)
 class Obligations:
-    """What a catalog is bound to: jobs on hold with the reason, and jobs that were erased for good since a moment."""
+    """What a catalog is bound to: jobs on hold with the reason, jobs that were erased for good since a moment, and
+    disabled keys by their hashes."""
 
     holds: dict[UUID, str]
     erased: list[UUID]
+    disabled: list[str]
 
 
-def read_obligations(connection: Connection, since: datetime) -> Obligations:
-    """Of the catalog that a restored one takes the place of."""
-    holds = connection.execute(text("SELECT id, hold FROM jobs WHERE hold IS NOT NULL"))
-    return Obligations({row.id: row.hold for row in holds}, erased_since(connection, since))
+def jobs_on_hold(connection: Connection) -> dict[UUID, str]:
+    """Every one, with its reason."""
+    return {row.id: row.hold for row in connection.execute(text("SELECT id, hold FROM jobs WHERE hold IS NOT NULL"))}
+
+
+def disabled_keys(connection: Connection) -> list[str]:
+    """By their hashes: the same secrets are to be refused, whatever number a key has in a backup."""
+    return list(connection.execute(text("SELECT key_hash FROM api_keys WHERE disabled_at IS NOT NULL")).scalars())
 
 
 def keep_obligations(connection: Connection, kept: Obligations, *, run: str) -> None:
-    """Put jobs on hold that were when their catalog was replaced, and write down what had been erased since the backup.
+    """What forbade something in the catalog that is replaced forbids it in the restored one; what had been erased since
+    the backup is written down.
 
-    A hold only forbids; those that were released since stay as the backup has them.
+    Holds that were released since, and keys that were enabled again, stay as the backup has them.
     """
     connection.execute(
         text(
@@ -130,6 +137,10 @@ def keep_obligations(connection: Connection, kept: Obligations, *, run: str) -> 
             "SELECT :run, 'erase', 'before the restore', id FROM unnest(CAST(:ids AS uuid[])) AS k (id)"
         ),
         {"run": run, "ids": [str(one) for one in kept.erased]},
+    )
+    connection.execute(
+        text("UPDATE api_keys SET disabled_at = clock_timestamp() WHERE key_hash = ANY(:keys) AND disabled_at IS NULL"),
+        {"keys": kept.disabled},
     )
 
 

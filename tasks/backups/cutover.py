@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
 
 from sqlalchemy import Connection
 
@@ -25,12 +24,11 @@ from blocks.catalog.databases import (
     swap_names,
     write_note,
 )
-from blocks.catalog.locations import read_identity
-from blocks.catalog.migrating import current_revision, head_revision
-from blocks.catalog.restored import freeze, keep_obligations, read_freeze, read_obligations
+from blocks.catalog.restored import freeze, keep_obligations, read_freeze
 from blocks.catalog.sweeps import catalog_lock
 from blocks.errors import CatalogUnavailableError, RefusedError, StorageError
 from blocks.policies import BackupPolicy
+from tasks.backups.in_use import InUse, find_in_use
 from tasks.backups.manifest import Manifest
 from tasks.backups.restoring import name_beside, prefix_beside
 
@@ -58,6 +56,7 @@ def cut_over(
     run: str,
     wait: timedelta,
     waiting: Callable[[str], None] = lambda by: None,
+    even_if_unreadable: bool = False,
 ) -> CutOver:
     """Freeze the restored catalog, end every session of both, and swap their names in one transaction.
 
@@ -67,16 +66,25 @@ def cut_over(
 
     Raises:
         SweepBusyError: a sweep still ran after `wait`.
-        RefusedError: sessions did not end, or the role must not do that.
+        RefusedError: sessions did not end, the role must not do that, or what the old catalog is bound to cannot be
+            read, and that was not allowed for.
         CatalogUnavailableError: the server went away.
     """
     with catalog_lock(target, manifest.catalog_id, holder=f"restore {run}", wait=wait, waiting=waiting):
         with maintenance(target) as connection:
             exists = is_open(connection, target.database) is not None
-        epoch = 1 + max(manifest.epoch, _epoch_of(target, manifest.catalog_id) if exists else _unused_epoch())
-        owned = exists and _owned_buckets(target, manifest.catalog_id)
-        if exists:
-            _remember(target, beside, manifest, run=run)
+        in_use = find_in_use(target, even_if_unreadable=even_if_unreadable)
+        identity = in_use.identity() if in_use is not None else None
+        epoch, owned = _unused_epoch(), False
+        # Another catalog's epochs say nothing about this one's buckets.
+        if in_use is not None and identity is not None and identity.catalog_id == manifest.catalog_id:
+            epoch = identity.epoch
+            # An older schema may lack what is asked for; it is replaced all the same.
+            if in_use.is_current():
+                owned = _owns_buckets(in_use)
+                kept = in_use.obligations(manifest.snapshot_at)
+                beside.transaction(lambda connection: keep_obligations(connection, kept, run=run))
+        epoch = 1 + max(manifest.epoch, epoch)
         beside.transaction(lambda connection: freeze(connection, backup=manifest.id, epoch=epoch, run=run))
         beside.disconnect()
         target.disconnect()
@@ -107,25 +115,11 @@ def _unused_name(connection: Connection, target: CatalogDatabase) -> str:
     return name
 
 
-def _owned_buckets(target: CatalogDatabase, catalog_id: UUID) -> bool:
-    """Whether the buckets carry the epoch of the catalog that is replaced: not those of a copy that was restored beside
-    the production it comes from, and never confirmed."""
-    if not _is_of(target, catalog_id):
-        return False
-    frozen = target.transaction(read_freeze)
+def _owns_buckets(in_use: InUse) -> bool:
+    """Whether the buckets carry its epoch: not those of a copy that was restored beside the production it comes from,
+    and never confirmed."""
+    frozen = in_use.ask(read_freeze, None)
     return frozen is None or not frozen.claims_pending
-
-
-def _is_of(target: CatalogDatabase, catalog_id: UUID) -> bool:
-    # An older schema may lack what is asked for; it is replaced all the same.
-    return current_revision(target) == head_revision() and target.transaction(read_identity).catalog_id == catalog_id
-
-
-def _remember(target: CatalogDatabase, beside: CatalogDatabase, manifest: Manifest, *, run: str) -> None:
-    """What the law asks for is not undone by a restore: holds, and the record of what was erased."""
-    if _is_of(target, manifest.catalog_id):
-        since = target.transaction(lambda connection: read_obligations(connection, manifest.snapshot_at))
-        beside.transaction(lambda connection: keep_obligations(connection, since, run=run))
 
 
 def _undo(target: CatalogDatabase, kept_as: str) -> None:
@@ -163,36 +157,16 @@ def reopen(target: CatalogDatabase) -> bool:
         return True
 
 
-def holds_catalog(target: CatalogDatabase) -> bool:
-    """Whether there is a catalog in the target's database that a cut-over would replace.
-
-    Raises:
-        RefusedError: the database holds something else.
-    """
-    with maintenance(target) as connection:
-        if is_open(connection, target.database) is None:
-            return False
-    if current_revision(target) is not None:
-        return True
-    foreign = count_tables(target)
-    if foreign:
-        raise RefusedError(
-            f"the database {target.database} holds {foreign} tables that are no catalog: a restore would take their "
-            "place; name another database"
-        )
-    return False
-
-
-def require_settled(in_use: CatalogDatabase | None, wanted: str) -> None:
+def require_settled(in_use: InUse | None, wanted: str) -> None:
     """Refuse `latest` while an earlier restore is not finished: that one would be restored again, or what came of it.
 
     Raises:
         RefusedError: the catalog comes from a backup, and its buckets have not been told.
     """
     # A catalog of another version may know nothing of restores; it is replaced all the same.
-    if in_use is None or wanted != "latest" or current_revision(in_use) != head_revision():
+    if in_use is None or wanted != "latest" or not in_use.is_current():
         return
-    frozen = in_use.transaction(read_freeze)
+    frozen = in_use.ask(read_freeze, None)
     if frozen is not None and frozen.claims_pending:
         raise RefusedError(
             f"the catalog was restored from {frozen.restored_from} at {frozen.since:%Y-%m-%d %H:%M} UTC, and that is "
@@ -251,11 +225,3 @@ def _keep(connection: Connection, name: str, replaced_by: str) -> None:
 def _unused_epoch() -> int:
     # Where the catalog is lost nobody knows how often it was restored: minutes since 2020 were surely not used before.
     return int((datetime.now(UTC) - datetime(2020, 1, 1, tzinfo=UTC)).total_seconds() // 60)
-
-
-def _epoch_of(target: CatalogDatabase, catalog_id: UUID) -> int:
-    if current_revision(target) is None:
-        return _unused_epoch()
-    identity = target.transaction(read_identity)
-    # Another catalog's epochs say nothing about this one's buckets.
-    return identity.epoch if identity.catalog_id == catalog_id else _unused_epoch()

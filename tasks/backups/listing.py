@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID
 
-from blocks.catalog import CatalogDatabase
-from blocks.catalog.locations import read_identity
 from blocks.errors import (
     ContentMismatchError,
     DamagedBackupError,
@@ -26,6 +24,7 @@ from blocks.object_store.listing import Listed, list_folders, list_prefix
 from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
 from blocks.object_store.transfer import exists, put_bytes, read_bytes
 from blocks.units import shown
+from tasks.backups.in_use import InUse
 from tasks.backups.manifest import (
     DRILL,
     HOLD,
@@ -127,8 +126,9 @@ def list_backups(store: ObjectStore, catalog_id: UUID) -> Backups:
     return Backups(catalog_id, tuple(sorted(read, key=lambda one: (one.at, one.id), reverse=True)), unfinished)
 
 
-def groups_of(store: ObjectStore, in_use: CatalogDatabase | None, catalog_id: str) -> list[Backups]:
+def groups_of(store: ObjectStore, in_use: InUse | None, catalog_id: str) -> list[Backups]:
     """The backups of the catalog in use, of the one that is named, or, without either, of every catalog in the store.
+    One that cannot be read so far as to say which it is counts as none.
 
     Raises:
         InvalidInputError: the id is none, or the store holds backups of other catalogs only.
@@ -139,13 +139,14 @@ def groups_of(store: ObjectStore, in_use: CatalogDatabase | None, catalog_id: st
             return [list_backups(store, UUID(catalog_id))]
         except ValueError as error:
             raise InvalidInputError(f"{shown(catalog_id)} is no catalog's id; there are: {_ids(known)}") from error
-    if in_use is None:
+    identity = in_use.identity() if in_use is not None else None
+    if in_use is None or identity is None:
         return [list_backups(store, one) for one in known]
-    ours = in_use.transaction(read_identity).catalog_id
+    ours = identity.catalog_id
     if ours not in known and known:
         raise InvalidInputError(
-            f"there are no backups of the catalog {ours} in {in_use.database}, but of {_ids(known)}: to put one of "
-            "those in its place say which (catalog_id)"
+            f"there are no backups of the catalog {ours} in {in_use.database.database}, but of {_ids(known)}: to put "
+            "one of those in its place say which (catalog_id)"
         )
     return [list_backups(store, ours)]
 

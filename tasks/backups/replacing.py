@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from blocks.catalog import CatalogDatabase
+from uuid import UUID
+
 from blocks.catalog.restored import NewerJob, erased_since, newer_jobs
+from tasks.backups.in_use import InUse
 from tasks.backups.manifest import Manifest
 from tasks.plans import Item, Plan
 
 SHOWN_JOBS = 500
 
 
-def plan_replacement(catalog: CatalogDatabase | None, manifest: Manifest, beside: str) -> Plan:
+def plan_replacement(in_use: InUse | None, manifest: Manifest, beside: str) -> Plan:
     """The cut-over as a plan: its objects and bytes are those that the catalog will not know any more.
 
     Without a catalog (None) nothing is lost.
+
+    Raises:
+        RefusedError: the catalog cannot be read, and that was not allowed for.
     """
     cut = Item(
         "cut over", "restore", beside, f"backup {manifest.id}, from {manifest.snapshot_at:%Y-%m-%d %H:%M:%S} UTC"
     )
-    if catalog is None:
+    if in_use is None:
         # Only its log told what was erased.
         unknown = Item(
             "erase again", "erased since", "unknown jobs",
@@ -26,8 +31,15 @@ def plan_replacement(catalog: CatalogDatabase | None, manifest: Manifest, beside
         )  # fmt: skip
         return Plan("restore", (cut,), (unknown,))
     since = manifest.snapshot_at
-    jobs, count, objects, size = catalog.transaction(lambda connection: newer_jobs(connection, since, SHOWN_JOBS))
-    erased = catalog.transaction(lambda connection: erased_since(connection, since))
+    unknown_newer: tuple[list[NewerJob], int, int, int] = ([], 0, 0, 0)
+    jobs, count, objects, size = in_use.ask(lambda connection: newer_jobs(connection, since, SHOWN_JOBS), unknown_newer)
+    none_known: list[UUID] = []
+    erased = in_use.ask(lambda connection: erased_since(connection, since), none_known)
+    unknown = Item(
+        "forget", "newer than the backup", "unknown jobs",
+        f"the catalog cannot be read ({in_use.unreadable}): there may be more, and holds, erasures and disabled "
+        "keys of since, which are carried over as far as they can be read",
+    )  # fmt: skip
     shown = [_newer(one) for one in jobs]
     rest_objects = max(0, objects - sum(one.objects for one in shown))
     rest_bytes = max(0, size - sum(one.size_bytes for one in shown))
@@ -41,7 +53,7 @@ def plan_replacement(catalog: CatalogDatabase | None, manifest: Manifest, beside
         )
         for job_id in erased
     ]
-    return Plan("restore", (cut, *again, *shown, *more))
+    return Plan("restore", (cut, *again, *shown, *more), (unknown,) if in_use.unreadable else ())
 
 
 def _newer(job: NewerJob) -> Item:

@@ -107,6 +107,28 @@ def test_a_night_a_restore_and_its_confirmation(  # type: ignore[no-untyped-def]
     delete_keys(store, [newer_key])
 
 
+def test_a_catalog_that_lost_a_table_is_replaced_where_somebody_says_so(  # type: ignore[no-untyped-def]  # fixtures
+    saved: str, catalog: CatalogDatabase, vault: ObjectStore, backup, new_jobs
+) -> None:
+    from flows.restore import restore
+
+    (job,) = new_jobs(1)
+    assert backup().name == "Completed"
+    execute(catalog, "DROP TABLE jobs CASCADE")
+    assert "verified" in run("backup", "list").stdout
+    assert restore(return_state=True).name == "DryRun"
+    for refused in (restore(cutover=True, return_state=True).message, run("restore", "--cutover", code=1).stderr):
+        assert "cannot be read" in refused
+        assert "even_if_unreadable" in refused
+    replaced = restore(cutover=True, even_if_unreadable=True, return_state=True)
+    assert replaced.name == "Completed", replaced.message
+    assert "the old database is" in replaced.message
+    assert one(catalog, "SELECT id FROM jobs") == job
+    execute(catalog, "DROP TABLE jobs CASCADE")
+    assert "is backup" in run("restore", "latest", "--cutover", "--yes", "--even-if-unreadable").stdout
+    assert one(catalog, "SELECT id FROM jobs") == job
+
+
 def test_backups_that_are_wrong_are_told(
     saved: str, catalog: CatalogDatabase, vault: ObjectStore, backup, new_jobs
 ) -> None:  # type: ignore[no-untyped-def]  # fixtures

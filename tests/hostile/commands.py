@@ -42,7 +42,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         {"backup": "latest"},
         WORDS
         | {"database_url": ("x", "postgresql://", "mysql://h/d", "postgresql://u:pw@h/d", "postgresql://u@h:x/d")},
-        ADDRESS, free=("cutover", "yes", "even_if_damaged", "reopen", "scratch", "endpoint"),
+        ADDRESS, free=("cutover", "yes", "even_if_damaged", "even_if_unreadable", "reopen", "scratch", "endpoint"),
     ),
     ("alarms",): Command(hostile={"notify": (*NAMES, "slack-webhook/", "catalog-database/main", "a/b/c")}),
     ("report",): Command(

@@ -116,7 +116,8 @@ FLOWS: dict[str, Attacked] = {
     "restore": Attacked(
         lambda platform: {},
         {"backup": values.BACKUP, "before": values.TIME, "cutover": TYPED, "metadata_objects": TYPED,
-         "even_if_damaged": TYPED, "take_over_buckets": TYPED, "key": values.BLOCK, "catalog_id": values.CATALOG_ID},
+         "even_if_damaged": TYPED,
+         "even_if_unreadable": TYPED, "take_over_buckets": TYPED, "key": values.BLOCK, "catalog_id": values.CATALOG_ID},
     ),
     "confirm-restore": Attacked(
         lambda platform: {},

@@ -1,4 +1,4 @@
-"""What a restore does not undo: holds, erasures on record, the time to bring jobs back; and whose the buckets are."""
+"""What a restore does not undo: holds, disabled keys, erasures, the time to bring jobs back; and whose buckets are."""
 
 from __future__ import annotations
 
@@ -28,6 +28,21 @@ def test_an_erasure_is_told_by_every_restore_after_it(catalog: CatalogDatabase, 
     execute(catalog, "INSERT INTO operation_log (run, operation, job_id) VALUES ('x', 'erase', :job)", job=erased)
     swap(made)
     assert catalog.transaction(lambda connection: erased_since(connection, made.snapshot_at)) == [erased]
+
+
+def test_a_key_that_was_disabled_since_stays_so(
+    catalog: CatalogDatabase, location: OpenLocation, job: UUID, take, swap
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """It may have leaked. Keys are told by their secrets: another may have its number in the backup."""
+    made = take().manifest
+    execute(catalog, "UPDATE api_keys SET disabled_at = now()")
+    execute(
+        catalog,
+        "INSERT INTO api_keys (label, key_hash, disabled_at) VALUES ('newer', repeat('0', 64), now()), "
+        "       ('enabled', repeat('1', 64), NULL)",
+    )
+    swap(made)
+    assert rows(catalog, "SELECT label, disabled_at IS NOT NULL FROM api_keys") == [("acme", True)]
 
 
 def test_what_is_in_the_trash_again_gets_all_of_its_time(catalog: CatalogDatabase, job: UUID, take, swap) -> None:  # type: ignore[no-untyped-def]  # fixtures

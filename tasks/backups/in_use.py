@@ -1,0 +1,113 @@
+"""The catalog that a restore takes the place of, asked for what no backup knows: as far as it can still be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+
+import psycopg2
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.databases import count_tables, is_open, maintenance
+from blocks.catalog.locations import Identity, read_identity
+from blocks.catalog.migrating import current_revision, head_revision, is_known_revision
+from blocks.catalog.restored import Obligations, disabled_keys, erased_since, jobs_on_hold
+from blocks.errors import RefusedError
+
+T = TypeVar("T")
+
+ASKED = ("api_keys", "jobs", "stored_objects", "operation_log", "approvals")
+"""Tables that a restore reads before it takes their place."""
+
+
+@dataclass(frozen=True)
+class InUse:
+    """A catalog in use. `unreadable` says why not all of it can be read, as after a dropped table; empty if it can.
+
+    With `as_far_as_it_can_be_read` a question that it cannot answer has no answer; else it is refused.
+    """
+
+    database: CatalogDatabase
+    as_far_as_it_can_be_read: bool
+    unreadable: str = ""
+
+    def ask(self, question: Callable[[Connection], T], otherwise: T) -> T:
+        """Its answer, or `otherwise`.
+
+        Raises:
+            RefusedError: it cannot answer, and that was not allowed for.
+            CatalogUnavailableError: the server did not answer.
+        """
+        try:
+            return self.database.transaction(question)
+        except (SQLAlchemyError, psycopg2.Error) as error:
+            if self.as_far_as_it_can_be_read:
+                return otherwise
+            raise RefusedError(
+                f"the catalog in {self.database.database} cannot be read ({_reason(error)}). With even_if_unreadable a "
+                "backup takes its place all the same; holds, disabled keys and erasures of since are carried over as "
+                "far as they can be read"
+            ) from error
+
+    def identity(self) -> Identity | None:
+        """Which catalog it is, where it still says so."""
+        return self.ask(read_identity, None)
+
+    def is_current(self) -> bool:
+        """Whether its schema is the one that this code knows; one that is damaged counts as such."""
+        return bool(self.unreadable) or current_revision(self.database) == head_revision()
+
+    def obligations(self, since: datetime) -> Obligations:
+        """What it is bound to, which a restore does not undo."""
+        return Obligations(
+            self.ask(jobs_on_hold, {}),
+            self.ask(lambda connection: erased_since(connection, since), []),
+            self.ask(disabled_keys, []),
+        )
+
+
+def find_in_use(target: CatalogDatabase, *, even_if_unreadable: bool) -> InUse | None:
+    """The catalog in the target's database; None where there is no such database, or nothing in it.
+
+    Raises:
+        RefusedError: the database holds something else, or a catalog that cannot be read, and that was not allowed for.
+    """
+    with maintenance(target) as connection:
+        if is_open(connection, target.database) is None:
+            return None
+    revision = current_revision(target)
+    if not (target.transaction(_names_itself) or (revision is not None and is_known_revision(revision))):
+        if foreign := count_tables(target):
+            raise RefusedError(
+                f"the database {target.database} holds {foreign} tables that are no catalog: a restore would take "
+                "their place; name another database"
+            )
+        return None
+    try:
+        target.transaction(lambda connection: _look(connection, revision))
+    except (SQLAlchemyError, psycopg2.Error) as error:
+        found = InUse(target, as_far_as_it_can_be_read=even_if_unreadable, unreadable=_reason(error))
+        found.ask(lambda connection: _look(connection, revision), None)  # refused here, before any work
+        return found
+    return InUse(target, as_far_as_it_can_be_read=even_if_unreadable)
+
+
+def _names_itself(connection: Connection) -> bool:
+    # Others have an alembic_version too.
+    return inspect(connection).has_table("catalog_identity")
+
+
+def _look(connection: Connection, revision: str | None) -> None:
+    read_identity(connection)
+    # Approvals came with the second revision; who does not say theirs should have all.
+    for name in ASKED if revision is None or revision == head_revision() else ASKED[:-1]:
+        connection.execute(text(f"SELECT * FROM {name} LIMIT 1"))  # noqa: S608 -- names of our own
+
+
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
