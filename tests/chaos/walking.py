@@ -11,6 +11,7 @@ from typing import TypeVar
 from sqlalchemy import text
 
 from blocks.catalog.databases import is_open, maintenance
+from blocks.catalog.restored import read_freeze
 from blocks.errors import StorageError
 from tests.chaos.acts import Act
 from tests.chaos.faults import Kill, Point, Sleep
@@ -110,8 +111,7 @@ class Walk:
     def _check(self, world: World, fault: Point | None) -> None:
         _sessions_end(world)
         try:
-            # A cut-over that was killed leaves the catalog closed: the next run begins with letting it open.
-            if not self.act.damaged and _is_open(world):
+            if not self.act.damaged and _is_settled(world):
                 world.reopened().assert_sound()
             found = self._afterwards(world)
             differs = (
@@ -141,9 +141,14 @@ class Walk:
         return "\n".join([f"{self.act.name}: {fault.moment} {fault.hit}; the calls up to it:", *lines])
 
 
-def _is_open(world: World) -> bool:
+def _is_settled(world: World) -> bool:
+    """Not after a cut-over that was killed: the catalog may be closed, or its buckets may not have been told of it. The
+    next run begins with that."""
     with maintenance(world.catalog) as connection:
-        return is_open(connection, world.catalog.database) is not False
+        if is_open(connection, world.catalog.database) is False:
+            return False
+    frozen = world.catalog.transaction(read_freeze)
+    return frozen is None or not frozen.claims_pending
 
 
 def _sessions_end(world: World) -> None:
