@@ -74,6 +74,10 @@ class UnfitStoreError(TerminalError):
     """The store lacks something without which the platform would lose or leak bytes."""
 
 
+class LeftOutError(TransientError):
+    """A sweep of all stores could not open some of them; what it did in the others is done, and the message says it."""
+
+
 class StoreUnavailableError(TransientError):
     """The object store did not answer, or answered with a server error."""
 

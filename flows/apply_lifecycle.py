@@ -10,7 +10,7 @@ from blocks.loading import load_block
 from blocks.policies import RetentionPolicy, SafetyPolicy
 from blocks.units import format_bytes
 from flows.finding import note_lag
-from flows.opening import open_catalog, open_stores, reported, show_table
+from flows.opening import open_catalog, reach_stores, reported, show_table
 from flows.planned import Work, run_planned
 from tasks.lifecycle import apply_all, plan_all
 from tasks.lifecycle_reach import RuleReach, simulate
@@ -59,11 +59,13 @@ def apply_lifecycle(
         }
         return plan_all(sweep.locations, rules, sums), None
 
+    reached = reach_stores(database, stores)
     return run_planned(
         Work(
             operation="apply-lifecycle",
             catalog=database,
-            locations=open_stores(database, stores),
+            locations=reached.locations,
+            left_out=reached.left_out,
             caps=load_block(SafetyPolicy, safety),
             plan=plan,
             apply=lambda sweep, _, planned: apply_all(sweep, rules, planned),

@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State
 
 from blocks.loading import load_block
 from blocks.policies import RetentionPolicy, SafetyPolicy
-from flows.opening import open_catalog, open_stores, reported
+from flows.opening import open_catalog, reach_stores, reported
 from flows.planned import Work, run_planned
 from tasks.cleanup import apply_cleanup, find_due
 from tasks.cleanup_plan import CleanupFacts, plan_cleanup
@@ -51,11 +51,13 @@ def cleanup(
         facts = find_due(sweep, rules, as_of=as_of, dry_run=dry_run)
         return plan_cleanup(facts), facts
 
+    reached = reach_stores(database, stores)
     return run_planned(
         Work(
             operation="cleanup",
             catalog=database,
-            locations=open_stores(database, stores),
+            locations=reached.locations,
+            left_out=reached.left_out,
             caps=load_block(SafetyPolicy, safety),
             plan=plan,
             apply=lambda sweep, facts, planned: apply_cleanup(sweep, rules, facts, planned),

@@ -8,7 +8,7 @@ from prefect.client.schemas.objects import State
 from blocks.loading import load_block
 from blocks.policies import CompressionPolicy, SafetyPolicy
 from flows.batches import RUNNER
-from flows.opening import open_catalog, open_stores, reported
+from flows.opening import open_catalog, reach_stores, reported
 from flows.planned import Work, run_planned
 from flows.relocating import apply_moves, name_blocks
 from tasks.compression import CompressionPlan, find_compressible, plan_compression
@@ -52,7 +52,8 @@ def compress_jobs(
     """
     database = open_catalog(catalog)
     rules = load_block(CompressionPolicy, policy)
-    places = open_stores(database, stores)
+    reached = reach_stores(database, stores)
+    places = reached.locations
     blocks = name_blocks(catalog, relocation, places[0].place.name)
 
     def plan(sweep: Sweep) -> tuple[Plan, CompressionPlan]:
@@ -69,6 +70,7 @@ def compress_jobs(
             operation="compress-jobs",
             catalog=database,
             locations=places,
+            left_out=reached.left_out,
             caps=load_block(SafetyPolicy, safety),
             prepare=recover,
             plan=plan,

@@ -7,6 +7,7 @@ from typing import Literal
 from prefect import flow
 from prefect.client.schemas.objects import State
 
+from blocks.catalog.migrating import require_current_schema
 from blocks.loading import load_block
 from blocks.policies import RetentionPolicy, SafetyPolicy
 from flows.opening import open_catalog, open_stores, reported
@@ -59,6 +60,7 @@ def delete_jobs(
         safety: Name of the Safety Policy block.
     """
     database = open_catalog(catalog)
+    require_current_schema(database)
     rules = load_block(RetentionPolicy, policy)
     wanted = Wanted(tuple(job_ids), api_key, status, older_than_days, larger_than)
 
@@ -73,7 +75,8 @@ def delete_jobs(
         Work(
             operation="delete-jobs",
             catalog=database,
-            locations=open_stores(database, stores),
+            # The trash is a matter of the catalog alone; an erasure needs all of them.
+            locations=open_stores(database, stores) if purge_now or stores else (),
             caps=load_block(SafetyPolicy, safety),
             plan=plan,
             apply=apply,

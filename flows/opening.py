@@ -6,6 +6,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 from prefect import get_run_logger
@@ -50,11 +51,47 @@ def open_stores(catalog: CatalogDatabase, names: Sequence[str]) -> tuple[OpenLoc
 
     What differs in its storage class alone lies in one listing, and is looked through together.
     """
+    return _one_a_shelf([open_store(catalog, name) for name in _names_of_stores(catalog, names)])
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Locations that could be opened, and why others could not, by their names."""
+
+    locations: tuple[OpenLocation, ...]
+    left_out: dict[str, StorageError]
+
+
+def reach_stores(catalog: CatalogDatabase, names: Sequence[str]) -> Reached:
+    """As `open_stores`, but where none is named, one that is down keeps no sweep from the others.
+
+    Raises:
+        StorageError: one that was named cannot be opened, or none can.
+    """
+    if names:
+        return Reached(open_stores(catalog, names), {})
+    opened: list[OpenLocation] = []
+    left_out: dict[str, StorageError] = {}
+    for name in _names_of_stores(catalog, names):
+        try:
+            opened.append(open_store(catalog, name))
+        except StorageError as error:
+            left_out[name] = error
+            get_run_logger().error("%s is left out: %s", name, error)
+    if not opened:
+        raise next(iter(left_out.values()))
+    return Reached(_one_a_shelf(opened), left_out)
+
+
+def _names_of_stores(catalog: CatalogDatabase, names: Sequence[str]) -> list[str]:
     require_current_schema(catalog)
     wanted = list(dict.fromkeys(names)) or [place.name for place in catalog.transaction(list_places)]
     if not wanted:
         raise NotFoundError("no store is declared yet; run the flow probe-store first")
-    opened = [open_store(catalog, name) for name in wanted]
+    return wanted
+
+
+def _one_a_shelf(opened: Sequence[OpenLocation]) -> tuple[OpenLocation, ...]:
     return tuple({location.place.shelf: location for location in reversed(opened)}.values())[::-1]
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Generic, Literal, TypeVar
 from uuid import UUID
@@ -28,13 +28,13 @@ from pydantic import Field
 from blocks.catalog import CatalogDatabase, approvals, due
 from blocks.catalog.restored import read_freeze
 from blocks.catalog.sweeps import sweep_lock
-from blocks.errors import RefusedError, SweepBusyError
+from blocks.errors import LeftOutError, RefusedError, StorageError, SweepBusyError
 from blocks.policies import SafetyPolicy
 from blocks.units import format_bytes
 from flows.batches import progress_of
 from flows.events import APPROVAL, tell
 from flows.opening import escaped, markdown_rows, run_label, show_table
-from tasks.plans import Approval, Outcome, Plan, Report, over_caps
+from tasks.plans import Approval, Item, Outcome, Plan, Report, over_caps
 from tasks.stores import OpenLocation, require_epoch
 from tasks.sweeping import Sweep
 
@@ -75,6 +75,8 @@ class Work(Generic[F]):
     lead: str = ""
     while_frozen: bool = False
     """Whether it may run while a restored catalog waits for its confirmation: it removes and moves nothing then."""
+    left_out: Mapping[str, StorageError] = field(default_factory=dict)
+    """Stores that could not be opened, by name: the others are worked on, and then the run fails and says so."""
 
 
 def run_planned(work: Work[F], *, dry_run: bool) -> State[Report]:
@@ -93,14 +95,15 @@ def run_planned(work: Work[F], *, dry_run: bool) -> State[Report]:
                 for location in work.locations:
                     require_epoch(work.catalog, location)
                 work.prepare(sweep)
-            plan, facts = work.plan(sweep)
+            planned, facts = work.plan(sweep)
+            plan = _with_left_out(planned, work.left_out)
             show_plan(plan, dry_run=dry_run)
             if dry_run:
                 return Completed(name="DryRun", message=f"dry run, nothing is changed: {plan.summary()}", data=None)
             _overtake_older(work)
             reasons = _reasons_to_ask(work, plan, granted)
             if not reasons:
-                return _finish(plan, _apply(work, sweep, facts, plan))
+                return _finish(work, plan, _apply(work, sweep, facts, plan))
     except SweepBusyError as error:
         if granted is not None or is_scheduled():
             raise
@@ -153,11 +156,20 @@ def show_report(report: Report) -> None:
     show_table(report.operation, rows, report.summary())
 
 
-def _finish(plan: Plan, report: Report) -> State[Report]:
+def _with_left_out(plan: Plan, left_out: Mapping[str, StorageError]) -> Plan:
+    items = [Item("look through", "not opened", name, str(error), place=name) for name, error in left_out.items()]
+    return replace(plan, skipped=(*items, *plan.skipped))
+
+
+def _finish(work: Work[F], plan: Plan, report: Report) -> State[Report]:
     left = f"; {len(plan.skipped)} left alone, see the plan" if plan.skipped else ""
     message = report.summary() + left
     if report.outcomes:
         show_report(report)
+    if work.left_out:
+        raise LeftOutError(
+            "; ".join([message, *(f"{name} was left out: {error}" for name, error in work.left_out.items())])
+        )
     get_run_logger().info(message)
     return Completed(name="Partial" if report.failed else "Completed", message=message, data=report)
 

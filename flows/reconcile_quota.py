@@ -13,7 +13,7 @@ from blocks.loading import load_block
 from blocks.policies import IntegrityPolicy, SafetyPolicy
 from flows.batches import RUNNER, progress_of, run_batches
 from flows.finding import note_drift
-from flows.opening import open_catalog, open_store, open_stores, reported, show_table
+from flows.opening import open_catalog, open_store, reach_stores, reported, show_table
 from flows.planned import Work, run_planned
 from tasks import reconcile, reconcile_judge
 from tasks.plans import Plan, Report
@@ -69,11 +69,13 @@ def reconcile_quota(
         note_drift(database, catalog, found)
         return reconcile_judge.plan_repairs(found, labels), found
 
+    reached = reach_stores(database, stores)
     return run_planned(
         Work(
             operation="reconcile-quota",
             catalog=database,
-            locations=open_stores(database, stores),
+            locations=reached.locations,
+            left_out=reached.left_out,
             caps=load_block(SafetyPolicy, safety),
             plan=plan,
             apply=lambda sweep, found, planned: apply_repairs(sweep, rules, found, planned, grace=grace),

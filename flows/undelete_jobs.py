@@ -5,9 +5,10 @@ from __future__ import annotations
 from prefect import flow
 from prefect.client.schemas.objects import State
 
+from blocks.catalog.migrating import require_current_schema
 from blocks.loading import load_block
 from blocks.policies import SafetyPolicy
-from flows.opening import open_catalog, open_stores, reported
+from flows.opening import open_catalog, reported
 from flows.planned import Work, run_planned
 from tasks.deletion import Wanted, apply_undelete, plan_undelete, select
 from tasks.plans import Plan, Report
@@ -36,6 +37,7 @@ def undelete_jobs(
         safety: Name of the Safety Policy block.
     """
     database = open_catalog(catalog)
+    require_current_schema(database)
     wanted = Wanted(tuple(job_ids), api_key)
 
     def plan(sweep: Sweep) -> tuple[Plan, None]:
@@ -45,7 +47,7 @@ def undelete_jobs(
         Work(
             operation="undelete-jobs",
             catalog=database,
-            locations=open_stores(database, []),
+            locations=(),
             caps=load_block(SafetyPolicy, safety),
             plan=plan,
             apply=lambda sweep, _, planned: apply_undelete(sweep, planned),

@@ -14,18 +14,28 @@ from uuid import UUID
 
 import httpx
 import pytest
+from prefect_aws.credentials import MinIOCredentials
 
 from blocks.catalog import CatalogDatabase
+from blocks.catalog.locations import declare_place
 from blocks.catalog.restored import freeze, read_freeze, thaw
 from blocks.catalog.sweeps import sweep_lock
-from blocks.errors import InvalidInputError, LockLostError, NotFoundError, RefusedError
+from blocks.errors import (
+    InvalidInputError,
+    LeftOutError,
+    LockLostError,
+    NotFoundError,
+    RefusedError,
+    StoreUnavailableError,
+)
+from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy
 from flows import planned
 from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
-from tests.flows.conftest import save_policy
+from tests.flows.conftest import save_block, save_policy
 from tests.flows.test_flows import latest_artifact
 from tests.helpers import execute, one, rows, stored_keys
 
@@ -72,6 +82,74 @@ def test_cleanup(
         cleanup(as_of="2100-01-01T00:00:00Z")
     with pytest.raises(NotFoundError, match="no location 'nowhere' in the catalog; there are: main"):
         cleanup(stores=["nowhere"])
+
+
+@pytest.fixture
+def cold(
+    saved: str, catalog: CatalogDatabase, store: ObjectStore, location: OpenLocation, default_blocks: MinIOCredentials
+) -> str:
+    """A second store, on a server that is down."""
+    save_block(
+        store.model_copy(
+            update={
+                "endpoint_url": "http://127.0.0.1:9",
+                "prefix": "cold",
+                "credentials": default_blocks,
+                "attempts": 1,
+            }
+        ),
+        "cold",
+    )
+    catalog.transaction(
+        lambda connection: declare_place(
+            connection, name="cold", store="cold", bucket=store.bucket, prefix="cold",
+            capabilities=location.capabilities.as_json(),
+        )
+    )  # fmt: skip
+    return saved
+
+
+def test_a_store_that_is_down_keeps_no_sweep_from_the_others(
+    cold: str, catalog: CatalogDatabase, location: OpenLocation, new_jobs: Callable[[int], list[UUID]]
+) -> None:
+    """And the run fails all the same: an operator hears of it."""
+    from flows.apply_lifecycle import apply_lifecycle
+    from flows.cleanup import cleanup
+    from flows.compress_jobs import compress_jobs
+    from flows.reconcile_quota import reconcile_quota
+
+    jobs = new_jobs(2)
+    make_failed(catalog, jobs[0])
+    put_bytes(location.store, "processed/old/orphan", b"?", {})
+    dry = cleanup(dry_run=True, return_state=True)
+    assert dry.name == "DryRun"
+    left = [row for row in artifact(cold, "cleanup-plan") if row["what"] == "left alone"]
+    assert [(row["rule"], row["subject"]) for row in left] == [("not opened", "cold")]
+    state = cleanup(return_state=True)
+    assert state.is_failed()
+    assert "1 done; 1 objects, 7 B" in str(state.message)
+    assert "cold was left out: " in str(state.message)
+    assert len(stored_keys(location)) == 2
+    for flow in (reconcile_quota, apply_lifecycle, compress_jobs):
+        with pytest.raises(LeftOutError, match="cold was left out: "):
+            flow()
+    assert [(row["where"], row["young orphan"]) for row in artifact(cold, "reconcile-drift")] == [("main", "1")]
+    delete_keys(location.store, ["processed/old/orphan"])
+    with pytest.raises(StoreUnavailableError):
+        cleanup(stores=["main", "cold"])
+
+
+def test_the_trash_needs_no_store(cold: str, catalog: CatalogDatabase, new_jobs: Callable[[int], list[UUID]]) -> None:
+    from flows.delete_jobs import delete_jobs
+    from flows.undelete_jobs import undelete_jobs
+
+    (job,) = map(str, new_jobs(1))
+    assert delete_jobs(job_ids=[job], dry_run=False, return_state=True).name == "Completed"
+    assert one(catalog, "SELECT deleted_at IS NOT NULL FROM jobs")
+    assert undelete_jobs(job_ids=[job], dry_run=False, return_state=True).name == "Completed"
+    assert one(catalog, "SELECT deleted_at IS NULL FROM jobs")
+    with pytest.raises(StoreUnavailableError):
+        delete_jobs(job_ids=[job], purge_now=True)
 
 
 def test_two_sweeps_of_one_store(
