@@ -16,8 +16,9 @@ from uuid import UUID, uuid4
 from blocks.catalog import CatalogDatabase, due
 from blocks.catalog.checks import record_check
 from blocks.catalog.locations import Identity, read_identity
-from blocks.catalog.migrating import require_known_schema
+from blocks.catalog.migrating import head_revision, require_known_schema
 from blocks.catalog.programs import Program, find_program, running, server_major
+from blocks.catalog.restored import read_freeze
 from blocks.catalog.snapshots import (
     Snapshot,
     count_parts,
@@ -111,17 +112,19 @@ def take_backup(making: Making) -> Taken:
 
     Raises:
         SchemaError: the catalog's schema is unknown to this code.
-        RefusedError: the store's clock is so far behind that no restore would believe what is written now.
+        RefusedError: the catalog was replaced by a restore, or its buckets are not its own yet; or the store's clock is
+            so far behind that no restore would believe what is written now.
         ProgramError: no pg_dump fits the server, or it failed.
         CatalogUnavailableError, StoreUnavailableError: one of them went away.
         DamagedBackupError: what was read back is not what was written.
     """
-    require_known_schema(making.catalog)
+    revision = require_known_schema(making.catalog)
     started = time.monotonic()
     identity = making.catalog.transaction(read_identity)
     backup = ""
     try:
         _require_clock(making)
+        _require_in_use(making, identity, revision)
         remove_unfinished(making.target, identity.catalog_id)
         with exported_snapshot(making.catalog) as snapshot:
             backup = backup_id(snapshot.taken_at, uuid4())
@@ -151,6 +154,23 @@ def _require_clock(making: Making) -> None:
             f"{here:%Y-%m-%d %H:%M:%S}: a restore takes a backup that is older than itself for forged; set the clock "
             "that is wrong, and run this again"
         )
+
+
+def _require_in_use(making: Making, identity: Identity, revision: str) -> None:
+    """Two catalogs of one name must not save themselves to one folder: `latest` would be a matter of chance."""
+    frozen = making.catalog.transaction(read_freeze) if revision == head_revision() else None
+    if frozen is not None and frozen.claims_pending:
+        raise RefusedError(
+            f"the catalog was restored from {frozen.restored_from}, and its buckets are not its own yet: the one "
+            "before it may be in use and save itself to the same folder. Run confirm-restore with take_over_buckets"
+        )
+    for found in list_backups(making.target, identity.catalog_id).all:
+        if found.manifest is not None and found.manifest.epoch > identity.epoch:
+            raise RefusedError(
+                f"this catalog was replaced by a restore: backup {found.id} in the same folder is of epoch "
+                f"{found.manifest.epoch}, and this catalog is of {identity.epoch}. Where that one was a trial, remove "
+                "its backup's folder"
+            )
 
 
 def _record(making: Making, backup: str, started: float, *, because: str = "", **more: Any) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from uuid import UUID, uuid4
 
+import pytest
+
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.locations import declare_place
 from blocks.catalog.restored import erased_since, read_freeze, thaw
+from blocks.errors import RefusedError
 from blocks.object_store import ObjectStore
 from tasks.backups.aftermath import Aftermath, claim_buckets
 from tasks.backups.cutover import cut_over
@@ -64,6 +67,22 @@ def test_the_buckets_are_those_of_the_catalog_that_is_replaced(
     made = take().manifest
     assert swap(made).owned
     assert not cut_over(catalog, beside(made).database, made, run="again", wait=NO_WAIT).owned
+
+
+def test_a_catalog_saves_itself_only_where_it_is_the_one_in_use(
+    catalog: CatalogDatabase, location: OpenLocation, store: ObjectStore, job: UUID, take, swap, listed
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """One that was replaced and runs on elsewhere, or a trial beside, would make backups that look newer."""
+    first = take().manifest
+    swap(first)
+    with pytest.raises(RefusedError, match=f"restored from {first.id}, and its buckets are not its own yet"):
+        take()
+    claim_buckets(catalog, lambda _: store, Aftermath())
+    second = take().manifest
+    execute(catalog, "UPDATE catalog_identity SET epoch = :epoch", epoch=first.epoch)
+    with pytest.raises(RefusedError, match=f"was replaced by a restore: backup {second.id} in the same folder"):
+        take()
+    assert [one.id for one in listed().all] == [second.id, first.id]
 
 
 def test_two_servers_with_buckets_of_one_name(
