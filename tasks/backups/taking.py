@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from blocks.catalog import CatalogDatabase, due
 from blocks.catalog.checks import record_check
@@ -36,7 +36,7 @@ from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import exists, put_bytes, read_bytes
 from blocks.policies import BackupPolicy
 from tasks.backups.contents import listed
-from tasks.backups.listing import list_backups, remove_folder, write_note
+from tasks.backups.listing import Backups, list_backups, remove_folder, write_note
 from tasks.backups.manifest import (
     DUMP,
     FORMAT_VERSION,
@@ -124,12 +124,13 @@ def take_backup(making: Making) -> Taken:
     backup = ""
     try:
         _require_clock(making)
-        _require_in_use(making, identity, revision)
-        remove_unfinished(making.target, identity.catalog_id)
+        before = list_backups(making.target, identity.catalog_id)
+        _require_in_use(making, identity, revision, before)
+        _remove_unfinished(making.target, before)
         with exported_snapshot(making.catalog) as snapshot:
             backup = backup_id(snapshot.taken_at, uuid4())
             write_note(making.target, identity.catalog_id, backup, STARTED, {"run": making.run})
-            taken = _take(making, snapshot, identity, backup, started)
+            taken = _take(making, snapshot, identity, backup, started, before)
     except BaseException as error:
         # A backup without a manifest is none, and the next one removes what could not be removed now.
         with suppress(StorageError):
@@ -156,7 +157,7 @@ def _require_clock(making: Making) -> None:
         )
 
 
-def _require_in_use(making: Making, identity: Identity, revision: str) -> None:
+def _require_in_use(making: Making, identity: Identity, revision: str, before: Backups) -> None:
     """Two catalogs of one name must not save themselves to one folder: `latest` would be a matter of chance."""
     frozen = making.catalog.transaction(read_freeze) if revision == head_revision() else None
     if frozen is not None and frozen.claims_pending:
@@ -164,7 +165,7 @@ def _require_in_use(making: Making, identity: Identity, revision: str) -> None:
             f"the catalog was restored from {frozen.restored_from}, and its buckets are not its own yet: the one "
             "before it may be in use and save itself to the same folder. Run confirm-restore with take_over_buckets"
         )
-    for found in list_backups(making.target, identity.catalog_id).all:
+    for found in before.all:
         if found.manifest is not None and found.manifest.epoch > identity.epoch:
             raise RefusedError(
                 f"this catalog was replaced by a restore: backup {found.id} in the same folder is of epoch "
@@ -182,7 +183,9 @@ def _record(making: Making, backup: str, started: float, *, because: str = "", *
     )  # fmt: skip
 
 
-def _take(making: Making, snapshot: Snapshot, identity: Identity, backup: str, started: float) -> Taken:
+def _take(
+    making: Making, snapshot: Snapshot, identity: Identity, backup: str, started: float, before: Backups
+) -> Taken:
     catalog_id, epoch = identity.catalog_id, identity.epoch
     major = server_major(snapshot.server_version)
     pg_dump = find_program("pg_dump", at_least=major, folder=making.policy.postgresql_folder)
@@ -202,7 +205,6 @@ def _take(making: Making, snapshot: Snapshot, identity: Identity, backup: str, s
         )  # fmt: skip
 
     saving = Saving()
-    before = list_backups(making.target, catalog_id)
 
     def look() -> tuple[dict[str, Any], BackupFile | None]:
         # All on the snapshot's own connection, while the dump runs on another one that sees the same.
@@ -305,11 +307,9 @@ def _commit(making: Making, snapshot: Snapshot, manifest: Manifest) -> None:
     delete_keys(making.target, [f"{folder}/{STARTED}"])
 
 
-def remove_unfinished(target: ObjectStore, catalog_id: UUID) -> int:
+def _remove_unfinished(target: ObjectStore, found: Backups) -> None:
     """Remove what interrupted backups left; the caller holds the backups' lock, so that nobody is at it any more."""
-    listed = list_backups(target, catalog_id).unfinished
-    # A listing may leave a manifest out: what has one is a backup.
-    unfinished = [name for name in listed if not exists(target, f"{folder_of(catalog_id, name)}/{MANIFEST}")]
-    for name in unfinished:
-        remove_folder(target, catalog_id, name)
-    return len(unfinished)
+    for name in found.unfinished:
+        # A listing may leave a manifest out: what has one is a backup.
+        if not exists(target, f"{folder_of(found.catalog_id, name)}/{MANIFEST}"):
+            remove_folder(target, found.catalog_id, name)
