@@ -181,20 +181,16 @@ def end_sessions(connection: Connection, name: str) -> None:
 _CLIENTS = "backend_type IN ('client backend', 'walsender')"
 
 
-def swap_names(catalog: CatalogDatabase, *, beside: str, kept_as: str) -> None:
-    """Both renames in one transaction: the catalog's database becomes `kept_as`, the one beside takes its name."""
-    engine = catalog.direct_engine(maintenance=True)
-    try:
-        with catalog_errors(catalog), engine.begin() as connection:
-            if is_open(connection, catalog.database) is not None:
-                connection.exec_driver_sql(
-                    f"ALTER DATABASE {_quoted(connection, catalog.database)} RENAME TO {_quoted(connection, kept_as)}"
-                )
-            connection.exec_driver_sql(
-                f"ALTER DATABASE {_quoted(connection, beside)} RENAME TO {_quoted(connection, catalog.database)}"
-            )
-    finally:
-        engine.dispose()
+def swap_names(connection: Connection, name: str, *, beside: str, kept_as: str) -> None:
+    """The database of this name becomes `kept_as`, where there is one, and the one beside takes its name."""
+    pairs = [(name, kept_as)] if is_open(connection, name) is not None else []
+    # In one message they are one transaction, also in a session where each statement commits itself: both or neither.
+    connection.exec_driver_sql(
+        "; ".join(
+            f"ALTER DATABASE {_quoted(connection, old)} RENAME TO {_quoted(connection, new)}"
+            for old, new in [*pairs, (beside, name)]
+        )
+    )
 
 
 def make_read_only(connection: Connection, name: str) -> None:

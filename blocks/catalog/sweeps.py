@@ -25,10 +25,10 @@ POLL_SECONDS = 1.0
 
 
 class SweepLock:
-    """Locks that are held as long as their connection lives."""
+    """Locks that are held as long as their session lives; what is done in it is done by their holder or not at all."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, session: Connection) -> None:
+        self.session = session
 
     def require(self) -> None:
         """See that the locks are still held; asked before every batch.
@@ -37,7 +37,7 @@ class SweepLock:
             LockLostError: the connection was cut, and another sweep may have begun.
         """
         try:
-            self._connection.execute(text("SELECT 1"))
+            self.session.execute(text("SELECT 1"))
         except SQLAlchemyError as error:
             raise LockLostError(
                 "the connection that held this sweep's lock was cut; it stopped before the next batch, what was done "

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase, due
 from blocks.catalog.databases import (
+    catalog_errors,
     count_tables,
     database_names,
     drop_database,
@@ -68,11 +69,9 @@ def cut_over(
         SweepBusyError: a sweep still ran after `wait`.
         RefusedError: sessions did not end, the role must not do that, or what the old catalog is bound to cannot be
             read, and that was not allowed for.
-        CatalogUnavailableError: the server went away.
+        CatalogUnavailableError: the server went away, or the session that holds the lock.
     """
-    with catalog_lock(target, manifest.catalog_id, holder=f"restore {run}", wait=wait, waiting=waiting):
-        with maintenance(target) as connection:
-            exists = is_open(connection, target.database) is not None
+    with catalog_lock(target, manifest.catalog_id, holder=f"restore {run}", wait=wait, waiting=waiting) as lock:
         in_use = find_in_use(target, even_if_unreadable=even_if_unreadable)
         identity = in_use.identity() if in_use is not None else None
         epoch, owned = _unused_epoch(), False
@@ -88,22 +87,25 @@ def cut_over(
         beside.transaction(lambda connection: freeze(connection, backup=manifest.id, epoch=epoch, run=run))
         beside.disconnect()
         target.disconnect()
-        with maintenance(target) as connection:
-            kept_as = _unused_name(connection, target) if exists else ""
+        # In the lock's own session: who slept past the lock, and lost it, swaps nothing.
+        session = lock.session
+        with catalog_errors(target):
+            exists = is_open(session, target.database) is not None
+            kept_as = _unused_name(session, target) if exists else ""
             try:
                 if exists:
-                    write_note(connection, target.database, {"cutover": run})
-                    set_open(connection, target.database, is_open=False)
-                    end_sessions(connection, target.database)
-                end_sessions(connection, beside.database)
-                swap_names(target, beside=beside.database, kept_as=kept_as)
+                    write_note(session, target.database, {"cutover": run})
+                    set_open(session, target.database, is_open=False)
+                    end_sessions(session, target.database)
+                end_sessions(session, beside.database)
+                swap_names(session, target.database, beside=beside.database, kept_as=kept_as)
             except BaseException:
                 if exists:
-                    _undo(target, kept_as)
+                    _undo(target, kept_as, run)
                 raise
-            write_note(connection, target.database, {"restored": manifest.id, "run": run, "owned": owned})
+            write_note(session, target.database, {"restored": manifest.id, "run": run, "owned": owned})
             if exists:
-                _keep(connection, kept_as, manifest.id)
+                _keep(session, kept_as, manifest.id)
     return CutOver(target.database, kept_as, epoch, owned)
 
 
@@ -122,13 +124,14 @@ def _owns_buckets(in_use: InUse) -> bool:
     return frozen is None or not frozen.claims_pending
 
 
-def _undo(target: CatalogDatabase, kept_as: str) -> None:
+def _undo(target: CatalogDatabase, kept_as: str, run: str) -> None:
     """Let the old database open again, on a session of its own: the one that failed may be gone."""
     for attempt in range(UNDO_TRIES):
         try:
             with maintenance(target) as connection:
-                # Only where it was not swapped: an answer that was lost may have been a yes.
-                if is_open(connection, kept_as) is None:
+                # Only what this run closed, and where it was not swapped: an answer that was lost may have been a yes.
+                ours = read_note(connection, target.database).get("cutover") == run
+                if ours and is_open(connection, kept_as) is None:
                     set_open(connection, target.database, is_open=True)
                     write_note(connection, target.database, {})
             return

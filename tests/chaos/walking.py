@@ -99,12 +99,15 @@ class Walk:
 
     def _others_go_on(self, world: World) -> None:
         """What happens while a run sleeps: its locks and reservations lapse, the next one comes, nights pass."""
-        execute(
-            world.catalog,
-            "SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory' AND pid = ANY(:theirs)",
-            theirs=list(self.line.backends),
+        theirs = text(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory' AND pid = ANY(:theirs)"
         )
-        execute(world.catalog, "UPDATE reservations SET expires_at = clock_timestamp()")
+        with maintenance(world.catalog) as connection:
+            connection.execute(theirs, {"theirs": list(self.line.backends)})
+            # Asleep in a cut-over: nobody is let in until the next run.
+            closed = is_open(connection, world.catalog.database) is False
+        if not closed:
+            execute(world.catalog, "UPDATE reservations SET expires_at = clock_timestamp()")
         self.act.next_run(world.reopened())
         world.reopened().nights_pass()
 

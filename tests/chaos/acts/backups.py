@@ -114,9 +114,10 @@ def _restore(world: World) -> None:
     catalog, made = world.catalog, _newest_of_all(world)
     reopen(catalog)
     drop_leftovers(catalog, "restore", keep=lambda note: note.get("ready") is True)
-    beside = name_beside(catalog.database, "restore", uuid4().hex[:8])
-    restored = restore_beside(Restoring(world.store("vault"), made, catalog, POLICY), beside, note={"run": "restore"})
-    cut_over(catalog, restored.database, made, run="restore", wait=timedelta(seconds=20))
+    run = uuid4().hex[:8]
+    beside = name_beside(catalog.database, "restore", run)
+    restored = restore_beside(Restoring(world.store("vault"), made, catalog, POLICY), beside, note={"run": run})
+    cut_over(catalog, restored.database, made, run=run, wait=timedelta(seconds=20))
     _settle(world)
 
 

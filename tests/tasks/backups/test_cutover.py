@@ -13,7 +13,7 @@ import psycopg2
 import pytest
 
 from blocks.catalog import CatalogDatabase, drift
-from blocks.catalog.databases import is_open, maintenance, set_open, write_note
+from blocks.catalog.databases import is_open, maintenance, read_note, set_open, write_note
 from blocks.catalog.drift import Fenced
 from blocks.catalog.locations import read_identity
 from blocks.catalog.migrating import upgrade
@@ -200,6 +200,28 @@ def test_the_session_of_the_cut_over_dies_in_the_middle(
     with pytest.raises(CatalogUnavailableError):
         swap(made)
     assert one(catalog, "SELECT label FROM api_keys") == "acme", "let open again, on another session"
+
+
+def test_who_slept_past_the_lock_swaps_nothing(
+    catalog: CatalogDatabase, job: UUID, take, swap, sql, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """Another restore may have taken the catalog's place meanwhile."""
+    made = take().manifest
+    freeze = cutover.freeze
+
+    def sleep(*arguments: object, **options: object) -> None:
+        freeze(*arguments, **options)  # type: ignore[arg-type]
+        sql(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks JOIN pg_stat_activity USING (pid) "
+            " WHERE locktype = 'advisory' AND application_name = 'restore a restore'"
+        )
+
+    monkeypatch.setattr(cutover, "freeze", sleep)
+    with pytest.raises(CatalogUnavailableError):
+        swap(made)
+    assert catalog.transaction(read_freeze) is None
+    with maintenance(catalog) as connection:
+        assert read_note(connection, catalog.database) == {}, "not even touched"
 
 
 def test_an_empty_database_says_nothing_of_epochs(catalog: CatalogDatabase, job: UUID, take, beside, sql) -> None:  # type: ignore[no-untyped-def]  # fixtures
