@@ -6,9 +6,8 @@ import hashlib
 import ipaddress
 import re
 import socket
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 from uuid import uuid4
@@ -16,14 +15,19 @@ from uuid import uuid4
 import httpx
 
 from blocks.errors import InvalidInputError, RefusedError, SourceUnavailableError
-from blocks.object_store.transfer import put_stream
+from blocks.object_store.transfer import MOST_PARTS, part_size, send_stream
 from blocks.policies import GIB, IngestPolicy
 from tasks.checks import shown, told
 from tasks.layout import temp_key
+from tasks.pace import Pace
+from tasks.sources import split_s3
 from tasks.stores import OpenLocation
 
 MOST_REDIRECTS = 5
 READ_BYTES = 1024**2
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+TRANSLATED_PRIVATELY = [ipaddress.IPv6Network(one) for one in ("64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96")]
+"""What else may come out as any IPv4 address: a site's own translation, and forms that nobody should use any more."""
 
 
 @dataclass(frozen=True)
@@ -55,21 +59,28 @@ def _fetch(location: OpenLocation, policy: IngestPolicy, url: str) -> Fetched:
     key = temp_key(uuid4())
     digest, size = hashlib.sha256(), 0
     largest = policy.largest_source_gib * GIB
+    with _opened(location, policy, url, largest) as (length, chunks):
+        part_bytes = part_size(location.store, length or 0)
 
-    def hashed() -> Iterator[bytes]:
-        nonlocal size
-        for chunk in _read(location, policy, url, largest):
-            digest.update(chunk)
-            size += len(chunk)
-            if size > largest:
-                raise RefusedError(
-                    f"{shown(told(url))} gives more than the largest allowed, {policy.largest_source_gib} GiB"
-                )
-            yield chunk
-        if size == 0:
-            raise InvalidInputError(f"{shown(told(url))} is empty")
+        def hashed() -> Iterator[bytes]:
+            nonlocal size
+            for chunk in chunks:
+                digest.update(chunk)
+                size += len(chunk)
+                if size > largest:
+                    raise RefusedError(
+                        f"{shown(told(url))} gives more than the largest allowed, {policy.largest_source_gib} GiB"
+                    )
+                if size > MOST_PARTS * part_bytes:
+                    raise RefusedError(
+                        f"{shown(told(url))} did not say how large it is, and gives more than {MOST_PARTS} parts of "
+                        f"{part_bytes} bytes: raise multipart_upload_part_bytes of the store"
+                    )
+                yield chunk
+            if size == 0:
+                raise InvalidInputError(f"{shown(told(url))} is empty")
 
-    put_stream(location.store, key, hashed(), part_bytes=location.store.multipart_upload_part_bytes, attributes={})
+        send_stream(location.store, key, hashed(), part_bytes=part_bytes, attributes={})
     return Fetched(key, digest.hexdigest(), size)
 
 
@@ -94,27 +105,35 @@ def check_url(url: str, policy: IngestPolicy) -> None:
     controls = any(ord(char) < 0x20 or ord(char) == 0x7F or (char == " " and scheme != "s3") for char in url)
     if not parts.hostname or controls:
         raise InvalidInputError(f"{shown(told(url))} is no URL")
-    if scheme == "s3" and not re.fullmatch(r"[A-Za-z0-9._-]{3,255}", parts.netloc, flags=re.ASCII):
+    bucket, key = split_s3(url)
+    if scheme == "s3" and not re.fullmatch(r"[A-Za-z0-9._-]{3,255}", bucket, flags=re.ASCII):
         raise InvalidInputError(f"{shown(told(url))} is no URL: it names no bucket")
-    if scheme == "s3" and parts.netloc not in policy.buckets():
+    if scheme == "s3" and "?versionId=" in key:
+        raise InvalidInputError(f"{shown(told(url))}: versions of objects are not taken in")
+    if scheme == "s3" and bucket not in policy.buckets():
         known = ", ".join(sorted(policy.buckets())) or "none is configured"
         raise RefusedError(
             f"{shown(told(url))} lies in no source bucket ({known}); add one to source_buckets of the ingest policy"
         )
 
 
-def _read(location: OpenLocation, policy: IngestPolicy, url: str, largest: int) -> Iterator[bytes]:
+Opened = AbstractContextManager[tuple[int | None, Iterator[bytes]]]
+"""How many bytes there are, where the source says so, and the bytes."""
+
+
+def _opened(location: OpenLocation, policy: IngestPolicy, url: str, largest: int) -> Opened:
     if urlsplit(url).scheme.lower() == "s3":
-        return _read_s3(location, url, largest)
-    return _read_http(policy, url, largest)
+        return _s3(location, url, largest)
+    return _http(policy, url, largest)
 
 
-def _read_s3(location: OpenLocation, url: str, largest: int) -> Iterator[bytes]:
+@contextmanager
+def _s3(location: OpenLocation, url: str, largest: int) -> Iterator[tuple[int | None, Iterator[bytes]]]:
     """From another bucket of the same server, through fsspec, with the store's credentials."""
     import s3fs
 
-    parts = urlsplit(url)
-    if parts.netloc == location.store.bucket:
+    bucket, key = split_s3(url)
+    if bucket == location.store.bucket:
         raise RefusedError(
             f"{shown(told(url))} lies in the platform's own bucket; what is there belongs to its customers"
         )
@@ -129,11 +148,10 @@ def _read_s3(location: OpenLocation, url: str, largest: int) -> Iterator[bytes]:
         skip_instance_cache=True,
     )
     try:
-        with files.open(f"{parts.netloc}{parts.path}", "rb", block_size=8 * READ_BYTES, cache_type="readahead") as file:
+        with files.open(f"{bucket}/{key}", "rb", block_size=8 * READ_BYTES, cache_type="readahead") as file:
             if file.size > largest:
                 raise RefusedError(f"{shown(told(url))} has {file.size} bytes, more than the policy allows")
-            while chunk := file.read(8 * READ_BYTES):
-                yield chunk
+            yield file.size, iter(lambda: file.read(8 * READ_BYTES), b"")
     except FileNotFoundError as error:
         raise RefusedError(f"{shown(told(url))}: no such object") from error
     except PermissionError as error:
@@ -142,37 +160,40 @@ def _read_s3(location: OpenLocation, url: str, largest: int) -> Iterator[bytes]:
         raise SourceUnavailableError(f"{shown(told(url))} could not be read: {error}") from error
 
 
-def _read_http(policy: IngestPolicy, url: str, largest: int) -> Iterator[bytes]:
+@contextmanager
+def _http(policy: IngestPolicy, url: str, largest: int) -> Iterator[tuple[int | None, Iterator[bytes]]]:
     timeout = httpx.Timeout(policy.url_timeout_seconds)
     with httpx.Client(timeout=timeout, follow_redirects=False, trust_env=False) as client:
         for _ in range(MOST_REDIRECTS + 1):
             check_url(url, policy)
-            try:
-                with _get(client, url, policy) as response:
-                    if response.has_redirect_location:
+            with Pace(policy, url) as pace:
+                try:
+                    with _get(client, url, policy, pace) as response:
+                        if not response.has_redirect_location:
+                            yield _check_answer(response, url, largest), pace.kept(response.iter_raw())
+                            return
                         url = urljoin(url, response.headers["location"])
-                        continue
-                    yield from _no_slower(policy, url, _body(response, url, largest))
-                    return
-            except httpx.HTTPError as error:
-                raise SourceUnavailableError(
-                    f"{shown(told(url))} could not be read: {error or type(error).__name__}"
-                ) from error
+                except httpx.HTTPError as error:
+                    pace.require()
+                    raise SourceUnavailableError(
+                        f"{shown(told(url))} could not be read: {error or type(error).__name__}"
+                    ) from error
         raise RefusedError(f"{shown(told(url))} redirects more than {MOST_REDIRECTS} times")
 
 
 @contextmanager
-def _get(client: httpx.Client, url: str, policy: IngestPolicy) -> Iterator[httpx.Response]:
+def _get(client: httpx.Client, url: str, policy: IngestPolicy, pace: Pace) -> Iterator[httpx.Response]:
     """GET from the very address that was checked: a name that resolves anew may point somewhere else by then."""
     parts = httpx.URL(url)
     address = _checked_address(parts.host, parts.port or (443 if parts.scheme == "https" else 80), policy)
     request = client.build_request(
         "GET",
         parts.copy_with(host=address),
-        headers={"Host": parts.netloc.decode(), "Accept-Encoding": "identity"},
-        extensions={"sni_hostname": parts.host},
+        headers={"Host": parts.netloc.decode(), "Accept-Encoding": "identity", "Connection": "close"},
+        extensions={"sni_hostname": parts.host, "trace": pace.connected},
     )
-    response = client.send(request, stream=True)
+    with pace.waiting():
+        response = client.send(request, stream=True)
     try:
         yield response
     finally:
@@ -196,14 +217,19 @@ def _checked_address(host: str, port: int, policy: IngestPolicy) -> str:
 def _is_public(address: str) -> bool:
     one = ipaddress.ip_address(address)
     if isinstance(one, ipaddress.IPv6Address):
+        if any(one in network for network in TRANSLATED_PRIVATELY):
+            return False
         # An IPv4 address in IPv6's clothes is judged by what is inside.
         inner = one.ipv4_mapped or one.sixtofour or (one.teredo[1] if one.teredo else None)
+        if one in NAT64:
+            inner = ipaddress.IPv4Address(int(one) & 0xFFFF_FFFF)
         if inner is not None:
             return inner.is_global and not inner.is_multicast
     return one.is_global and not one.is_multicast
 
 
-def _body(response: httpx.Response, url: str, largest: int) -> Iterator[bytes]:
+def _check_answer(response: httpx.Response, url: str, largest: int) -> int | None:
+    """How many bytes it says that it has."""
     if response.status_code >= 500 or response.status_code in (408, 429):
         raise SourceUnavailableError(f"{shown(told(url))} answered {response.status_code}")
     if response.status_code != 200:
@@ -213,31 +239,8 @@ def _body(response: httpx.Response, url: str, largest: int) -> Iterator[bytes]:
             f"{shown(told(url))} is sent encoded ({response.headers['content-encoding']}); it was not asked for"
         )
     length = response.headers.get("content-length", "")
-    if length.isdigit() and int(length) > largest:
+    if not length.isdigit():
+        return None
+    if int(length) > largest:
         raise RefusedError(f"{shown(told(url))} has {length} bytes, more than the policy allows")
-    # As it comes: whoever waited for a whole MiB of it would not see how slow it is.
-    yield from response.iter_raw()
-
-
-def _no_slower(policy: IngestPolicy, url: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same in pieces of a MiB, while they come as fast as the policy asks; a byte now and then is no answer."""
-    waited, size, piece = 0.0, 0, bytearray()
-    while True:
-        # Its own time alone: where the store is slow, the source waits for us.
-        began = time.monotonic()
-        chunk = next(chunks, b"")
-        waited += time.monotonic() - began
-        if not chunk:
-            break
-        size += len(chunk)
-        if waited > policy.url_timeout_seconds and size < policy.slowest_url_kib_per_second * 1024 * waited:
-            raise SourceUnavailableError(
-                f"{shown(told(url))} gave {size} bytes in {waited:.0f} s, less than "
-                f"{policy.slowest_url_kib_per_second:g} KiB a second (slowest_url_kib_per_second of the ingest policy)"
-            )
-        piece += chunk
-        if len(piece) >= READ_BYTES:
-            yield bytes(piece)
-            piece.clear()
-    if piece:
-        yield bytes(piece)
+    return int(length)

@@ -126,9 +126,19 @@ def ingest_batch(
             why: Result = "failed" if is_transient(error) else "refused"
             return IngestOutcome(told(source.where), why, source.filename, error=_reason(error))
 
-    # Fetching waits, hashing needs processors: a batch of files asks the catalog and sends while the next is hashed.
-    from_urls = any(source.path is None for source in batch)
-    read_ones = in_parallel(read, batch, threads=policy.parallel_transfers) if from_urls else on_cores(read, batch)
+    def alone(source: Source) -> list[IngestOutcome]:
+        return ingest_batch(
+            catalog, location, policy, customer, [source], reprocess=reprocess, run=run, progress=progress
+        )
+
+    if any(source.path is None for source in batch):
+        if len(batch) > 1:
+            # Each by itself: one that comes slowly keeps no other waiting, whose bytes would lie under temp/ meanwhile.
+            return [one for some in in_parallel(alone, batch, threads=policy.parallel_transfers) for one in some]
+        read_ones = [read(source) for source in batch]
+    else:
+        # Hashing needs processors: a batch of files asks the catalog and sends while the next is hashed.
+        read_ones = on_cores(read, batch)
     hashed = [one for one in read_ones if isinstance(one, Hashed)]
     fetched = [one.bytes_from.key for one in hashed if isinstance(one.bytes_from, StoredBlob)]
     try:

@@ -34,7 +34,7 @@ from tasks.checks import check_job_id, shown
 from tasks.layout import PLAYLIST, TEMP, Named, name_output, object_key, rewritten_key
 from tasks.playlists import segment_names
 from tasks.purging import give_up, purge_released
-from tasks.sources import allowed_path
+from tasks.sources import allowed_path, walk
 from tasks.stores import OpenLocation
 from tasks.writing import LocalFile, StoredBlob, Writing, write_objects
 
@@ -214,9 +214,8 @@ def read_outputs(location: OpenLocation, policy: IngestPolicy, outputs: str) -> 
         else:
             found, skipped = _read_folder(allowed_path(outputs, policy))
     except OSError as error:
-        raise InvalidInputError(f"{shown(outputs)} cannot be read: {error.strerror or error}") from error
-    except RecursionError as error:
-        raise InvalidInputError(f"{shown(outputs)} holds folders deeper than any output lies") from error
+        where = f"{shown(outputs)}: {shown(str(error.filename))}" if error.filename else shown(outputs)
+        raise InvalidInputError(f"{where} cannot be read: {error.strerror or error}") from error
     _check_playlists(location, found)
     return found, skipped
 
@@ -225,16 +224,15 @@ def _read_folder(folder: Path) -> tuple[list[FoundOutput], list[str]]:
     if not folder.is_dir():
         raise InvalidInputError(f"{shown(str(folder))} is no folder")
     found, skipped = [], []
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder).as_posix()
-        if path.is_symlink():
+    for entry in walk(str(folder), hidden=True):
+        if isinstance(entry, OSError):
+            raise entry  # all outputs, or none
+        relative = Path(entry.path).relative_to(folder).as_posix()
+        if not entry.is_file(follow_symlinks=False) or (named := name_output(relative)) is None:
             skipped.append(relative)
-        elif path.is_file():
-            if (named := name_output(relative)) is None:
-                skipped.append(relative)
-                continue
-            sha256, size = hash_file(path)
-            found.append(FoundOutput(named, sha256, size, LocalFile(path)))
+            continue
+        sha256, size = hash_file(Path(entry.path))
+        found.append(FoundOutput(named, sha256, size, LocalFile(Path(entry.path))))
     return found, skipped
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from blocks.errors import InvalidInputError, RefusedError, StorageError
+from blocks.object_store.transfer import open_regular
 from blocks.policies import IngestPolicy
 from tasks.checks import check_filename, check_sha256, shown, told
 
@@ -102,7 +103,8 @@ def read_manifest(path: Path) -> list[Entry]:
     try:
         if path.stat().st_size > LARGEST_MANIFEST_BYTES:
             raise InvalidInputError(f"the manifest {path.name} is larger than {LARGEST_MANIFEST_BYTES} bytes")
-        text = path.read_text(encoding="utf-8-sig")
+        with io.TextIOWrapper(io.BufferedReader(open_regular(path)), encoding="utf-8-sig") as file:
+            text = file.read()
         rows = _manifest_rows(path, text)
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise InvalidInputError(f"the manifest {path.name} cannot be read: {_reason(error)}") from error
@@ -177,8 +179,12 @@ def _expand(entry: Entry, policy: IngestPolicy, expected: str | None) -> Iterabl
 
 def _expand_folder(folder: Path) -> Iterable[Source | RefusedSource]:
     found = False
-    for entry in _walk(str(folder)):
-        if entry.name.rpartition(".")[2].lower() not in VIDEO_ENDINGS:
+    for entry in walk(str(folder)):
+        if isinstance(entry, OSError):
+            found = True  # perhaps
+            yield RefusedSource(str(entry.filename), _reason(entry))
+            continue
+        if entry.name.startswith(".") or entry.name.rpartition(".")[2].lower() not in VIDEO_ENDINGS:
             continue
         found = True
         try:
@@ -196,23 +202,29 @@ def _expand_folder(folder: Path) -> Iterable[Source | RefusedSource]:
         raise InvalidInputError(f"the folder {folder.name} holds no videos ({', '.join(sorted(VIDEO_ENDINGS))})")
 
 
-def _walk(folder: str) -> Iterator[os.DirEntry[str]]:
-    """Everything below a folder that is no folder, hidden names left out, in order; links are not followed."""
+def walk(folder: str, *, hidden: bool = False) -> Iterator[os.DirEntry[str] | OSError]:
+    """Everything below a folder that is no folder, in order; links are not followed, and hidden folders only if asked.
+
+    What cannot be looked into is told in its place, and the others are walked all the same.
+    """
     # A list, no recursion: folders can be deeper than Python's stack.
-    waiting = _sorted_entries(folder)
+    waiting: list[os.DirEntry[str] | OSError] = _sorted_entries(folder)
     while waiting:
         entry = waiting.pop()
-        if entry.is_dir(follow_symlinks=False):
-            waiting += _sorted_entries(entry.path)
-        else:
+        if isinstance(entry, OSError) or not entry.is_dir(follow_symlinks=False):
             yield entry
+        elif hidden or not entry.name.startswith("."):
+            waiting += _sorted_entries(entry.path)
 
 
-def _sorted_entries(folder: str) -> list[os.DirEntry[str]]:
+def _sorted_entries(folder: str) -> list[os.DirEntry[str] | OSError]:
     """The last one first."""
-    with os.scandir(folder) as entries:
-        visible = [entry for entry in entries if not entry.name.startswith(".")]
-    return sorted(visible, key=lambda entry: entry.name, reverse=True)
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name, reverse=True)
+    except OSError as error:
+        return [error]
+    return [*found]
 
 
 def _is_unicode(where: str) -> bool:
@@ -221,7 +233,15 @@ def _is_unicode(where: str) -> bool:
 
 
 def _url_name(url: str) -> str:
+    if urlsplit(url).scheme.lower() == "s3":
+        return split_s3(url)[1].rpartition("/")[2]
     return unquote(urlsplit(url).path).rpartition("/")[2]
+
+
+def split_s3(url: str) -> tuple[str, str]:
+    """Bucket and key; a key may hold what ends a path elsewhere, such as `#` and `?`, and nothing in it is escaped."""
+    bucket, _, key = url.partition("://")[2].partition("/")
+    return bucket, key
 
 
 def _reason(error: Exception) -> str:

@@ -23,14 +23,19 @@ from obstore.exceptions import GenericError
 
 from blocks.errors import ContentMismatchError, NotFoundError, SourceChangedError, UnfitStoreError
 from blocks.object_store.block import MIB, ObjectStore
+from blocks.object_store.budget import Budget
 from blocks.object_store.failures import store_errors
 
 RANGE_BYTES = 16 * MIB
 """Bytes asked for in one request when a whole object is read."""
+MOST_PARTS_AT_ONCE = 8
 MOST_PARTS = 9_000
 """S3 ends at 10,000 parts; the part size grows before that."""
 PARTS_IN_MEMORY_BYTES = 128 * MIB
 """Bound of one upload's parts under way."""
+SENT_AT_ONCE = Budget(2 * PARTS_IN_MEMORY_BYTES)
+"""For sources, of which a run sends many at once. Memory is one reason; each request has to end within the client's
+timeout, two minutes, and that many on a slow line would not."""
 _buffers = threading.local()
 
 
@@ -123,13 +128,14 @@ def put_file(
         SourceChangedError: the file is not what it was when it was hashed.
     """
     if size_bytes <= store.multipart_upload_part_bytes:
-        with open_regular(path) as file:
-            body = file.read(size_bytes + 1)
-            while len(body) < size_bytes and (more := file.read(size_bytes + 1 - len(body))):
-                body += more
-        if len(body) != size_bytes or hashlib.sha256(body).hexdigest() != sha256:
-            raise SourceChangedError(f"{path.name} changed while it was read; nothing of it was stored")
-        return put_bytes(store, key, body, attributes, checksums=checksums)
+        with SENT_AT_ONCE.share(size_bytes, size_bytes):
+            with open_regular(path) as file:
+                body = file.read(size_bytes + 1)
+                while len(body) < size_bytes and (more := file.read(size_bytes + 1 - len(body))):
+                    body += more
+            if len(body) != size_bytes or hashlib.sha256(body).hexdigest() != sha256:
+                raise SourceChangedError(f"{path.name} changed while it was read; nothing of it was stored")
+            return put_bytes(store, key, body, attributes, checksums=checksums)
 
     def unchanged(part_bytes: int) -> Iterator[bytes]:
         digest, sent = hashlib.sha256(), 0
@@ -142,9 +148,26 @@ def put_file(
             raise SourceChangedError(f"{path.name} changed while it was read; nothing of it was stored")
 
     part_bytes = part_size(store, size_bytes)
-    return put_stream(
+    return send_stream(
         store, key, unchanged(part_bytes), part_bytes=part_bytes, attributes=attributes, checksums=checksums
     )
+
+
+def send_stream(
+    store: ObjectStore,
+    key: str,
+    chunks: Iterator[bytes],
+    *,
+    part_bytes: int,
+    attributes: Mapping[str, str],
+    checksums: bool = False,
+) -> Written:
+    """As `put_stream`, for sources: waits for its share of what this process sends at once."""
+    with SENT_AT_ONCE.share(part_bytes, MOST_PARTS_AT_ONCE * part_bytes) as share:
+        return put_stream(
+            store, key, chunks, part_bytes=part_bytes, attributes=attributes, checksums=checksums,
+            parts_at_once=share // part_bytes,
+        )  # fmt: skip
 
 
 def put_stream(
@@ -155,8 +178,14 @@ def put_stream(
     part_bytes: int,
     attributes: Mapping[str, str],
     checksums: bool = False,
+    parts_at_once: int = 0,
 ) -> Written:
-    """Write an object of unknown size in parts; an exception of `chunks` gives the upload up and comes through."""
+    """Write an object of unknown size in parts; an exception of `chunks` gives the upload up and comes through.
+
+    As many parts are under way as there is memory for, unless `parts_at_once` says how many.
+    """
+    if not parts_at_once:
+        parts_at_once = max(1, min(MOST_PARTS_AT_ONCE, PARTS_IN_MEMORY_BYTES // part_bytes))
     with store_errors(store, f"writing {key}"):
         obstore.put(
             store.checked if checksums else store.fast,
@@ -165,7 +194,7 @@ def put_stream(
             attributes=dict(attributes),
             use_multipart=True,
             chunk_size=part_bytes,
-            max_concurrency=max(1, min(8, PARTS_IN_MEMORY_BYTES // part_bytes)),
+            max_concurrency=parts_at_once,
         )
     # Some servers answer a completed multipart upload without an ETag: ask again.
     written = head(store, key)

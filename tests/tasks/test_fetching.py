@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -19,6 +20,15 @@ from tasks.stores import OpenLocation
 from tests.helpers import assert_sound, sha256, stored_keys
 
 VIDEO = b"video over http " * 50_000
+
+
+DRIPPING = {
+    "/dripping.mp4": (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"x"),
+    "/greeting.mp4": (b"HTTP/1.1 200 OK\r\nX-Long: ", b"x"),
+    "/interim.mp4": (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+    "/framing.mp4": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"x"),
+}
+"""How an answer begins, and what comes of it five times a second."""
 
 
 class Site(BaseHTTPRequestHandler):
@@ -42,16 +52,23 @@ class Site(BaseHTTPRequestHandler):
             self._send(302, b"", location="file:///etc/passwd")
         elif path == "/loop.mp4":
             self._send(302, b"", location="/loop.mp4")
-        elif path == "/dripping.mp4":
-            self._send(200, b"", length=10**6)
-            with suppress(OSError):  # the other side hangs up
-                for _ in range(100):
-                    self.wfile.write(b"x")
-                    time.sleep(0.2)
+        elif path in DRIPPING:
+            self._drip(*DRIPPING[path])
+        elif path == "/unsaid.mp4":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + VIDEO * 20)
+            self.close_connection = True
         elif path == "/huge.mp4":
             self._send(200, b"the beginning", length=5 * 1024**3)
         else:
             self._send(*{"/choices.mp4": (300, b""), "/broken.mp4": (503, b"later")}.get(path, (404, b"no")))
+
+    def _drip(self, beginning: bytes, drop: bytes) -> None:
+        self.close_connection = True
+        with suppress(OSError):  # the other side hangs up
+            self.wfile.write(beginning)
+            for _ in range(100):
+                self.wfile.write(drop)
+                time.sleep(0.2)
 
     def _send(self, status: int, body: bytes, *, length: int | None = None, location: str = "") -> None:
         self.send_response(status)
@@ -93,9 +110,9 @@ def test_urls_go_through_temp(catalog: CatalogDatabase, location: OpenLocation, 
         ],
     )  # fmt: skip
     by_name = {outcome.source.rpartition("/")[2]: outcome for outcome in report.outcomes}
-    assert by_name["good.mp4"].result == "ingested"
-    assert by_name["good.mp4"].sha256 == sha256(VIDEO)
-    assert by_name["moved.mp4"].result == "duplicate"
+    same = [by_name["good.mp4"], by_name["moved.mp4"]]
+    assert sorted(outcome.result for outcome in same) == ["duplicate", "ingested"]
+    assert {outcome.sha256 for outcome in same} == {sha256(VIDEO)}
     assert "is empty" in by_name["empty.mp4"].error
     assert by_name["short.mp4"].result == "failed", "a broken transfer may work later"
     assert "redirects more than" in by_name["loop.mp4"].error
@@ -107,12 +124,16 @@ def test_urls_go_through_temp(catalog: CatalogDatabase, location: OpenLocation, 
     assert_sound(catalog, location)
 
 
-def test_a_byte_now_and_then_is_given_up(location: OpenLocation, open_policy: IngestPolicy, site: str) -> None:
-    """A source that never falls silent would keep its run, and its batch, for ever."""
+@pytest.mark.parametrize("what", ["dripping", "greeting", "interim", "framing"])
+def test_a_byte_now_and_then_is_given_up(
+    location: OpenLocation, open_policy: IngestPolicy, site: str, what: str
+) -> None:
+    """A source that never falls silent would keep its run for ever: in its body, its headers, answers before the
+    answer, or what says how long the next piece is."""
     patient = open_policy.model_copy(update={"url_timeout_seconds": 1})
     started = time.monotonic()
     with pytest.raises(SourceUnavailableError, match="less than 16 KiB a second"):
-        fetch(location, patient, f"{site}/dripping.mp4")
+        fetch(location, patient, f"{site}/{what}.mp4")
     assert time.monotonic() - started < 10
     assert stored_keys(location, "temp") == []
 
@@ -139,7 +160,8 @@ def test_a_wrong_expected_hash_of_a_url(catalog, location, open_policy, acme, si
         "http://127.0.0.1/x.mp4", "http://localhost:1/x.mp4", "http://[::1]/x.mp4", "http://0.0.0.0/x.mp4",
         "http://10.1.2.3/x.mp4", "http://192.168.1.1/x.mp4", "http://169.254.169.254/x.mp4",
         "http://[::ffff:127.0.0.1]/x.mp4", "http://[fd00::1]/x.mp4", "http://[2002:7f00:1::]/x.mp4",
-        "http://2130706433/x.mp4", "http://0x7f.1/x.mp4",
+        "http://2130706433/x.mp4", "http://0x7f.1/x.mp4", "http://[64:ff9b::a9fe:a9fe]/x.mp4",
+        "http://[64:ff9b:1::a00:1]/x.mp4", "http://[::7f00:1]/x.mp4", "http://[::ffff:0:7f00:1]/x.mp4",
     ],
 )  # fmt: skip
 def test_private_addresses_are_never_asked(location: OpenLocation, url: str) -> None:
@@ -186,6 +208,33 @@ def test_sources_from_another_bucket(catalog, location, open_policy, acme) -> No
         assert "lies in no source bucket (partner, videos); add one to source_buckets" in errors[elsewhere]
     assert "no such object" in errors["s3://partner/absent.mp4"]
     assert "own bucket" in errors["s3://videos/processed/x.mp4"]
+
+
+def test_a_key_is_taken_as_it_is_written(catalog, location, open_policy, acme) -> None:  # type: ignore[no-untyped-def]
+    """`#` and `?` end a path elsewhere: another object's bytes would come in under this name."""
+    s3 = location.store.s3
+    with suppress(s3.exceptions.BucketAlreadyOwnedByYou, s3.exceptions.BucketAlreadyExists):
+        s3.create_bucket(Bucket="partner")
+    names = ["a.mp4", "a.mp4#2.mp4", "a.mp4?b=c.mp4", "a%20b.mp4"]
+    for name in names:
+        s3.put_object(Bucket="partner", Key=f"odd/{name}", Body=name.encode())
+    report = ingest_videos(
+        catalog, location, open_policy, api_key=acme, sources=[f"s3://partner/odd/{name}" for name in names]
+    )
+    assert [outcome.sha256 for outcome in report.outcomes] == [sha256(name.encode()) for name in names]
+    assert [outcome.filename for outcome in report.outcomes] == names
+
+
+def test_a_source_that_does_not_say_how_large_it_is(
+    location: OpenLocation, open_policy: IngestPolicy, site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3 ends at 10,000 parts, and a part's size is chosen before the first."""
+    monkeypatch.setattr("tasks.fetching.MOST_PARTS", 2)
+    small = replace(location, store=location.store.model_copy(update={"multipart_upload_part_bytes": 5 * 1024**2}))
+    with pytest.raises(RefusedError, match="did not say how large it is"):
+        fetch(small, open_policy, f"{site}/unsaid.mp4")
+    monkeypatch.undo()
+    assert fetch(small, open_policy, f"{site}/unsaid.mp4").sha256 == sha256(VIDEO * 20)
 
 
 def test_file_urls_only_below_a_root(catalog, location, acme, tmp_path) -> None:  # type: ignore[no-untyped-def]

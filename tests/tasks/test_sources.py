@@ -175,9 +175,46 @@ def test_folders_deeper_than_pythons_stack(tmp_path: Path) -> None:
     write_video(deep / "z.mp4")
     sources, refused = find(tmp_path, deep)
     assert ([source.filename for source in sources], refused) == (["z.mp4"], [])
-    with pytest.raises(InvalidInputError, match="deeper than any output"):
-        read_outputs(None, IngestPolicy(source_roots=str(tmp_path)), str(deep))  # type: ignore[arg-type]  # not reached
+    outputs = read_outputs(None, IngestPolicy(source_roots=str(tmp_path)), str(deep))  # type: ignore[arg-type]  # not asked
+    assert outputs == ([], ["z.mp4"])
     subprocess.run(["/bin/rm", "-rf", str(deep)], check=True)  # Python 3.11 and pytest cannot
+
+
+@pytest.fixture
+def unreadable(tmp_path: Path) -> Iterator[Path]:
+    """A folder that nobody can look into, root neither: its path is longer than the system takes."""
+    top = tmp_path / "in"
+    (top / "b").mkdir(parents=True)
+    here = os.open(top / "b", os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("d" * 250, dir_fd=here)
+        below = os.open("d" * 250, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    yield top
+    subprocess.run(["/bin/rm", "-rf", str(top)], check=True)
+
+
+def test_a_folder_that_cannot_be_read_hides_no_other(tmp_path: Path, unreadable: Path) -> None:
+    for name in ("a.mp4", "c.mp4", "d/e.mp4"):
+        write_video(unreadable / name)
+    sources, refused = find(tmp_path, unreadable)
+    assert [source.filename for source in sources] == ["a.mp4", "c.mp4", "e.mp4"]
+    assert [source.error.rpartition(": ")[2] for source in refused] == ["File name too long"]
+
+
+def test_outputs_of_which_some_cannot_be_read_are_refused(tmp_path: Path, unreadable: Path) -> None:
+    with pytest.raises(InvalidInputError, match="cannot be read: File name too long"):
+        read_outputs(None, IngestPolicy(source_roots=str(tmp_path)), str(unreadable))  # type: ignore[arg-type]  # not asked
+
+
+def test_a_manifest_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "list.csv")
+    with pytest.raises(InvalidInputError, match="list.csv cannot be read"):
+        find_sources(
+            [], IngestPolicy(source_roots=str(tmp_path)), expected_sha256={}, manifest=str(tmp_path / "list.csv")
+        )
 
 
 def test_expected_hashes_belong_to_one_source(tmp_path: Path) -> None:
