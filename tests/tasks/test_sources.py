@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -210,11 +211,10 @@ def test_outputs_of_which_some_cannot_be_read_are_refused(tmp_path: Path, unread
 
 
 def test_a_manifest_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "list.csv")
+    pipe = tmp_path / "list.csv"
+    os.mkfifo(pipe)
     with pytest.raises(InvalidInputError, match="list.csv cannot be read"):
-        find_sources(
-            [], IngestPolicy(source_roots=str(tmp_path)), expected_sha256={}, manifest=str(tmp_path / "list.csv")
-        )
+        find_sources([], IngestPolicy(source_roots=str(tmp_path)), expected_sha256={}, manifest=str(pipe))
 
 
 def test_expected_hashes_belong_to_one_source(tmp_path: Path) -> None:
