@@ -17,13 +17,19 @@ class Allowed:
     because: str
     among_millions: bool = False
     """Whether it is too little to be told in a test run."""
+    through: str = ""
+    """The index that all of may be gone through; any if empty."""
 
     def covers(self, trouble: Trouble) -> bool:
         """Whether this one is meant."""
-        return any(
-            trouble.sender.startswith(sender) if sender.endswith(".") else trouble.sender == sender
-            for sender in self.senders
-        ) and (not self.tables or trouble.table in self.tables)
+        return (
+            any(
+                trouble.sender.startswith(sender) if sender.endswith(".") else trouble.sender == sender
+                for sender in self.senders
+            )
+            and (not self.tables or trouble.table in self.tables)
+            and self.through in trouble.why
+        )
 
 
 ALLOWED = (
@@ -58,6 +64,20 @@ ALLOWED = (
         ("jobs",),
         "jobs that are idle for long enough and not old enough are passed over in the index: no row of them is read",
         among_millions=True,
+    ),
+    Allowed(
+        ("blocks.catalog.selection.select_jobs", "blocks.catalog.restored.thaw"),
+        ("jobs",),
+        "the trash is the jobs of some days, however many there were before them",
+        among_millions=True,
+        through="jobs_trashed",
+    ),
+    Allowed(
+        ("blocks.catalog.due._jobs",),
+        ("jobs",),
+        "jobs under way are those of some days, too; few of them are on hold",
+        among_millions=True,
+        through="jobs_unfinished",
     ),
     Allowed(("blocks.catalog.due.count_up_to",), ("stored_objects",), "no condition, and no further than is asked"),
 )
