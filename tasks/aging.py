@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.due import held_jobs, open_form_keys
+from blocks.catalog.due import held_jobs, keys_under_way, open_form_keys
 from blocks.catalog.log import record_aged
 from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
@@ -59,6 +59,11 @@ def still_wanted(catalog: CatalogDatabase, location: OpenLocation, keys: Sequenc
 
     forms, held = catalog.transaction(read)
     return forms | {key for key, job in jobs.items() if job in held}
+
+
+def under_way(catalog: CatalogDatabase, location: OpenLocation, keys: Sequence[str]) -> set[str]:
+    """Keys of uploads that are old and not given up: a large file on a slow line takes its days."""
+    return catalog.transaction(lambda connection: keys_under_way(connection, location.place.shelf, keys))
 
 
 _OF_A_JOB = re.compile(r"(?:failed|exports/hls)/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})/")

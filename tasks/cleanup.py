@@ -17,7 +17,7 @@ from blocks.errors import LockLostError, StorageError
 from blocks.object_store.deletion import MOST_KEYS
 from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
 from blocks.policies import RetentionPolicy
-from tasks.aging import Aged, find_aged, remove_aged, still_wanted
+from tasks.aging import Aged, find_aged, remove_aged, still_wanted, under_way
 from tasks.cleanup_plan import CleanupFacts, PlaceFacts, intent_subject
 from tasks.deletion import apply_erasure
 from tasks.intents import finish_unfinished
@@ -73,10 +73,12 @@ def _place_facts(sweep: Sweep, location: OpenLocation, policy: RetentionPolicy, 
         wanted = still_wanted(sweep.catalog, location, [one.listed.key for one in batch])
         aged += [one for one in batch if one.listed.key not in wanted]
     begun = list_multipart_uploads(location.store) if location.capabilities.lists_uploads else ()
+    old = [*islice((one for one in begun if one.initiated_at <= oldest), due.MOST)]
+    going_on = under_way(sweep.catalog, location, [one.key for one in old])
     return PlaceFacts(
         place=location.place.name,
         aged=tuple(aged),
-        multiparts=tuple(islice((one for one in begun if one.initiated_at <= oldest), due.MOST)),
+        multiparts=tuple(one for one in old if one.key not in going_on),
         released=sweep.catalog.transaction(lambda connection: due.released_extent(connection, location.place.shelf)),
     )
 
@@ -236,6 +238,9 @@ def _clean_place(sweep: Sweep, location: OpenLocation, facts: CleanupFacts, plan
         if item.action == "abort upload" and item.place == name:
             sweep.before_batch()
             key, _, upload_id = item.subject.rpartition(" ")
+            if under_way(sweep.catalog, location, [key]):
+                outcomes.append(Outcome(item, "skipped", "under way"))
+                continue
             try:
                 abort_multipart_upload(location.store, key, upload_id)
                 outcomes.append(Outcome(item, "done"))

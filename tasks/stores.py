@@ -57,6 +57,7 @@ class Locations:
     _opened: dict[str, OpenLocation] = field(default_factory=dict, repr=False)
     _names: dict[int, str] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _turns: dict[str, threading.Lock] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         for location in (self.home, *self.others):
@@ -69,7 +70,12 @@ class Locations:
         Raises:
             NotFoundError, RefusedError, ForeignCatalogError: as `open_location`; also where its block is gone.
         """
+        if (opened := self._opened.get(name)) is not None:
+            return opened
         with self._lock:
+            turn = self._turns.setdefault(name, threading.Lock())
+        # Each for itself: one that does not answer keeps nobody from another.
+        with turn:
             if name not in self._opened:
                 self._opened[name] = open_named(self.catalog, name)
             return self._opened[name]

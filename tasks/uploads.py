@@ -35,6 +35,9 @@ from tasks.purging import give_up
 from tasks.stores import Locations, OpenLocation
 from tasks.writing import StoredBlob, Writing, write_objects
 
+TAKES_UPLOADS = ("queued", "processing", "transcoding", "completed")
+"""Statuses of a job that a file may come beside."""
+
 
 @dataclass(frozen=True)
 class IssuedUpload:
@@ -233,31 +236,41 @@ def _add_to_job(
     new = begun
     written = write_objects(location, [Writing(new, StoredBlob(upload.key))], parallel=1)
 
-    def commit(connection: Connection) -> None:
+    def commit(connection: Connection) -> bool:
         lock_customer(connection, customer.id)
+        again = find_upload(connection, upload.id)
+        if again is None or again.status != UploadStatus.OPEN:
+            return False  # another call was faster
         # A form's reservation can lapse while the customer takes their time: then the bytes are admitted again.
         held = settle(connection, customer.id, {upload.id: 0}, keep_for=timedelta(0))
         if not held:
             if not reserve(connection, customer.id, [(upload.id, None, new.size_bytes, timedelta(minutes=1))]):
                 raise QuotaExceededError(lock_customer(connection, customer.id).over_quota(new.size_bytes))
             settle(connection, customer.id, {upload.id: 0}, keep_for=timedelta(0))
-        if not make_live(
-            connection, written.verified, job_statuses=("queued", "processing", "transcoding", "completed")
-        ):
-            raise OvertakenError(f"job {job_id} was deleted or failed meanwhile; nothing was stored")
+        if not make_live(connection, written.verified, job_statuses=TAKES_UPLOADS):
+            job = find_job(connection, job_id)
+            raise OvertakenError(
+                f"another call for upload {upload.id} took over; ask again for what came of it"
+                if job.deleted_at is None and job.status in TAKES_UPLOADS
+                else f"job {job_id} was deleted or failed meanwhile; nothing was stored"
+            )
         after = {"state": "live", "location": location.place.name, "key": new.key}
         record(connection, [Change(run, "upload", "", customer.id, job_id, new.id, None, after, new.size_bytes)])
         finish_upload(connection, upload.id, status=UploadStatus.COMPLETED, job_id=job_id, object_id=new.id)
         start_over(connection, [job_id], asked=False)
+        return True
 
     if written.failed:
         give_up(catalog, location, [new], run=run)
         raise written.failed[new.key]
     try:
-        catalog.transaction(commit)
+        committed = catalog.transaction(commit)
     except (OvertakenError, QuotaExceededError):  # surely not committed
         give_up(catalog, location, [new], run=run)
         raise
+    if not committed:
+        give_up(catalog, location, [new], run=run)
+        return _as_before(catalog, upload, job_id)
     return IngestOutcome(
         source=str(upload.id), result="ingested", filename=upload.filename, job_id=job_id, job_status="",
         sha256=new.sha256, size_bytes=new.size_bytes, sent_bytes=new.size_bytes,

@@ -159,6 +159,19 @@ def open_form_keys(connection: Connection, location_ids: Sequence[int], keys: Se
     return set(rows.scalars())
 
 
+def keys_under_way(connection: Connection, location_ids: Sequence[int], keys: Sequence[str]) -> set[str]:
+    """Which of these keys somebody still writes to, with bytes reserved for them."""
+    rows = connection.execute(
+        text(
+            "SELECT key FROM stored_objects o "
+            " WHERE location_id = ANY (:locations) AND key = ANY (:keys) AND state = 'pending' AND EXISTS ("
+            "       SELECT 1 FROM reservations r WHERE r.job_id = o.job_id AND r.expires_at > clock_timestamp())"
+        ),
+        {"locations": list(location_ids), "keys": list(keys)},
+    )
+    return set(rows.scalars())
+
+
 def held_jobs(connection: Connection, job_ids: Sequence[UUID]) -> set[UUID]:
     """Which of these jobs are on hold."""
     rows = connection.execute(

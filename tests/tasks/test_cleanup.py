@@ -12,6 +12,7 @@ import pytest
 
 from blocks.catalog import CatalogDatabase, due
 from blocks.errors import InvalidInputError, LockLostError, RefusedError
+from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import IngestPolicy, RetentionPolicy
 from tasks import scratch
@@ -207,6 +208,34 @@ def test_incomplete_multiparts_are_aborted(sweep: Sweep, location: OpenLocation)
     report = apply_cleanup(sweep, policy, facts, plan)
     assert [outcome.result for outcome in report.outcomes] == ["done"]
     assert store.s3.list_multipart_uploads(Bucket=store.bucket, Prefix=store.prefix).get("Uploads", []) == []
+
+
+def test_an_upload_that_takes_its_days_is_left_alone(
+    sweep: Sweep, location: OpenLocation, new_job: Callable[[bytes], UUID]
+) -> None:
+    store, job = location.store, new_job(b"content")
+    key = one(sweep.catalog, "SELECT key FROM stored_objects")
+    store.s3.create_multipart_upload(Bucket=store.bucket, Key=store.path(key))
+    execute(sweep.catalog, "UPDATE stored_objects SET state = 'pending'")
+    execute(
+        sweep.catalog,
+        "INSERT INTO reservations (id, api_key_id, job_id, bytes, expires_at) "
+        "SELECT gen_random_uuid(), api_key_id, id, 0, now() + interval '60 days' FROM jobs WHERE id = :job",
+        job=job,
+    )
+    at = sweep.catalog.transaction(due.now) + timedelta(days=4)
+    facts = find_due(sweep, RetentionPolicy(), as_of=at, dry_run=True)
+    assert facts.places[0].multiparts == ()
+    # Its reservation ended, and it was planned; then it was begun anew.
+    execute(sweep.catalog, "UPDATE reservations SET expires_at = now()")
+    facts = find_due(sweep, RetentionPolicy(), as_of=at, dry_run=True)
+    (item,) = (item for item in plan_cleanup(facts).items if item.action == "abort upload")
+    execute(sweep.catalog, "UPDATE reservations SET expires_at = now() + interval '1 day'")
+    report = apply_cleanup(sweep, RetentionPolicy(), facts, Plan("cleanup", (item,)))
+    assert [(outcome.result, outcome.error) for outcome in report.outcomes] == [("skipped", "under way")]
+    execute(sweep.catalog, "DELETE FROM reservations; UPDATE stored_objects SET state = 'live'")
+    for upload in list_multipart_uploads(store):
+        abort_multipart_upload(store, upload.key, upload.upload_id)
 
 
 def test_intents_of_killed_runs_are_undone(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from uuid import UUID, uuid4
 
 import pytest
@@ -94,6 +95,28 @@ def test_what_comes_out_of_a_class_stays_out_of_it(catalog, location, colder, jo
     assert len(report.moved) == 17
     (drifted,) = look(Sweep(catalog, (main,), run="night"))
     assert [one.what for one in drifted.findings if one.what == "transition"] == []
+
+
+def test_a_place_that_does_not_answer_keeps_nobody_from_another(
+    catalog: CatalogDatabase, location: OpenLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Services keep one of these for all of their threads."""
+    asked, answers = Event(), Event()
+
+    def open_slowly(*_: object) -> OpenLocation:
+        asked.set()
+        assert answers.wait(30)
+        return location
+
+    monkeypatch.setattr("tasks.stores.open_named", open_slowly)
+    places = Locations(catalog, location)
+    with ThreadPoolExecutor(2) as pool:
+        slow = [pool.submit(places.named, "cold") for _ in range(2)]
+        assert asked.wait(30)
+        assert places.of(location.place.id) is location
+        assert not any(one.done() for one in slow)
+        answers.set()
+        assert {one.result().place.name for one in slow} == {"main"}
 
 
 def test_a_copy_says_its_class(location: OpenLocation) -> None:

@@ -237,3 +237,4 @@ def test_two_completions_at_once(issue, complete, catalog, new_job) -> None:  # 
         results = [call.exception() or call.result() for call in calls]
         assert [r for r in results if isinstance(r, Exception) and not isinstance(r, StorageError)] == []
         assert any(not isinstance(r, Exception) and r.succeeded for r in results), results
+        assert all("took over" in str(r) for r in results if isinstance(r, Exception)), "the job is as it was"
