@@ -322,4 +322,6 @@ def _folder(given: str) -> Path | None:
     folder = os.path.expanduser(given)
     if not os.path.isdir(folder):
         raise InvalidInputError(f"{shown(given)} is no folder")
+    if "," in folder:
+        raise InvalidInputError(f"{shown(given)}: a list of folders is separated by commas; give it another name")
     return Path(folder).resolve()

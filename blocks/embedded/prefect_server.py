@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 from blocks.embedded.processes import LOOPBACK, Running, answers, start, wait_until
 
@@ -12,7 +15,11 @@ POOL = "local"
 
 def environment(home: Path, port: int) -> dict[str, str]:
     """What every Prefect process of this stack has in its environment."""
+    # A proxy of the environment's knows nothing of this machine's loopback; programs read either name.
+    direct = ",".join(filter(None, [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), LOOPBACK]))
     return {
+        "no_proxy": direct,
+        "NO_PROXY": direct,
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"http://{LOOPBACK}:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -29,15 +36,17 @@ def environment(home: Path, port: int) -> dict[str, str]:
     }
 
 
-def start_prefect(home: Path, port: int, socket_folder: Path, *, log: Path) -> Running:
+def start_prefect(
+    home: Path, port: int, socket_folder: Path, *, log: Path, begun: Callable[[Running], None]
+) -> Running:
     """Start the server and wait until it answers; the first start makes its tables and takes some 15 s."""
     home.mkdir(parents=True, exist_ok=True)
     # Not SQLite: from about a thousand task runs on it answers "database is locked".
-    database = f"postgresql+asyncpg://postgres@/prefect?host={socket_folder}"
+    database = f"postgresql+asyncpg://postgres@/prefect?host={quote(str(socket_folder))}"
     env = environment(home, port) | {"PREFECT_API_DATABASE_CONNECTION_URL": database}
     env.pop("PREFECT_API_URL")
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port)]
-    running = start(command, log=log, env=env, cwd=home)
+    running = start(command, log=log, env=env, cwd=home, begun=begun)
     wait_until(
         lambda: answers(f"http://{LOOPBACK}:{port}/api/health"),
         what="the Prefect server",

@@ -17,18 +17,45 @@ import psutil
 from blocks.errors import TransientError
 
 LOOPBACK = "127.0.0.1"
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""A proxy of the environment's knows nothing of this machine's loopback."""
+
+
+def _nobody(_: object) -> None:
+    pass
 
 
 @dataclass(frozen=True)
 class Running:
-    """A process; the start time tells it from a stranger that got the same pid later."""
+    """A process; the start time tells it from a stranger that got the same pid later.
+
+    On Linux in seconds since the machine started: a clock that is set would move the time of day of it.
+    """
 
     pid: int
     started_at: float
 
 
-def start(command: list[str], *, log: Path, env: Mapping[str, str], cwd: Path) -> Running:
-    """Start a process in a session of its own, so that Ctrl-C at the terminal does not reach it."""
+def identify(process: psutil.Process) -> Running:
+    """A process to find again."""
+    return Running(process.pid, _start(process))
+
+
+def _start(process: psutil.Process) -> float:
+    try:
+        after_name = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return process.create_time()
+    return int(after_name[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def start(
+    command: list[str], *, log: Path, env: Mapping[str, str], cwd: Path, begun: Callable[[Running], None] = _nobody
+) -> Running:
+    """Start a process in a session of its own, so that Ctrl-C at the terminal does not reach it.
+
+    `begun` hears of it at once: who only hears when it answers forgets one that was waited for and killed.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -42,7 +69,9 @@ def start(command: list[str], *, log: Path, env: Mapping[str, str], cwd: Path) -
         )
     # It is meant to outlive this object, which would otherwise complain about that when it is collected.
     process.returncode = 0
-    return Running(process.pid, psutil.Process(process.pid).create_time())
+    running = identify(psutil.Process(process.pid))
+    begun(running)
+    return running
 
 
 def find(running: Running | None) -> psutil.Process | None:
@@ -51,7 +80,7 @@ def find(running: Running | None) -> psutil.Process | None:
         return None
     try:
         process = psutil.Process(running.pid)
-        alive = abs(process.create_time() - running.started_at) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        alive = abs(_start(process) - running.started_at) < 1 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return None
     return process if alive else None
@@ -119,7 +148,7 @@ def wait_until(ready: Callable[[], bool], *, what: str, running: Running, log: P
 def answers(url: str) -> bool:
     """Whether an HTTP server gives any answer there."""
     try:
-        with urllib.request.urlopen(url, timeout=2):  # noqa: S310 -- a loopback address of our own
+        with _DIRECT.open(url, timeout=2):
             return True
     except urllib.error.HTTPError:
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from blocks.embedded.processes import LOOPBACK, Running, answers, start, wait_until
@@ -15,7 +16,9 @@ MOST_VOLUMES = 10_000
 """Files in which objects lie together; they grow as they are written."""
 
 
-def start_seaweedfs(data: Path, ports: dict[str, int], *, access_key: str, secret_key: str, log: Path) -> Running:
+def start_seaweedfs(
+    data: Path, ports: dict[str, int], *, access_key: str, secret_key: str, log: Path, begun: Callable[[Running], None]
+) -> Running:
     """Start `weed mini` and wait until its S3 gateway answers."""
     data.mkdir(parents=True, exist_ok=True)
     config = data.parent / "s3.json"
@@ -48,7 +51,7 @@ def start_seaweedfs(data: Path, ports: dict[str, int], *, access_key: str, secre
         # Other servers refuse an unknown bucket: so does this one.
         "-s3.autoCreateBucket=false",
     ]  # fmt: skip
-    running = start(command, log=log, env={}, cwd=data)
+    running = start(command, log=log, env={}, cwd=data, begun=begun)
     wait_until(
         lambda: answers(f"http://{LOOPBACK}:{ports['s3']}/"), what="SeaweedFS", running=running, log=log, seconds=60
     )

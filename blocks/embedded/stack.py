@@ -50,7 +50,7 @@ class Stack:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
         self.data = self.folder / "pg"
-        if len(str(self.data)) > LONGEST_SOCKET_FOLDER:
+        if len(os.fsencode(self.data)) > LONGEST_SOCKET_FOLDER:
             raise InvalidInputError(
                 f"the path {self.data} is too long for PostgreSQL's socket ({LONGEST_SOCKET_FOLDER} bytes at most); "
                 "set TRANSCODE_FLOW_HOME to a shorter folder"
@@ -72,15 +72,16 @@ class Stack:
                     access_key=state.access_key,
                     secret_key=state.secret_key,
                     log=self.log("s3"),
+                    begun=lambda running: self._remember(state, "s3", running),
                 )
-                self._save(state)
             if prefect and processes.find(state.processes.get("prefect")) is None:
                 say("Prefect server (its first start takes 15 s)")
                 self._choose_ports(state, ("prefect",))
                 self.create_database("prefect")
                 state.processes["prefect"] = prefect_server.start_prefect(
-                    self.folder / "prefect", state.ports["prefect"], self.data, log=self.log("prefect")
-                )
+                    self.folder / "prefect", state.ports["prefect"], self.data, log=self.log("prefect"),
+                    begun=lambda running: self._remember(state, "prefect", running),
+                )  # fmt: skip
         return self.endpoints()
 
     def start_worker(self, cwd: Path) -> None:
@@ -166,13 +167,25 @@ class Stack:
             finally:
                 self._save(state)
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """For what is made in several steps: a second command waits until the first is through."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "up.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _remember(self, state: _State, name: str, running: Running) -> None:
+        state.processes[name] = running
+        self._save(state)
+
     def _read(self) -> _State:
         try:
             stored = json.loads((self.folder / "stack.json").read_text())
-        except (OSError, ValueError):
+            known = {name: Running(**one) for name, one in stored.pop("processes").items()}
+            return _State(processes=known, **stored)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return _State()
-        known = {name: Running(**one) for name, one in stored.pop("processes").items()}
-        return _State(processes=known, **stored)
 
     def _save(self, state: _State) -> None:
         target, fresh = self.folder / "stack.json", self.folder / "stack.json.new"

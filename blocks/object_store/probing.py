@@ -97,8 +97,8 @@ def probe(store: ObjectStore) -> Capabilities:
     versioning = _versioning(store)
     if versioning:
         raise UnfitStoreError(
-            f"bucket {store.bucket} is versioned ({versioning}): deletes would free nothing; suspend versioning and "
-            "remove old versions, or use another bucket"
+            f"bucket {store.bucket} is versioned ({versioning}): deletes would free nothing, and no bucket becomes "
+            "one without versions again; use another bucket"
         )
     keys: list[str] = []
 

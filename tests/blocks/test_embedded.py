@@ -7,14 +7,16 @@ import os
 import shutil
 import stat
 import tempfile
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from blocks.embedded import Stack, postgres
-from blocks.embedded.processes import Running, find, free_port, stop
+from blocks.embedded import Stack, postgres, seaweedfs
+from blocks.embedded.processes import find, free_port, identify, stop
 from blocks.errors import InvalidInputError
 from tests.conftest import RunningStack
 
@@ -51,6 +53,46 @@ def test_started_twice_killed_and_started_again() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def test_killed_while_it_starts_nothing_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a server that did not answer yet, nor a PostgreSQL that was never ready: a terminal that is closed."""
+    folder = Path(tempfile.mkdtemp(prefix="tf-"))
+    folder.chmod(0o755)
+    stack = Stack(folder)
+    stack.data.mkdir()
+    (stack.data / "PG_VERSION").write_text("18\n")  # initdb came no further
+    (folder / "pg.begun").touch()
+
+    def killed(*_: object, **__: object) -> None:
+        os._exit(9)
+
+    try:
+        if (child := os.fork()) == 0:
+            monkeypatch.setattr(seaweedfs, "wait_until", killed)
+            with suppress(BaseException):
+                stack.start(prefect=False)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+        assert None not in (stack.status()["s3"], stack.status()["postgres"])
+        assert not (folder / "pg.begun").exists()
+        assert sorted(stack.stop()) == ["postgres", "s3"]
+    finally:
+        stack.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("name", ["two words", "a&b", "a,b", "$HOME", "it's"])
+def test_a_path_that_postgresql_does_not_take(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"does not take: set TRANSCODE_FLOW_HOME"):
+        postgres.start(tmp_path / name / "pg")
+    assert not (tmp_path / name).exists()
+
+
+def test_a_clock_that_is_set_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = identify(psutil.Process())
+    monkeypatch.setattr(psutil.Process, "create_time", lambda _: 0.0)
+    assert find(running) is not None
+
+
 def test_there_is_room_for_many_buckets(running_stack: RunningStack) -> None:
     """Whatever is free on the disk: by itself it stops at as many as there are GiB, and answers 500 from then on."""
     ports = json.loads((running_stack.stack.folder / "stack.json").read_text())["ports"]
@@ -59,7 +101,7 @@ def test_there_is_room_for_many_buckets(running_stack: RunningStack) -> None:
 
 
 def test_a_stranger_with_our_pid_is_left_alone() -> None:
-    myself = Running(os.getpid(), psutil.Process().create_time() - 100)
+    myself = replace(identify(psutil.Process()), started_at=1.5)
     assert find(myself) is None
     assert stop(myself) is False
 

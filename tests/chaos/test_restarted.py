@@ -15,7 +15,6 @@ import psycopg2
 import pytest
 
 from blocks.embedded import Stack, postgres, processes
-from blocks.embedded.processes import Running
 from blocks.object_store.probing import probe
 from tests.chaos.acts import ACTS
 from tests.chaos.conftest import line_before, through_line, worlds_on
@@ -48,7 +47,7 @@ class Servers:
         else:
             pid = self.stack.status()["s3"]
             assert pid is not None
-            assert processes.stop(Running(pid, psutil.Process(pid).create_time()))
+            assert processes.stop(processes.identify(psutil.Process(pid)))
         self.stack.start(prefect=False)
 
     def sql(self, statement: str) -> None:
