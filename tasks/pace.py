@@ -28,7 +28,7 @@ class Pace:
     def __init__(self, policy: IngestPolicy, url: str) -> None:
         self._policy, self._url = policy, url
         self._size, self._waited, self._since = 0, 0.0, 0.0
-        self._cut = False
+        self._cut_after = 0.0
         self._socket: socket.socket | None = None
         self._over = threading.Event()
         self._watch = threading.Thread(target=self._look, name="pace", daemon=True)
@@ -77,9 +77,8 @@ class Pace:
             if not chunk:
                 break
             self._size += len(chunk)
-            if self._is_late():
-                self._cut = True
-                self.require()
+            self._cut_if_late()
+            self.require()
             piece += chunk
             if len(piece) >= PIECE_BYTES:
                 yield bytes(piece)
@@ -91,26 +90,24 @@ class Pace:
         """Raises:
         SourceUnavailableError: it was too slow.
         """
-        if self._cut:
+        if self._cut_after:
             raise SourceUnavailableError(
-                f"{shown(told(self._url))} gave {self._size} bytes in {self._waited_until_now():.0f} s, less than "
+                f"{shown(told(self._url))} gave {self._size} bytes in {self._cut_after:.0f} s, less than "
                 f"{self._policy.slowest_url_kib_per_second:g} KiB a second (slowest_url_kib_per_second of the ingest "
                 "policy)"
             )
 
-    def _waited_until_now(self) -> float:
+    def _cut_if_late(self) -> bool:
         since = self._since
-        return self._waited + (time.monotonic() - since if since else 0.0)
-
-    def _is_late(self) -> bool:
-        waited = self._waited_until_now()
+        waited = self._waited + (time.monotonic() - since if since else 0.0)
         enough = self._policy.slowest_url_kib_per_second * 1024 * waited
-        return waited > self._policy.url_timeout_seconds and self._size < enough
+        if waited > self._policy.url_timeout_seconds and self._size < enough:
+            self._cut_after = waited
+        return bool(self._cut_after)
 
     def _look(self) -> None:
         while not self._over.wait(min(LONGEST_LOOK_SECONDS, self._policy.url_timeout_seconds / LOOKS_A_TIMEOUT)):
-            if self._is_late() and self._socket is not None:
-                self._cut = True
+            if self._socket is not None and self._cut_if_late():
                 # Not its own shutdown, which would take the TLS away from under the thread that reads.
                 with suppress(OSError):
                     socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
