@@ -15,7 +15,7 @@ from uuid import uuid4
 import httpx
 
 from blocks.errors import InvalidInputError, RefusedError, SourceUnavailableError
-from blocks.object_store.transfer import MOST_PARTS, part_size, send_stream
+from blocks.object_store.transfer import MOST_PARTS, part_size, put_stream
 from blocks.policies import GIB, IngestPolicy
 from tasks.checks import shown, told
 from tasks.layout import temp_key
@@ -25,6 +25,8 @@ from tasks.stores import OpenLocation
 
 MOST_REDIRECTS = 5
 READ_BYTES = 1024**2
+PARTS_AT_ONCE = 2
+"""One is sent while the next one comes: a source is no faster than that, and many are read at once."""
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 TRANSLATED_PRIVATELY = [ipaddress.IPv6Network(one) for one in ("64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96")]
 """What else may come out as any IPv4 address: a site's own translation, and forms that nobody should use any more."""
@@ -80,7 +82,7 @@ def _fetch(location: OpenLocation, policy: IngestPolicy, url: str) -> Fetched:
             if size == 0:
                 raise InvalidInputError(f"{shown(told(url))} is empty")
 
-        send_stream(location.store, key, hashed(), part_bytes=part_bytes, attributes={})
+        put_stream(location.store, key, hashed(), part_bytes=part_bytes, attributes={}, parts_at_once=PARTS_AT_ONCE)
     return Fetched(key, digest.hexdigest(), size)
 
 

@@ -34,7 +34,7 @@ MOST_PARTS = 9_000
 PARTS_IN_MEMORY_BYTES = 128 * MIB
 """Bound of one upload's parts under way."""
 SENT_AT_ONCE = Budget(2 * PARTS_IN_MEMORY_BYTES)
-"""For sources, of which a run sends many at once. Memory is one reason; each request has to end within the client's
+"""For files, of which a run sends many at once. Memory is one reason; each request has to end within the client's
 timeout, two minutes, and that many on a slow line would not."""
 _buffers = threading.local()
 
@@ -148,24 +148,9 @@ def put_file(
             raise SourceChangedError(f"{path.name} changed while it was read; nothing of it was stored")
 
     part_bytes = part_size(store, size_bytes)
-    return send_stream(
-        store, key, unchanged(part_bytes), part_bytes=part_bytes, attributes=attributes, checksums=checksums
-    )
-
-
-def send_stream(
-    store: ObjectStore,
-    key: str,
-    chunks: Iterator[bytes],
-    *,
-    part_bytes: int,
-    attributes: Mapping[str, str],
-    checksums: bool = False,
-) -> Written:
-    """As `put_stream`, for sources: waits for its share of what this process sends at once."""
     with SENT_AT_ONCE.share(part_bytes, MOST_PARTS_AT_ONCE * part_bytes) as share:
         return put_stream(
-            store, key, chunks, part_bytes=part_bytes, attributes=attributes, checksums=checksums,
+            store, key, unchanged(part_bytes), part_bytes=part_bytes, attributes=attributes, checksums=checksums,
             parts_at_once=share // part_bytes,
         )  # fmt: skip
 
