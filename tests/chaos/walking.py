@@ -188,7 +188,7 @@ def walk_all(points: Sequence[Where], strike: Callable[[Where], bool], choose: C
     """
     failed, met = [], 0
     chosen = choose(range(len(points)))
-    assert chosen, f"there are only points 0 to {len(points) - 1}"
+    assert chosen or not points, f"there are only points 0 to {len(points) - 1}"
     for number in chosen:
         try:
             met += strike(points[number])
