@@ -89,6 +89,7 @@ def status() -> None:
             from flows.alarms import list_alarms
 
             show_alarms(list_alarms)
+            _show_schedules()
     if None in running.values():
         raise typer.Exit(3)
 
@@ -295,6 +296,23 @@ def _show_addresses() -> None:
         table.add_row(title, f"[green]runs[/], pid {pid}" if pid else "[red]stopped[/]", where)
     table.add_row("files", "", f"{stack.folder} (logs in logs/)")
     out.print(table)
+
+
+def _show_schedules() -> None:
+    from flows.schedules import list_scheduled
+
+    scheduled = list_scheduled()
+    if never := [one.name for one in scheduled if one.next_at is None]:
+        out.print(
+            f"[red]no run of {', '.join(never)} is scheduled[/]: it takes Prefect's server some seconds after it "
+            f"started; later look into {local_stack().log('prefect')}",
+            soft_wrap=True, highlight=False,
+        )  # fmt: skip
+    elif scheduled:
+        first = scheduled[0]
+        out.print(
+            f"{len(scheduled)} flows run by schedule; the next is {first.name}, at {first.next_at:%Y-%m-%d %H:%M} UTC"
+        )
 
 
 def _show_customers(catalog: CatalogDatabase) -> None:

@@ -30,7 +30,8 @@ def read_frame(connection: Connection, statement: str, **parameters: Any) -> pd.
     # As psycopg2 describes a column: its name, and PostgreSQL's number for its type.
     described: Any = result.cursor.description if result.cursor is not None else ()
     types = {one.name: _DTYPES.get(one.type_code, "object") for one in described}
-    return pd.DataFrame.from_records(result.all(), columns=list(types)).astype(types)
+    rows: Any = result.all()  # tuples of SQLAlchemy's own
+    return pd.DataFrame.from_records(rows, columns=list(types)).astype(types)
 
 
 def write_frame(connection: Connection, frame: pd.DataFrame, table: str) -> int:

@@ -11,7 +11,9 @@ from uuid import uuid4
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import State
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.context import FlowRunContext
 from prefect.events.filters import EventFilter, EventResourceFilter
 from prefect.events.worker import EventsWorker
@@ -21,6 +23,7 @@ from prefect.states import Completed, Failed
 from blocks.errors import RefusedError
 from flows.events import EVENTS
 from flows.opening import reported
+from flows.schedules import list_scheduled
 
 pytestmark = pytest.mark.prefect
 
@@ -44,6 +47,26 @@ ENDS: dict[str, tuple[Callable[[], object], list[str]]] = {
     "in a defect": (broken, ["KeyError; the run's log says more"]),
     "not in this night": (suspended, []),
 }
+
+
+def test_what_is_deployed_is_scheduled(default_blocks: None) -> None:
+    """By the server itself, some seconds later: with a SQLAlchemy that it does not work with it never is."""
+
+    @flow(name="each-new-year")
+    def nothing() -> None:
+        pass
+
+    schedule = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 0 1 1 *", timezone="UTC"), active=True)
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(client.create_flow(nothing), "each-new-year", schedules=[schedule])
+        try:
+            deadline = time.monotonic() + 60
+            while (mine := next(one for one in list_scheduled() if one.name == "each-new-year")).next_at is None:
+                assert time.monotonic() < deadline, "nothing is scheduled"
+                time.sleep(0.5)
+            assert (mine.next_at.month, mine.next_at.day, mine.next_at.hour) == (1, 1, 0)
+        finally:
+            client.delete_deployment(deployment)
 
 
 def told(name: str, expected: int) -> list[tuple[str, str]]:
