@@ -67,7 +67,7 @@ def confirm_restore(
         integrity=load_block(IntegrityPolicy, integrity), run=run_label(), take_over=take_over_buckets,
         key=load_block(BackupKey, key) if key else None, look_only=dry_run,
     )  # fmt: skip
-    show_aftermath(result)
+    show_aftermath(result, confirming=not dry_run)
     if dry_run:
         return Completed(name="DryRun", message=f"not confirmed yet: {result.summary()}", data=None)
     now = database.transaction(read_freeze)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Generic, Literal, TypeVar
 from uuid import UUID
 
@@ -33,7 +33,7 @@ from blocks.policies import SafetyPolicy
 from blocks.units import format_bytes
 from flows.batches import progress_of
 from flows.events import APPROVAL, tell
-from flows.opening import escaped, markdown_rows, run_label, show_table
+from flows.opening import escaped, markdown_rows, outlast_first_heartbeat, run_label, show_table
 from tasks.plans import Approval, Item, Outcome, Plan, Report, over_caps
 from tasks.stores import OpenLocation, require_epoch
 from tasks.sweeping import Sweep
@@ -43,8 +43,6 @@ F = TypeVar("F")
 SHOWN = 500
 """Rows in an artifact; the sums are of all."""
 LONGEST_SCOPE = 1000
-SECONDS_BEFORE_SUSPENDING = 3.0
-"""A run that suspends right after its first heartbeat is taken for crashed by the automation that looks for those."""
 
 
 class ApprovalForm(RunInput):
@@ -226,8 +224,7 @@ def _ask(work: Work[F], plan: Plan, reasons: tuple[str, ...]) -> None:
             f"deployment run {work.operation}/{work.operation}`, or raise the Safety Policy's caps. {plan.summary()}"
         )
     lasts = timedelta(hours=work.caps.approval_hours)
-    started_at = context.flow_run.start_time or datetime.now(UTC)
-    time.sleep(max(0.0, SECONDS_BEFORE_SUSPENDING - (datetime.now(UTC) - started_at).total_seconds()))
+    outlast_first_heartbeat()
     run = context.flow_run.id
     work.catalog.transaction(
         lambda connection: approvals.ask(

@@ -66,7 +66,7 @@ def settle(
     return result
 
 
-def show_aftermath(result: Aftermath, *, kept_as: str = "") -> None:
+def show_aftermath(result: Aftermath, *, kept_as: str = "", confirming: bool = False) -> None:
     """The report: what is lost, what is newer, what could not be done, and what to do next."""
     rows = [{"what": "lost its bytes", "where": "", "key": key, "size": ""} for key in result.lost]
     rows += [{"what": "failed", "where": "", "key": why, "size": ""} for why in result.failed]
@@ -80,7 +80,9 @@ def show_aftermath(result: Aftermath, *, kept_as: str = "") -> None:
     rows += [{"what": "newer", "where": place, "key": key, "size": str(size)} for place, key, size in result.newer]
     show_table("restore-report", rows[:SHOWN], result.summary())
     steps = [
-        "Nothing is removed from any store until somebody runs **confirm-restore**.",
+        "The run's state says whether it is confirmed now; until then nothing is removed from any store."
+        if confirming
+        else "Nothing is removed from any store until somebody runs **confirm-restore**.",
         "*lost its bytes*: no URL is issued for these; a new upload of the same video heals an original.",
         "*newer*: no row names these objects; they were stored after the backup, or given up before. They stay until "
         "the restore is confirmed, and orphan_grace_hours after that.",

@@ -188,7 +188,10 @@ def plan_outputs(
                     "ingest the video again with reprocess to get a new job"
                 )
             if before.state != ObjectState.LIVE:
-                raise RefusedError(f"{one.named.name} of job {job_id} is {before.state}; see to that first")
+                raise RefusedError(
+                    f"{one.named.name} of job {job_id} is {before.state}: explain-object tells what could heal it; "
+                    "ingest the video again with reprocess to get a new job"
+                )
             already_there.append(one.named.name)
             continue
         if before is not None:

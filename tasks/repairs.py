@@ -168,7 +168,7 @@ def _heal(sweep: Sweep, location: OpenLocation, one: Finding) -> tuple[str, str]
     try:
         heal(sweep.catalog, location, row.customer_id, wanted, row.generation, source, run=sweep.run, rule="orphan")
     except SourceChangedError:
-        return "skipped", "its bytes are not what its metadata say"
+        return "skipped", "its bytes are not those of the row whose id it carries"
     except (NotFoundError, OvertakenError) as error:
         return "skipped", str(error)
     except (LockLostError, ForeignCatalogError):

@@ -17,6 +17,14 @@ from blocks.catalog.readers import grant_readers
 from blocks.errors import SchemaError
 
 LOG_MONTHS_AHEAD = 14
+TABLES = (
+    "catalog_identity", "api_keys", "jobs", "locations", "stored_objects", "reservations", "uploads", "relocations",
+    "operation_log", "approvals", "backup_checks", "findings", "storage_changes", "source_hits", "storage_totals",
+    "job_totals", "age_totals", "job_sources", "job_duplicates", "shared_sources", "analytics.snapshots",
+    "analytics.usage", "analytics.customers", "analytics.savings", "analytics.notable_jobs", "analytics.ages",
+    "analytics.operations", "analytics.findings", "analytics.backups",
+)  # fmt: skip
+"""What a catalog of this revision has."""
 _MIGRATION_LOCK = 0x7472616E73636F64  # "transcod": two deployments at once migrate one after the other
 _checked: set[str] = set()
 
@@ -51,7 +59,7 @@ def upgrade(catalog: CatalogDatabase) -> str:
     """Migrate to `head_revision()` and make the log's months; safe to run at any time, also twice at once.
 
     Raises:
-        SchemaError: the database was migrated by a newer version.
+        SchemaError: the database was migrated by a newer version, or lost a table.
         CatalogUnavailableError: the connection was lost; what was begun is undone.
     """
     try:
@@ -61,6 +69,7 @@ def upgrade(catalog: CatalogDatabase) -> str:
             raise catalog.unavailable(error) from error
         raise
     _checked.discard(str(catalog.url()))
+    require_whole(catalog)
     return head_revision()
 
 
@@ -88,7 +97,7 @@ def require_current_schema(catalog: CatalogDatabase) -> None:
     """Refuse to work on a schema this code was not written for (looked at once a process).
 
     Raises:
-        SchemaError: the database is empty, older or newer; the message says what to run.
+        SchemaError: the database is empty, older or newer, or lost a table; the message says what to run.
     """
     if str(catalog.url()) in _checked:
         return
@@ -102,7 +111,31 @@ def require_current_schema(catalog: CatalogDatabase) -> None:
             f"the catalog {catalog.database} is at revision {found}, this code needs {wanted}; "
             "run `python -m flows upgrade`"
         )
+    require_whole(catalog)
     _checked.add(str(catalog.url()))
+
+
+def require_whole(catalog: CatalogDatabase) -> None:
+    """Refuse a catalog of this revision that lost a table.
+
+    Raises:
+        SchemaError: it lacks some; the message names them, and the way out.
+    """
+    lacking = catalog.transaction(
+        lambda connection: (
+            connection.execute(
+                text("SELECT name FROM unnest(CAST(:names AS text[])) AS t (name) WHERE to_regclass(name) IS NULL"),
+                {"names": list(TABLES)},
+            )
+            .scalars()
+            .all()
+        )
+    )
+    if lacking:
+        raise SchemaError(
+            f"the catalog {catalog.database} is not whole: it lacks {', '.join(lacking)}. Restore a backup from before "
+            "that, with even_if_unreadable; what it still holds is kept aside"
+        )
 
 
 def require_known_schema(catalog: CatalogDatabase) -> str:

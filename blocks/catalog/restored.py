@@ -101,11 +101,11 @@ def thaw(connection: Connection, seen: Freeze, *, run: str) -> bool:
 @dataclass(frozen=True)
 class Obligations:
     """What a catalog is bound to: jobs on hold with the reason, jobs that were erased for good since a moment, and
-    disabled keys by their hashes."""
+    disabled keys by their hashes, and since when."""
 
     holds: dict[UUID, str]
     erased: list[UUID]
-    disabled: list[str]
+    disabled: dict[str, datetime]
 
 
 def jobs_on_hold(connection: Connection) -> dict[UUID, str]:
@@ -113,9 +113,10 @@ def jobs_on_hold(connection: Connection) -> dict[UUID, str]:
     return {row.id: row.hold for row in connection.execute(text("SELECT id, hold FROM jobs WHERE hold IS NOT NULL"))}
 
 
-def disabled_keys(connection: Connection) -> list[str]:
+def disabled_keys(connection: Connection) -> dict[str, datetime]:
     """By their hashes: the same secrets are to be refused, whatever number a key has in a backup."""
-    return list(connection.execute(text("SELECT key_hash FROM api_keys WHERE disabled_at IS NOT NULL")).scalars())
+    rows = connection.execute(text("SELECT key_hash, disabled_at FROM api_keys WHERE disabled_at IS NOT NULL"))
+    return {row.key_hash: row.disabled_at for row in rows}
 
 
 def keep_obligations(connection: Connection, kept: Obligations, *, run: str) -> None:
@@ -139,8 +140,12 @@ def keep_obligations(connection: Connection, kept: Obligations, *, run: str) -> 
         {"run": run, "ids": [str(one) for one in kept.erased]},
     )
     connection.execute(
-        text("UPDATE api_keys SET disabled_at = clock_timestamp() WHERE key_hash = ANY(:keys) AND disabled_at IS NULL"),
-        {"keys": kept.disabled},
+        text(
+            "UPDATE api_keys a SET disabled_at = k.since "
+            "  FROM unnest(CAST(:keys AS text[]), CAST(:since AS timestamptz[])) AS k (hash, since) "
+            " WHERE a.key_hash = k.hash AND a.disabled_at IS NULL"
+        ),
+        {"keys": list(kept.disabled), "since": list(kept.disabled.values())},
     )
 
 
@@ -177,6 +182,14 @@ class NewerJob:
     created_at: datetime
     objects: int
     size_bytes: int
+
+
+def newer_keys(connection: Connection, since: datetime) -> dict[str, datetime]:
+    """API keys that were made after a moment, by label: the catalog has them, and the backup does not."""
+    rows = connection.execute(
+        text("SELECT label, created_at FROM api_keys WHERE created_at > :since ORDER BY label"), {"since": since}
+    )
+    return {row.label: row.created_at for row in rows}
 
 
 def newer_jobs(connection: Connection, since: datetime, limit: int) -> tuple[list[NewerJob], int, int, int]:

@@ -66,7 +66,7 @@ class InUse:
         return Obligations(
             self.ask(jobs_on_hold, {}),
             self.ask(lambda connection: erased_since(connection, since), []),
-            self.ask(disabled_keys, []),
+            self.ask(disabled_keys, {}),
         )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from uuid import UUID
 
-from blocks.catalog.restored import NewerJob, erased_since, newer_jobs
+from blocks.catalog.restored import NewerJob, erased_since, newer_jobs, newer_keys
 from tasks.backups.in_use import InUse
 from tasks.backups.manifest import Manifest
 from tasks.plans import Item, Plan
@@ -33,6 +34,8 @@ def plan_replacement(in_use: InUse | None, manifest: Manifest, beside: str) -> P
     since = manifest.snapshot_at
     unknown_newer: tuple[list[NewerJob], int, int, int] = ([], 0, 0, 0)
     jobs, count, objects, size = in_use.ask(lambda connection: newer_jobs(connection, since, SHOWN_JOBS), unknown_newer)
+    no_keys: dict[str, datetime] = {}
+    keys = in_use.ask(lambda connection: newer_keys(connection, since), no_keys)
     none_known: list[UUID] = []
     erased = in_use.ask(lambda connection: erased_since(connection, since), none_known)
     unknown = Item(
@@ -40,6 +43,10 @@ def plan_replacement(in_use: InUse | None, manifest: Manifest, beside: str) -> P
         f"the catalog cannot be read ({in_use.unreadable}): there may be more, and holds, erasures and disabled "
         "keys of since, which are carried over as far as they can be read",
     )  # fmt: skip
+    forgotten = [
+        Item("forget", "newer than the backup", f"key {label}", f"made at {made_at:%Y-%m-%d %H:%M:%S} UTC", label)
+        for label, made_at in keys.items()
+    ]
     shown = [_newer(one) for one in jobs]
     rest_objects = max(0, objects - sum(one.objects for one in shown))
     rest_bytes = max(0, size - sum(one.size_bytes for one in shown))
@@ -53,7 +60,7 @@ def plan_replacement(in_use: InUse | None, manifest: Manifest, beside: str) -> P
         )
         for job_id in erased
     ]
-    return Plan("restore", (cut, *again, *shown, *more), (unknown,) if in_use.unreadable else ())
+    return Plan("restore", (cut, *again, *forgotten, *shown, *more), (unknown,) if in_use.unreadable else ())
 
 
 def _newer(job: NewerJob) -> Item:

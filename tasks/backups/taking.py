@@ -16,7 +16,7 @@ from uuid import uuid4
 from blocks.catalog import CatalogDatabase, due
 from blocks.catalog.checks import record_check
 from blocks.catalog.locations import Identity, read_identity
-from blocks.catalog.migrating import head_revision, require_known_schema
+from blocks.catalog.migrating import head_revision, require_known_schema, require_whole
 from blocks.catalog.programs import Program, find_program, running, server_major
 from blocks.catalog.restored import read_freeze
 from blocks.catalog.snapshots import (
@@ -111,7 +111,7 @@ def take_backup(making: Making) -> Taken:
     """Make a backup and read it back; the caller holds the backups' lock. Nothing of one that fails is left.
 
     Raises:
-        SchemaError: the catalog's schema is unknown to this code.
+        SchemaError: the catalog's schema is unknown to this code, or it lost a table.
         RefusedError: the catalog was replaced by a restore, or its buckets are not its own yet; or the store's clock is
             so far behind that no restore would believe what is written now.
         ProgramError: no pg_dump fits the server, or it failed.
@@ -124,6 +124,9 @@ def take_backup(making: Making) -> Taken:
     backup = ""
     try:
         _require_clock(making)
+        if revision == head_revision():
+            # A backup of what is left would be the newest one, and be taken for good.
+            require_whole(making.catalog)
         before = list_backups(making.target, identity.catalog_id)
         _require_in_use(making, identity, revision, before)
         _remove_unfinished(making.target, before)

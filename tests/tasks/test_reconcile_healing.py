@@ -125,7 +125,7 @@ def test_a_lying_orphan_heals_nothing(sweep: Sweep, location: OpenLocation, new_
     put_bytes(location.store, f"processed/{job}/raw/other.mp4", b"CONTENT", attributes)
     _, report = run(sweep)
     assert [outcome.error for outcome in report.outcomes if outcome.item.action == "heal row"] == [
-        "its bytes are not what its metadata say"
+        "its bytes are not those of the row whose id it carries"
     ]
     assert state_of(sweep.catalog, job) == "missing"
 

@@ -11,9 +11,10 @@ from alembic.migration import MigrationContext
 from sqlmodel import SQLModel
 
 from blocks.catalog import CatalogDatabase, migrating
+from blocks.catalog.migrating import TABLES
 from blocks.embedded import Endpoints
 from blocks.errors import CatalogUnavailableError, SchemaError
-from tests.helpers import execute, one
+from tests.helpers import execute, one, rows
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +33,16 @@ def test_models_and_migrations_agree(catalog: CatalogDatabase) -> None:
         if change[0] in ("add_table", "add_column", "remove_column", "modify_type", "modify_nullable")
     ]
     assert about_columns == []
+
+
+def test_the_tables_of_a_whole_catalog(catalog: CatalogDatabase) -> None:
+    there = rows(
+        catalog,
+        "SELECT CASE n.nspname WHEN 'public' THEN c.relname ELSE n.nspname || '.' || c.relname END AS name "
+        "  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        " WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname IN ('public', 'analytics')",
+    )
+    assert {row.name for row in there} == {*TABLES, "alembic_version"}
 
 
 def test_upgrading_again_changes_nothing(catalog: CatalogDatabase) -> None:

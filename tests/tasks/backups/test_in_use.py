@@ -6,11 +6,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from blocks.catalog import CatalogDatabase
+from blocks.catalog import CatalogDatabase, migrating
 from blocks.catalog.databases import is_open, maintenance
 from blocks.catalog.locations import read_identity
+from blocks.catalog.migrating import require_current_schema, upgrade
 from blocks.catalog.restored import erased_since, read_freeze
-from blocks.errors import RefusedError
+from blocks.errors import RefusedError, SchemaError
 from blocks.object_store import ObjectStore
 from tasks.backups.cutover import require_settled
 from tasks.backups.in_use import find_in_use
@@ -67,6 +68,34 @@ def test_damage_that_shows_late(catalog: CatalogDatabase, job: UUID, take) -> No
     with pytest.raises(RefusedError, match=r"created_at.*even_if_unreadable"):
         plan_replacement(find_in_use(catalog, even_if_unreadable=False), made, "beside")
     assert len(plan_replacement(find_in_use(catalog, even_if_unreadable=True), made, "beside").items) == 1
+
+
+def test_a_broken_catalog_is_not_saved_and_no_backup_of_one_is_restored(
+    catalog: CatalogDatabase, job: UUID, take, beside, listed, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """It would be the newest one, and verified."""
+    made = take().manifest
+    execute(catalog, "DROP TABLE jobs CASCADE")
+    with pytest.raises(SchemaError, match=r"is not whole: it lacks jobs\. Restore a backup from before"):
+        take()
+    assert [one.id for one in listed().all] == [made.id]
+    migrating._checked.clear()  # as a new process
+    with pytest.raises(SchemaError, match="is not whole"):
+        require_current_schema(catalog)
+    with pytest.raises(SchemaError, match="is not whole"):
+        upgrade(catalog)
+    # As an earlier version made them.
+    monkeypatch.setattr("tasks.backups.taking.require_whole", lambda _: None)
+    broken = take().manifest
+    with pytest.raises(SchemaError, match="is not whole"):
+        beside(broken)
+
+
+def test_keys_that_would_be_forgotten_are_named(catalog: CatalogDatabase, job: UUID, take) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    made = take().manifest
+    execute(catalog, "INSERT INTO api_keys (label, key_hash) VALUES ('newer', repeat('0', 64))")
+    plan = plan_replacement(find_in_use(catalog, even_if_unreadable=False), made, "beside")
+    assert [item.subject for item in plan.items] == ["beside", "key newer"]
 
 
 def test_backups_are_found_without_the_catalogs_name(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
@@ -38,14 +39,15 @@ def test_a_key_that_was_disabled_since_stays_so(
 ) -> None:  # type: ignore[no-untyped-def]  # fixtures
     """It may have leaked. Keys are told by their secrets: another may have its number in the backup."""
     made = take().manifest
-    execute(catalog, "UPDATE api_keys SET disabled_at = now()")
+    execute(catalog, "UPDATE api_keys SET disabled_at = '2026-01-02T03:04Z'")
     execute(
         catalog,
         "INSERT INTO api_keys (label, key_hash, disabled_at) VALUES ('newer', repeat('0', 64), now()), "
         "       ('enabled', repeat('1', 64), NULL)",
     )
     swap(made)
-    assert rows(catalog, "SELECT label, disabled_at IS NOT NULL FROM api_keys") == [("acme", True)]
+    since = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+    assert rows(catalog, "SELECT label, disabled_at FROM api_keys") == [("acme", since)]
 
 
 def test_what_is_in_the_trash_again_gets_all_of_its_time(catalog: CatalogDatabase, job: UUID, take, swap) -> None:  # type: ignore[no-untyped-def]  # fixtures
