@@ -72,4 +72,5 @@ def _translated(store: ObjectStore, action: str, error: Exception) -> StorageErr
         return RefusedError(f"{place}: the store refuses these credentials ({detail}); check the block's credentials")
     if 400 <= status < 500 and status not in (408, 409, 425, 429):
         return RefusedError(f"{place}: the store refuses the request ({detail})")
-    return StoreUnavailableError(f"{place}: the store did not answer as it should ({detail})")
+    where = store.endpoint_url or "AWS"
+    return StoreUnavailableError(f"{place}: the store at {where} did not answer as it should ({detail})")
