@@ -55,7 +55,7 @@ bench: $(VENV)/.dev-installed  ## measure against s5cmd and others (ROW=name for
 lock: $(VENV)/.dev-installed  ## choose all versions anew, with hashes and without naming an index
 	@$(BIN)/uv pip compile $(LOCK) --extra local pyproject.toml -o requirements.lock.txt >/dev/null
 	@$(BIN)/uv pip compile $(LOCK) --extra local --extra dask --extra dev -c requirements.lock.txt pyproject.toml -o requirements-dev.lock.txt >/dev/null
-LOCK := --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-annotate --no-header --upgrade
+LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade
 
 clean: down  ## stop everything and remove .venv and .local, all data included
 	@rm -rf $(VENV) .local build *.egg-info
