@@ -64,14 +64,15 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say which one with make PYTHON=python3.12 …")'
 	@$(PYTHON) -m venv $(VENV)
 
-# The project itself is installed without its dependencies: those come from the lock, each with its hash.
+# The project itself is installed without its dependencies: those come from the lock, each with its hash. As constraints
+# too: pip looks for a package that is asked for with an extra apart from the package itself.
 $(VENV)/.local-installed: requirements.lock.txt pyproject.toml | $(VENV)/bin/pip
 	@echo "installing into $(VENV) (some minutes the first time) …"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock.txt -c requirements.lock.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.dev-installed: requirements-dev.lock.txt $(VENV)/.local-installed
 	@echo "installing the tools of developers …"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock.txt -c requirements-dev.lock.txt
 	@touch $@
