@@ -37,7 +37,12 @@ def environment(home: Path, port: int) -> dict[str, str]:
 
 
 def start_prefect(
-    home: Path, port: int, socket_folder: Path, *, log: Path, begun: Callable[[Running], None]
+    home: Path,
+    port: int,
+    socket_folder: Path,
+    *,
+    log: Path,
+    begun: Callable[[Running], None] | None = None,
 ) -> Running:
     """Start the server and wait until it answers; the first start makes its tables and takes some 15 s."""
     home.mkdir(parents=True, exist_ok=True)

@@ -21,10 +21,6 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """A proxy of the environment's knows nothing of this machine's loopback."""
 
 
-def _nobody(_: object) -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class Running:
     """A process; the start time tells it from a stranger that got the same pid later.
@@ -50,7 +46,7 @@ def _start(process: psutil.Process) -> float:
 
 
 def start(
-    command: list[str], *, log: Path, env: Mapping[str, str], cwd: Path, begun: Callable[[Running], None] = _nobody
+    command: list[str], *, log: Path, env: Mapping[str, str], cwd: Path, begun: Callable[[Running], None] | None = None
 ) -> Running:
     """Start a process in a session of its own, so that Ctrl-C at the terminal does not reach it.
 
@@ -70,7 +66,8 @@ def start(
     # It is meant to outlive this object, which would otherwise complain about that when it is collected.
     process.returncode = 0
     running = identify(psutil.Process(process.pid))
-    begun(running)
+    if begun is not None:
+        begun(running)
     return running
 
 

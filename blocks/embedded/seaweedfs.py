@@ -17,7 +17,13 @@ MOST_VOLUMES = 10_000
 
 
 def start_seaweedfs(
-    data: Path, ports: dict[str, int], *, access_key: str, secret_key: str, log: Path, begun: Callable[[Running], None]
+    data: Path,
+    ports: dict[str, int],
+    *,
+    access_key: str,
+    secret_key: str,
+    log: Path,
+    begun: Callable[[Running], None] | None = None,
 ) -> Running:
     """Start `weed mini` and wait until its S3 gateway answers."""
     data.mkdir(parents=True, exist_ok=True)

@@ -73,4 +73,4 @@ def _translated(store: ObjectStore, action: str, error: Exception) -> StorageErr
     if 400 <= status < 500 and status not in (408, 409, 425, 429):
         return RefusedError(f"{place}: the store refuses the request ({detail})")
     where = store.endpoint_url or "AWS"
-    return StoreUnavailableError(f"{place}: the store at {where} did not answer as it should ({detail})")
+    return StoreUnavailableError(f"{place}: the store did not answer as it should ({detail}; {where})")
