@@ -104,7 +104,11 @@ class ObjectStore(Block):
         json_schema_extra={"position": 9},
     )
     timeout_seconds: int = Field(
-        default=120, ge=1, le=3600, description="Seconds one request may take.", json_schema_extra={"position": 10}
+        default=120,
+        ge=1,
+        le=3600,
+        description="Seconds one request may take. An ingest has up to 256 MiB under way: more, on a line below 2 MiB/s.",
+        json_schema_extra={"position": 10},
     )
     retries: int = Field(
         default=4,
