@@ -46,8 +46,8 @@ def start(data: Path) -> Running:
     begun = data.with_name(f"{data.name}.begun")
     if not data.exists():
         begun.touch()
-    elif begun.exists() and read_pid(data) is None:
-        # Killed before it was ready for the first time: what there is of it is of no use.
+    elif begun.exists() and _is_new(data) and read_pid(data) is None:
+        # Killed before it was ready for the first time: nobody has written anything there yet.
         shutil.rmtree(data)
     with _parents_stay_closed(data, programs), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -47,11 +47,7 @@ class InUse:
         except (SQLAlchemyError, psycopg2.Error) as error:
             if self.as_far_as_it_can_be_read:
                 return otherwise
-            raise RefusedError(
-                f"the catalog in {self.database.database} cannot be read ({_reason(error)}). With even_if_unreadable a "
-                "backup takes its place all the same; holds, disabled keys and erasures of since are carried over as "
-                "far as they can be read"
-            ) from error
+            raise _refusal(self.database, error) from error
 
     def identity(self) -> Identity | None:
         """Which catalog it is, where it still says so."""
@@ -90,9 +86,9 @@ def find_in_use(target: CatalogDatabase, *, even_if_unreadable: bool) -> InUse |
     try:
         target.transaction(lambda connection: _look(connection, revision))
     except (SQLAlchemyError, psycopg2.Error) as error:
-        found = InUse(target, as_far_as_it_can_be_read=even_if_unreadable, unreadable=_reason(error))
-        found.ask(lambda connection: _look(connection, revision), None)  # refused here, before any work
-        return found
+        if not even_if_unreadable:
+            raise _refusal(target, error) from error
+        return InUse(target, as_far_as_it_can_be_read=True, unreadable=_reason(error))
     return InUse(target, as_far_as_it_can_be_read=even_if_unreadable)
 
 
@@ -106,6 +102,13 @@ def _look(connection: Connection, revision: str | None) -> None:
     # Approvals came with the second revision; who does not say theirs should have all.
     for name in ASKED if revision is None or revision == head_revision() else ASKED[:-1]:
         connection.execute(text(f"SELECT * FROM {name} LIMIT 1"))  # noqa: S608 -- names of our own
+
+
+def _refusal(database: CatalogDatabase, error: Exception) -> RefusedError:
+    return RefusedError(
+        f"the catalog in {database.database} cannot be read ({_reason(error)}). With even_if_unreadable a backup takes "
+        "its place all the same; holds, disabled keys and erasures of since are carried over as far as they can be read"
+    )
 
 
 def _reason(error: Exception) -> str:
