@@ -97,10 +97,10 @@ def status() -> None:
 @app.command()
 def upgrade(catalog: CatalogName = "main") -> None:
     """Migrate the catalog to this version's schema. Safe to run again; the deploy step of a production set-up."""
-    from blocks.catalog.migrating import upgrade as migrate
-
     with clear_errors():
         use_local_prefect()
+        from blocks.catalog.migrating import upgrade as migrate
+
         out.print(f"the catalog {catalog} is at revision {migrate(_block_catalog(catalog))}")
 
 
