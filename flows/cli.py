@@ -84,7 +84,9 @@ def status() -> None:
         _show_addresses()
         if running["prefect"] is not None and running["postgres"] is not None:
             use_local_prefect()
-            _show_customers(_catalog("main"))
+            catalog = _catalog("main")
+            _show_customers(catalog)
+            _show_lost(catalog)
             show_health(open_backups())
             from flows.alarms import list_alarms
 
@@ -331,6 +333,18 @@ def _show_customers(catalog: CatalogDatabase) -> None:
             format_bytes(customer.quota_bytes), format_bytes(customer.free_bytes), state(customer),
         )  # fmt: skip
     out.print(table if table.row_count else "no customers yet; make one with `python -m flows key create LABEL`")
+
+
+def _show_lost(catalog: CatalogDatabase) -> None:
+    from blocks.catalog.drift import unsound_keys
+
+    keys, number = catalog.transaction(lambda connection: unsound_keys(connection, 1))
+    for key in keys:
+        out.print(
+            f"[red]{number} objects are missing or corrupt[/], such as {plain(key)}; `python -m flows explain KEY` "
+            "tells since when, and the table of verify-objects what could heal them",
+            highlight=False,
+        )
 
 
 def _folder(given: str) -> Path | None:

@@ -27,6 +27,8 @@ def clear_errors() -> Iterator[None]:
     except httpx.HTTPError as error:
         where = os.environ.get("PREFECT_API_URL", "the Prefect server")
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error:
+            reason += " (Prefect's own database may be down)"
         err.print(f"[bold red]error:[/] {where} did not answer as it should: {plain(reason)}", highlight=False)
         raise typer.Exit(1) from error
     except OSError as error:

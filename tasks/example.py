@@ -24,7 +24,6 @@ from tasks.analytics.snapshot import refresh
 DAYS = 365
 SIZE_WITH_OUTPUTS = 2.4
 DAILY = 92
-"""Days at the end whose figures are taken each morning; weekly before that, as what was done is told by the log."""
 MORNING = time(6, 30)
 
 
@@ -78,11 +77,13 @@ def seed_example(
     *,
     now: datetime,
     days: int = DAYS,
+    daily: int = DAILY,
     seed: int = 1,
     progress: Callable[[int], None] = lambda days: None,
 ) -> int:
     """Play so many days up to `now` in an empty catalog with one location; returns the jobs that came in.
 
+    Of the last `daily` days figures are taken each morning, weekly before that, as what was done is told by the log.
     The same seed gives the same jobs, customers and sizes.
 
     Raises:
@@ -108,7 +109,7 @@ def seed_example(
         played = _Day(number, at, new, came, known, keys)
         catalog.transaction(lambda connection, day=played: _play(connection, chance, day))  # type: ignore[misc]  # bound here
         known += came
-        if days - number <= DAILY or number % 7 == 0:
+        if days - number <= daily or number % 7 == 0:
             refresh(catalog, TierPolicy(), now=min(now, datetime.combine(day, MORNING, UTC)), run="example")
         progress(1)
     return len(planned)

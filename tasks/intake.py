@@ -318,7 +318,7 @@ def _duplicate(one: Hashed, known: KnownJob, outputs: tuple[Output, ...]) -> Ing
     return IngestOutcome(
         source=one.source,
         result="failed" if arriving else "duplicate",
-        error="another run is uploading this video; ask again when it is through" if arriving else "",
+        error=_arriving(known) if arriving else "",
         filename=one.filename,
         sha256=one.sha256,
         size_bytes=one.size_bytes,
@@ -329,6 +329,13 @@ def _duplicate(one: Hashed, known: KnownJob, outputs: tuple[Output, ...]) -> Ing
         job_completed_at=known.completed_at,
         outputs=outputs,
     )
+
+
+def _arriving(known: KnownJob) -> str:
+    until = "" if known.reserved_until is None else (
+        f", or after {known.reserved_until:%Y-%m-%d %H:%M:%S} UTC: if that run was killed, this video is free then"
+    )  # fmt: skip
+    return f"another run is uploading this video; ask again when it is through{until}"
 
 
 def _outcome(

@@ -49,6 +49,8 @@ class Plan:
     operation: str
     items: tuple[Item, ...] = ()
     skipped: tuple[Item, ...] = ()
+    suspicious: tuple[str, ...] = ()
+    """Why somebody must be asked, however small it is."""
 
     @property
     def objects(self) -> int:
@@ -70,7 +72,8 @@ class Plan:
             return f"{self.operation}: nothing to do" + (f", {len(self.skipped)} left alone" if self.skipped else "")
         rules = ", ".join(f"{one.items} by {one.rule}" for one in self.by_rule())
         left = f"; {len(self.skipped)} left alone" if self.skipped else ""
-        return f"{self.operation}: {self.objects} objects, {format_bytes(self.size_bytes)} ({rules}{left})"
+        strange = "".join(f"; {one}" for one in self.suspicious)
+        return f"{self.operation}: {self.objects} objects, {format_bytes(self.size_bytes)} ({rules}{left}){strange}"
 
 
 @dataclass(frozen=True)
@@ -141,8 +144,8 @@ class Approval:
 
 
 def over_caps(plan: Plan, caps: SafetyPolicy, catalog_objects: int) -> tuple[str, ...]:
-    """Why this plan is unexpectedly large; empty where it is not. `catalog_objects` are all there are."""
-    reasons = []
+    """Why this plan is unexpectedly large, or strange; empty where it is not. `catalog_objects` are all there are."""
+    reasons = list(plan.suspicious)
     if plan.objects > caps.most_objects:
         reasons.append(f"{plan.objects} objects are more than {caps.most_objects}")
     if plan.size_bytes > caps.most_gib * GIB:

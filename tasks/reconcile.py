@@ -86,7 +86,9 @@ def look_through(
     findings += _orphan_findings(catalog, location, policy, orphans, oldest)
     most = 4 * MOST_FINDINGS
     more = compared.more_orphans + len(unnamed) - len(orphans) + max(0, len(findings) - most)
-    return RangeDrift(compared.listed, compared.expected, tuple(findings[:most]), more, len(findings) <= most)
+    return RangeDrift(
+        compared.listed, compared.expected, tuple(findings[:most]), more, len(findings) <= most, len(missing)
+    )
 
 
 def orphans_before(catalog: CatalogDatabase, location: OpenLocation, grace: timedelta) -> datetime:

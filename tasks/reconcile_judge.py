@@ -42,6 +42,8 @@ class RangeDrift:
     uncounted: int = 0
     whole: bool = True
     """Whether all that it lacks is among the findings."""
+    missing: int = 0
+    """Of the expected rows, how many have no bytes here; counted where findings are too many, too."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,16 @@ class Drift:
     findings: tuple[Finding, ...]
     counters: tuple[CounterDrift, ...]
     uncounted: int = 0
+    missing: int = 0
     refused: str = ""
     """Why nothing that this place lacks is believed; empty where it is."""
+
+    @property
+    def suspicious(self) -> str:
+        """Why somebody must look at it first: a loss of all there is may be another folder, or somebody's mistake."""
+        if self.refused or not self.expected or self.missing < self.expected:
+            return ""
+        return f"store {self.place} holds none of the {self.expected} objects that the catalog expects there"
 
 
 def put_together(catalog: CatalogDatabase, looked: Sequence[tuple[OpenLocation, Sequence[RangeDrift]]]) -> list[Drift]:
@@ -98,6 +108,7 @@ def put_together(catalog: CatalogDatabase, looked: Sequence[tuple[OpenLocation, 
                 findings=tuple(_unbelieved(one) if refused and one.object_id not in healed else one for one in seen),
                 counters=off,
                 uncounted=sum(part.uncounted for part in parts),
+                missing=sum(part.missing for part in parts),
                 refused=refused,
             )
         )
@@ -154,7 +165,8 @@ def plan_repairs(found: Sequence[Drift], labels: dict[int, str]) -> Plan:
     ]
     if more := sum(drifted.uncounted for drifted in found):
         skipped.append(Item("leave", "too many", f"{more} more", "one run looks after the first; run it again"))
-    return Plan("reconcile-quota", tuple(items), tuple(skipped))
+    suspicious = tuple(drifted.suspicious for drifted in found if drifted.suspicious)
+    return Plan("reconcile-quota", tuple(items), tuple(skipped), suspicious)
 
 
 COUNTED = ("orphan", "missing")

@@ -37,7 +37,13 @@ BESIDE_FLOWS = ("hostile",)
 _numbers = itertools.count(1)
 
 
+NOBODY = Path(__file__).with_name("nobody.pem")
+"""A certificate that ended long ago. All tests speak plain HTTP on the loopback, and each client of httpx and Prefect
+would read those of the whole world first: 30 ms, a thousand times."""
+
+
 def pytest_configure() -> None:
+    os.environ["SSL_CERT_FILE"] = os.environ["PREFECT_API_SSL_CERT_FILE"] = str(NOBODY)
     # As Ctrl-C: without it the process ends where it stands, and its servers stay.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
@@ -180,7 +186,7 @@ def played(endpoints: Endpoints, sql: Callable[[str], None], template: str) -> I
             connection, name="main", store="main", bucket="played", prefix="", capabilities={}
         )
     )
-    seed_example(catalog, now=datetime(2026, 11, 20, 6, 30, tzinfo=UTC), days=100)
+    seed_example(catalog, now=datetime(2026, 11, 20, 6, 30, tzinfo=UTC), days=100, daily=40)
     yield catalog
     catalog.disconnect()
     sql("DROP DATABASE catalog_played WITH (FORCE)")
@@ -255,6 +261,7 @@ def prefect_api(running_stack: RunningStack) -> Iterator[str]:
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
     from prefect.settings import (
+        PREFECT_API_SSL_CERT_FILE,
         PREFECT_API_URL,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
         PREFECT_LOGGING_TO_API_ENABLED,
@@ -266,7 +273,7 @@ def prefect_api(running_stack: RunningStack) -> Iterator[str]:
     before = os.environ.get("PREFECT_API_URL")
     os.environ["PREFECT_API_URL"] = url
     # A run waits up to a second at its end for the thread that sends its heartbeats.
-    quick: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    quick: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_API_SSL_CERT_FILE: str(NOBODY)}
     with temporary_settings({PREFECT_API_URL: url, PREFECT_LOGGING_TO_API_ENABLED: True} | quick):
         yield url
         # What is still in the queues would be sent to a server that is gone.

@@ -31,7 +31,10 @@ class Arrival:
 
 @dataclass(frozen=True)
 class KnownJob:
-    """A job that has this video already. `healable` when the original's bytes are known to be missing or corrupt."""
+    """A job that has this video already. `healable` when the original's bytes are known to be missing or corrupt.
+
+    One that is still being uploaded has a reservation until `reserved_until`, which whoever uploads may lengthen.
+    """
 
     job_id: UUID
     status: str
@@ -40,6 +43,7 @@ class KnownJob:
     healable: bool
     created_at: datetime | None = None
     completed_at: datetime | None = None
+    reserved_until: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,9 @@ def find_known(connection: Connection, customer_id: int, hashes: Sequence[str]) 
         text(
             # The index's own predicate, word for word, or the planner cannot use it.
             "SELECT j.source_file_hash, j.id AS job_id, j.status, o.id AS object_id, o.generation, "
-            "       coalesce(o.state IN ('missing', 'corrupt'), false) AS healable, j.created_at, j.completed_at "
+            "       coalesce(o.state IN ('missing', 'corrupt'), false) AS healable, j.created_at, j.completed_at, "
+            "       CASE WHEN j.status = 'uploading' THEN "
+            "         (SELECT max(r.expires_at) FROM reservations r WHERE r.job_id = j.id) END AS reserved_until "
             "  FROM jobs j LEFT JOIN stored_objects o "
             "    ON o.job_id = j.id AND o.kind = 'original' AND o.state <> 'purging' "
             " WHERE j.api_key_id = :key AND j.source_file_hash = ANY (:hashes) "

@@ -206,9 +206,7 @@ def test_commands(catalog: CatalogDatabase, vault: ObjectStore, backup, tmp_path
         assert "u:secret" not in said
 
 
-@pytest.mark.parametrize(
-    "command", [["backup", "list"], ["backup", "settings"], ["restore"], ["upgrade"]], ids=" ".join
-)
+@pytest.mark.parametrize("command", [["backup", "list"], ["restore"], ["upgrade"]], ids=" ".join)
 def test_commands_find_the_stack_before_prefect_looks_for_a_server(
     catalog: CatalogDatabase, vault: ObjectStore, backup, running_stack: RunningStack, command: list[str]
 ) -> None:  # type: ignore[no-untyped-def]  # fixtures

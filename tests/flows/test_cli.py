@@ -12,9 +12,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from blocks.catalog import CatalogDatabase
+from blocks.object_store import ObjectStore
+from blocks.policies import IngestPolicy
 from flows.cli import app
 from tasks.ingest import ingest_videos
-from tests.helpers import one, write_video
+from tasks.stores import OpenLocation
+from tests.conftest import RunningStack
+from tests.helpers import execute, one, write_video
 
 pytestmark = pytest.mark.prefect
 
@@ -38,8 +42,6 @@ def test_keys(saved: str, catalog: CatalogDatabase) -> None:
 
 
 def test_url(saved: str, catalog: CatalogDatabase, location, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    from blocks.policies import IngestPolicy
-
     video = write_video(tmp_path / "a.mp4", b"through the command line")
     rules = IngestPolicy(source_roots=str(tmp_path))
     (outcome,) = ingest_videos(catalog, location, rules, api_key="acme", sources=[str(video)]).outcomes
@@ -48,6 +50,29 @@ def test_url(saved: str, catalog: CatalogDatabase, location, tmp_path: Path) -> 
     assert "a.mp4, until" in issued.stderr
     assert "has no audio" in run("url", "acme", str(outcome.job_id), "audio", code=1).stderr
     assert one(catalog, "SELECT url_expires_at IS NOT NULL FROM stored_objects")
+
+
+def test_status(
+    saved: str, catalog: CatalogDatabase, location: OpenLocation, vault: ObjectStore, running_stack: RunningStack,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Customers, and what they lost."""
+    monkeypatch.setenv("TRANSCODE_FLOW_HOME", str(running_stack.stack.folder))
+    video = write_video(tmp_path / "a.mp4", b"a video")
+    ingest_videos(
+        catalog, location, IngestPolicy(source_roots=str(tmp_path)), api_key="acme", sources=[str(video)]
+    )  # fmt: skip
+
+    def told() -> str:
+        shown = CliRunner().invoke(app, ["status"])
+        assert shown.exit_code in (0, 3), shown.output  # some tests have a worker, others have not
+        return " ".join(shown.stdout.split())
+
+    assert "acme" in told()
+    assert "missing or corrupt" not in told()
+    execute(catalog, "UPDATE stored_objects SET state = 'missing'")
+    key = one(catalog, "SELECT key FROM stored_objects")
+    assert f"1 objects are missing or corrupt, such as {key};" in told()
 
 
 def test_without_a_server_there_is_one_clear_line(tmp_path: Path) -> None:

@@ -264,6 +264,11 @@ def test_reconcile(
     assert f"processed/{job}/orphan" in stored_keys(location), "it is young"
     with pytest.raises(InvalidInputError, match="grace_hours"):
         reconcile_quota(grace_hours=0)
+    # There is something, but nothing of what should be: another folder, as likely as a loss.
+    delete_keys(location.store, [one(catalog, "SELECT key FROM stored_objects")])
+    with pytest.raises(RefusedError, match="holds none of the 1 objects that the catalog expects there: this has to"):
+        reconcile_quota()
+    assert one(catalog, "SELECT state FROM stored_objects") == "live"
     execute(catalog, "DELETE FROM stored_objects")
     with pytest.raises(RefusedError, match="knows no object at all, and store main holds"):
         reconcile_quota()

@@ -15,7 +15,7 @@ from blocks.catalog import CatalogDatabase
 from blocks.object_store import ObjectStore
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.probing import Capabilities
-from blocks.policies import POLICIES, AccessPolicy, BackupPolicy, IngestPolicy
+from blocks.policies import POLICIES, AccessPolicy, BackupPolicy, IngestPolicy, RelocationPolicy
 from tasks.customers import create_key, set_disabled
 from tasks.ingest import ingest_videos
 from tasks.outputs import register_outputs
@@ -81,6 +81,8 @@ class Platform:
                BackupPolicy: BackupPolicy(compression_level=1, restore_jobs=1)}  # fmt: skip
         for policy in POLICIES:
             own.get(policy, policy()).save(HERE, overwrite=True)
+        # A command that takes no name of it looks for this one.
+        RelocationPolicy().save("default", overwrite=True)
 
     def written(self) -> dict[str, Any]:
         """Everything that lasts: each row of each table, and what lies in the stores and in the folder."""

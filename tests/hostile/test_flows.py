@@ -51,11 +51,11 @@ def test_each_works_with_what_the_table_says(besieged: Platform) -> None:
 
 
 def some(flow: str, name: str) -> tuple[Any, ...]:
-    """All values of a meaning for the first flow that has it; for each other one two, and not the same two."""
+    """All values of a meaning for the first flow that has it; for each other one of them, and not the same one."""
     kind = meaning(flow)[name]
     others = [(one, other) for one in DEPLOYED for other in meaning(one) if meaning(one)[other] is kind]
     at = others.index((flow, name))
-    return kind.refused if at == 0 else tuple(islice(cycle(kind.refused), at * 2, at * 2 + min(2, len(kind.refused))))
+    return kind.refused if at == 0 else tuple(islice(cycle(kind.refused), at, at + 1))
 
 
 def attack(platform: Platform, flow: str, chosen: Callable[[str, str], tuple[Any, ...]]) -> None:

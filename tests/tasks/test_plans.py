@@ -61,6 +61,12 @@ def test_plans_of_fewer_objects_are_not_judged_by_their_share(objects: int, asks
     assert bool(reasons) is asks
 
 
+def test_what_is_strange_is_asked_however_small_it_is() -> None:
+    strange = Plan("reconcile-quota", (Item("mark missing", "missing", "a", "", objects=1),), (), ("none is there",))
+    assert over_caps(strange, caps(), 10**9) == ("none is there",)
+    assert strange.summary().endswith("(1 by missing); none is there")
+
+
 def test_shares_at_their_ends() -> None:
     nothing, everything = caps(most_percent=0), caps(most_percent=100)
     assert over_caps(plan_of(0), nothing, 10) == ()

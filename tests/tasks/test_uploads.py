@@ -209,8 +209,10 @@ def test_a_killed_completion_keeps_the_blob_until_somebody_takes_it_in(  # type:
     monkeypatch.undo()
     monkeypatch.setattr(intake, "WAIT_FOR_OTHERS_SECONDS", 0)
     early = complete(issued)
+    until = one(catalog, "SELECT max(expires_at) AT TIME ZONE 'UTC' FROM reservations WHERE job_id IS NOT NULL")
     assert (early.result, early.error) == (
-        "failed", "another run is uploading this video; ask again when it is through",
+        "failed", "another run is uploading this video; ask again when it is through, or after "
+        f"{until:%Y-%m-%d %H:%M:%S} UTC: if that run was killed, this video is free then",
     )  # fmt: skip
     assert len(stored_keys(location, "temp")) == 1, "the only copy there is"
     assert one(catalog, "SELECT status FROM uploads") == "open"

@@ -35,7 +35,7 @@ def same(catalog: CatalogDatabase, figures: str, counted: str) -> None:
 
 def test_the_content_is_what_was_played(played: CatalogDatabase) -> None:
     assert one(played, "SELECT count(DISTINCT tier) FROM analytics.usage WHERE day = :day", day=DAY) == 2
-    assert one(played, "SELECT count(*) FROM analytics.snapshots") > 90
+    assert one(played, "SELECT count(*) FROM analytics.snapshots") > 40
     assert_totals(played)
 
 

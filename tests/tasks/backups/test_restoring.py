@@ -88,18 +88,19 @@ def test_into_an_empty_server(catalog: CatalogDatabase, job: UUID, take, beside,
         shutil.rmtree(folder)
 
 
-def test_two_hundred_flipped_bits_and_two_hundred_cuts(
-    job: UUID, take, vault: ObjectStore, catalog_id: UUID, untouched, listed, beside
+@pytest.mark.parametrize("each", [20, pytest.param(200, marks=pytest.mark.chaos)])
+def test_flipped_bits_and_cuts(
+    each: int, job: UUID, take, vault: ObjectStore, catalog_id: UUID, untouched, listed, beside
 ) -> None:  # type: ignore[no-untyped-def]  # fixtures
     made: Manifest = take().manifest
-    chance = random.Random(5)
+    chance = random.Random(each)
     files = [*(file.name for file in made.files), MANIFEST]
-    for number in range(400):
+    for number in range(2 * each):
         key = f"{folder_of(catalog_id, made.id)}/{files[number % len(files)]}"
         whole = read_bytes(vault, key, at_most=10**8)
         at = chance.randrange(len(whole))
         flipped = whole[:at] + bytes([whole[at] ^ (1 << chance.randrange(8))]) + whole[at + 1 :]
-        put_bytes(vault, key, flipped if number < 200 else whole[:at], {})
+        put_bytes(vault, key, flipped if number < each else whole[:at], {})
         try:
             if key.endswith(MANIFEST):
                 (found,) = listed().all
