@@ -102,6 +102,12 @@ class SourceUnavailableError(TransientError):
     """A URL source did not answer, or answered with a server error."""
 
 
+def first_line(error: BaseException) -> str:
+    """What somebody else's error says, without the dump that follows; a driver's own where SQLAlchemy wraps it."""
+    cause = getattr(error, "orig", None) or error
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether a retry makes sense."""
     return isinstance(error, TransientError)

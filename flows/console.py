@@ -10,7 +10,7 @@ import httpx
 import typer
 from rich.console import Console
 
-from blocks.errors import StorageError
+from blocks.errors import StorageError, first_line
 
 out = Console()
 err = Console(stderr=True, soft_wrap=True)
@@ -26,7 +26,7 @@ def clear_errors() -> Iterator[None]:
         raise typer.Exit(1) from error
     except httpx.HTTPError as error:
         where = os.environ.get("PREFECT_API_URL", "the Prefect server")
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error:
             reason += " (Prefect's own database may be down)"
         err.print(f"[bold red]error:[/] {where} did not answer as it should: {plain(reason)}", highlight=False)

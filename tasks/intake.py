@@ -16,7 +16,7 @@ from typing import Literal
 from uuid import UUID, uuid4
 
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.admission import Admission, Arrival, KnownJob, admit
+from blocks.catalog.admission import Admission, Arrival, KnownJob, admit, reserved_until
 from blocks.catalog.customers import Customer
 from blocks.catalog.housekeeping import analyse_new
 from blocks.catalog.jobs import (
@@ -113,6 +113,7 @@ def take_in(
             _duplicate(one, *arrived[one.sha256]) if one.sha256 in arrived else outcome
             for one, outcome in zip(hashed, outcomes, strict=True)
         ]
+        outcomes = _tell_when_free(catalog, outcomes)
     _note_sources(catalog, outcomes)
     return outcomes
 
@@ -146,6 +147,17 @@ def _wait_for_others(catalog: CatalogDatabase, customer: Customer, arriving: Seq
         if len(through) == len(known) or time.monotonic() > deadline:
             return through
         time.sleep(0.25)
+
+
+def _tell_when_free(catalog: CatalogDatabase, outcomes: Sequence[IngestOutcome]) -> list[IngestOutcome]:
+    """A run that was killed uploads nothing any more, and nobody else can until its reservation lapses."""
+    waiting = [one.job_id for one in outcomes if one.job_status == JobStatus.UPLOADING and one.job_id is not None]
+    until = catalog.transaction(lambda connection: reserved_until(connection, waiting))
+    return [
+        replace(one, error=f"{one.error}, or after {until[one.job_id]:%Y-%m-%d %H:%M:%S} UTC: if that run was killed, "
+                "this video is free then") if one.job_id in until else one
+        for one in outcomes
+    ]  # fmt: skip
 
 
 def hashes_of(hashed: Sequence[Hashed]) -> list[str]:
@@ -318,7 +330,7 @@ def _duplicate(one: Hashed, known: KnownJob, outputs: tuple[Output, ...]) -> Ing
     return IngestOutcome(
         source=one.source,
         result="failed" if arriving else "duplicate",
-        error=_arriving(known) if arriving else "",
+        error="another run is uploading this video; ask again when it is through" if arriving else "",
         filename=one.filename,
         sha256=one.sha256,
         size_bytes=one.size_bytes,
@@ -329,13 +341,6 @@ def _duplicate(one: Hashed, known: KnownJob, outputs: tuple[Output, ...]) -> Ing
         job_completed_at=known.completed_at,
         outputs=outputs,
     )
-
-
-def _arriving(known: KnownJob) -> str:
-    until = "" if known.reserved_until is None else (
-        f", or after {known.reserved_until:%Y-%m-%d %H:%M:%S} UTC: if that run was killed, this video is free then"
-    )  # fmt: skip
-    return f"another run is uploading this video; ask again when it is through{until}"
 
 
 def _outcome(

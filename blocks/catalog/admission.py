@@ -31,10 +31,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class KnownJob:
-    """A job that has this video already. `healable` when the original's bytes are known to be missing or corrupt.
-
-    One that is still being uploaded has a reservation until `reserved_until`, which whoever uploads may lengthen.
-    """
+    """A job that has this video already. `healable` when the original's bytes are known to be missing or corrupt."""
 
     job_id: UUID
     status: str
@@ -43,7 +40,6 @@ class KnownJob:
     healable: bool
     created_at: datetime | None = None
     completed_at: datetime | None = None
-    reserved_until: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -62,9 +58,7 @@ def find_known(connection: Connection, customer_id: int, hashes: Sequence[str]) 
         text(
             # The index's own predicate, word for word, or the planner cannot use it.
             "SELECT j.source_file_hash, j.id AS job_id, j.status, o.id AS object_id, o.generation, "
-            "       coalesce(o.state IN ('missing', 'corrupt'), false) AS healable, j.created_at, j.completed_at, "
-            "       CASE WHEN j.status = 'uploading' THEN "
-            "         (SELECT max(r.expires_at) FROM reservations r WHERE r.job_id = j.id) END AS reserved_until "
+            "       coalesce(o.state IN ('missing', 'corrupt'), false) AS healable, j.created_at, j.completed_at "
             "  FROM jobs j LEFT JOIN stored_objects o "
             "    ON o.job_id = j.id AND o.kind = 'original' AND o.state <> 'purging' "
             " WHERE j.api_key_id = :key AND j.source_file_hash = ANY (:hashes) "
@@ -76,6 +70,18 @@ def find_known(connection: Connection, customer_id: int, hashes: Sequence[str]) 
         {"key": customer_id, "hashes": list(hashes)},
     )
     return {row.source_file_hash: KnownJob(*row[1:]) for row in rows}
+
+
+def reserved_until(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, datetime]:
+    """When the reservations of uploads under way end; whoever uploads may lengthen its own."""
+    rows = connection.execute(
+        text(
+            "SELECT job_id, max(expires_at) AS expires_at FROM reservations "
+            " WHERE job_id = ANY (CAST(:ids AS uuid[])) GROUP BY job_id"
+        ),
+        {"ids": [str(job_id) for job_id in job_ids]},
+    )
+    return {row.job_id: row.expires_at for row in rows}
 
 
 def admit(

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool
 
-from blocks.errors import CatalogUnavailableError
+from blocks.errors import CatalogUnavailableError, first_line
 
 T = TypeVar("T")
 
@@ -159,7 +159,7 @@ class CatalogDatabase(Block):
     def unavailable(self, error: Exception) -> CatalogUnavailableError:
         """A lost connection, told in the project's own error."""
         return CatalogUnavailableError(
-            f"the catalog {self.database} at {self.host} did not answer: {_first_line(error)}"
+            f"the catalog {self.database} at {self.host} did not answer: {first_line(error)}"
         )
 
     def named(self, database: str) -> CatalogDatabase:
@@ -220,8 +220,3 @@ def _in_utc(engine: Engine) -> Engine:
         connection.commit()
 
     return engine
-
-
-def _first_line(error: Exception) -> str:
-    cause = _cause(error)
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from blocks.catalog.block import CatalogDatabase, is_interrupted
-from blocks.errors import CatalogUnavailableError, RefusedError, StorageError
+from blocks.errors import CatalogUnavailableError, RefusedError, StorageError, first_line
 
 LONGEST_NAME = 63
 """PostgreSQL cuts longer names, silently."""
@@ -49,12 +49,11 @@ def catalog_errors(catalog: CatalogDatabase) -> Iterator[None]:
     except DBAPIError as error:
         raise _told(catalog, error) from error
     except SQLAlchemyError as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CatalogUnavailableError(f"the session at {catalog.host} was lost: {reason}") from error
+        raise CatalogUnavailableError(f"the session at {catalog.host} was lost: {first_line(error)}") from error
 
 
 def _told(catalog: CatalogDatabase, error: DBAPIError) -> StorageError:
-    reason = (str(error.orig).strip().splitlines() or [type(error.orig).__name__])[0]
+    reason = first_line(error)
     code = getattr(error.orig, "pgcode", None)
     if code is None or is_interrupted(error):
         return CatalogUnavailableError(f"PostgreSQL at {catalog.host} did not answer: {reason}")
@@ -161,7 +160,7 @@ def end_sessions(connection: Connection, name: str) -> None:
                 {"name": name},
             )
         except DBAPIError as error:
-            refused = (str(error.orig).strip().splitlines() or [""])[0]
+            refused = first_line(error)
         left = connection.execute(
             text(
                 "SELECT pid, usename, application_name FROM pg_stat_activity "

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from blocks.catalog.block import CatalogDatabase
 from blocks.catalog.locations import read_identity
-from blocks.errors import CatalogUnavailableError, LockLostError, SweepBusyError
+from blocks.errors import CatalogUnavailableError, LockLostError, SweepBusyError, first_line
 
 POLL_SECONDS = 1.0
 """Polled and not waited for in the server: a run that waits can be cancelled at any second."""
@@ -159,9 +159,8 @@ def _connected(catalog: CatalogDatabase, connect: Callable[[], Connection]) -> I
         # Each statement commits itself: an open transaction would hold back vacuum for hours.
         connection = connect().execution_options(isolation_level="AUTOCOMMIT")
     except DBAPIError as error:
-        reason = (str(error.orig).strip().splitlines() or [type(error.orig).__name__])[0]
         raise CatalogUnavailableError(
-            f"PostgreSQL at {catalog.host} did not answer when the sweep's lock was to be taken: {reason}"
+            f"PostgreSQL at {catalog.host} did not answer when the sweep's lock was to be taken: {first_line(error)}"
         ) from error
     try:
         yield connection
@@ -181,8 +180,7 @@ def _take(connection: Connection, holder: str, locks: Sequence[_Lock]) -> str | 
                 connection.execute(text("SELECT pg_advisory_unlock_all()"))
                 return _holder(connection, lock.name)
     except SQLAlchemyError as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise CatalogUnavailableError(f"the connection for the sweep's lock was lost: {reason}") from error
+        raise CatalogUnavailableError(f"the connection for the sweep's lock was lost: {first_line(error)}") from error
     return None
 
 

@@ -16,6 +16,7 @@ from blocks.errors import (
     RefusedError,
     StorageError,
     StoreUnavailableError,
+    first_line,
 )
 from blocks.object_store.block import ObjectStore
 
@@ -52,12 +53,12 @@ def _translated(store: ObjectStore, action: str, error: Exception) -> StorageErr
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         detail = f"{code}: {error.response.get('Error', {}).get('Message', '')}".strip(": ")
     else:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         code = next((word for word in _WRONG_DIGEST if word in str(error)), "")
-        answered = re.search(r"status code: (\d{3})", first_line)
+        answered = re.search(r"status code: (\d{3})", line)
         status = int(answered.group(1)) if answered else 0
         # The first line names method and URL; the rest is a dump of the request.
-        detail = first_line.split(" - ")[-1].partition("<?xml")[0].strip(" :")[:200]
+        detail = line.split(" - ")[-1].partition("<?xml")[0].strip(" :")[:200]
         if found := re.search(r"<Code>(\w+)</Code>", str(error)):
             detail = f"{found.group(1)}, {detail}"
         if isinstance(error, FileNotFoundError):

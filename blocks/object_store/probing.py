@@ -15,7 +15,7 @@ from uuid import uuid4
 import httpx
 from botocore.exceptions import BotoCoreError, ClientError
 
-from blocks.errors import RefusedError, StorageError, UnfitStoreError
+from blocks.errors import RefusedError, StorageError, UnfitStoreError, first_line
 from blocks.object_store.block import ObjectStore
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.failures import store_errors
@@ -145,7 +145,7 @@ def _judge(name: str, trial: Callable[[ObjectStore, str], str | None], store: Ob
     try:
         seen = trial(store, key)
     except (ClientError, BotoCoreError, StorageError, httpx.HTTPError) as error:
-        return Finding(name, works=False, detail=str(error).splitlines()[0][:200])
+        return Finding(name, works=False, detail=first_line(error)[:200])
     return Finding(name, works=seen is None, detail=seen or "")
 
 

@@ -16,7 +16,7 @@ from blocks.catalog.databases import count_tables, is_open, maintenance
 from blocks.catalog.locations import Identity, read_identity
 from blocks.catalog.migrating import current_revision, head_revision, is_known_revision
 from blocks.catalog.restored import Obligations, disabled_keys, erased_since, jobs_on_hold
-from blocks.errors import RefusedError
+from blocks.errors import RefusedError, first_line
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ def find_in_use(target: CatalogDatabase, *, even_if_unreadable: bool) -> InUse |
     except (SQLAlchemyError, psycopg2.Error) as error:
         if not even_if_unreadable:
             raise _refusal(target, error) from error
-        return InUse(target, as_far_as_it_can_be_read=True, unreadable=_reason(error))
+        return InUse(target, as_far_as_it_can_be_read=True, unreadable=first_line(error))
     return InUse(target, as_far_as_it_can_be_read=even_if_unreadable)
 
 
@@ -106,11 +106,7 @@ def _look(connection: Connection, revision: str | None) -> None:
 
 def _refusal(database: CatalogDatabase, error: Exception) -> RefusedError:
     return RefusedError(
-        f"the catalog in {database.database} cannot be read ({_reason(error)}). With even_if_unreadable a backup takes "
-        "its place all the same; holds, disabled keys and erasures of since are carried over as far as they can be read"
+        f"the catalog in {database.database} cannot be read ({first_line(error)}). With even_if_unreadable a backup "
+        "takes its place all the same; holds, disabled keys and erasures of since are carried over as far as they can "
+        "be read"
     )
-
-
-def _reason(error: Exception) -> str:
-    cause = getattr(error, "orig", None) or error
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
