@@ -152,7 +152,9 @@ def _wait_for_others(catalog: CatalogDatabase, customer: Customer, arriving: Seq
 def _tell_when_free(catalog: CatalogDatabase, outcomes: Sequence[IngestOutcome]) -> list[IngestOutcome]:
     """A run that was killed uploads nothing any more, and nobody else can until its reservation lapses."""
     waiting = [one.job_id for one in outcomes if one.job_status == JobStatus.UPLOADING and one.job_id is not None]
-    until = catalog.transaction(lambda connection: reserved_until(connection, waiting))
+    until: dict[UUID, datetime] = {}
+    with suppress(CatalogUnavailableError):  # the others' outcomes are not lost for the want of it
+        until = catalog.transaction(lambda connection: reserved_until(connection, waiting))
     return [
         replace(one, error=f"{one.error}, or after {until[one.job_id]:%Y-%m-%d %H:%M:%S} UTC: if that run was killed, "
                 "this video is free then") if one.job_id in until else one
