@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from blocks.catalog import CatalogDatabase
 from blocks.object_store import ObjectStore
 from blocks.policies import IngestPolicy
 from flows.cli import app
+from flows.console import clear_errors
 from tasks.ingest import ingest_videos
 from tasks.stores import OpenLocation
 from tests.conftest import RunningStack
@@ -86,6 +90,27 @@ def test_without_a_server_there_is_one_clear_line(tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert refused.stderr.strip().splitlines()[-1].startswith("error: no Prefect server to ask: start the embedded")
     assert "Traceback" not in refused.stderr
+
+
+class _NoDatabase(BaseHTTPRequestHandler):
+    """As Prefect's server answers without PostgreSQL."""
+
+    def do_GET(self) -> None:
+        self.send_error(503)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_server_without_its_database_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with HTTPServer(("127.0.0.1", 0), _NoDatabase) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with pytest.raises(typer.Exit), clear_errors():
+            httpx.get(f"http://127.0.0.1:{server.server_port}").raise_for_status()
+        thread.join()
+    told = capsys.readouterr().err
+    assert "503" in told
+    assert told.strip().endswith("(Prefect's own database may be down)")
 
 
 def test_upgrade_and_unknown_names(saved: str) -> None:
