@@ -66,13 +66,18 @@ $(VENV)/bin/pip:
 
 # The project itself is installed without its dependencies: those come from the lock, each with its hash. As constraints
 # too: pip looks for a package that is asked for with an extra apart from the package itself.
+define install
+$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $(1) -c $(1)
+$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+endef
+
 $(VENV)/.local-installed: requirements.lock.txt pyproject.toml | $(VENV)/bin/pip
 	@echo "installing into $(VENV) (some minutes the first time) …"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock.txt -c requirements.lock.txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(call install,requirements.lock.txt)
 	@touch $@
 
-$(VENV)/.dev-installed: requirements-dev.lock.txt $(VENV)/.local-installed
-	@echo "installing the tools of developers …"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock.txt -c requirements-dev.lock.txt
-	@touch $@
+# All of the other lock, and the tools of developers: in a new clone, one installation is enough.
+$(VENV)/.dev-installed: requirements-dev.lock.txt requirements.lock.txt pyproject.toml | $(VENV)/bin/pip
+	@echo "installing into $(VENV), with the tools of developers (some minutes the first time) …"
+	@$(call install,requirements-dev.lock.txt)
+	@touch $(VENV)/.local-installed $@

@@ -32,8 +32,6 @@ from tasks.stores import OpenLocation
 from tests.helpers import declared, write_video
 
 TEMPLATE = "catalog_template"
-BESIDE_FLOWS = ("hostile",)
-"""Folders that `make test` runs with the flows."""
 _numbers = itertools.count(1)
 NOBODY = Path(__file__).with_name("nobody.pem")
 """A certificate that ended long ago. But for an operator's own server, tests speak plain HTTP on the loopback, and each
@@ -55,12 +53,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", default="", help="seeds of the simulation, such as 17 or 0-5000")
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of flows go last: the Prefect server starts meanwhile."""
-    for item in items:
-        if item.path.parent.name in BESIDE_FLOWS:
-            item.add_marker("beside_flows")
     items.sort(key=lambda item: item.get_closest_marker("prefect") is not None)
 
 
