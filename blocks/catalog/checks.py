@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -56,6 +57,33 @@ def backups_made(connection: Connection) -> list[str]:
     if connection.execute(text("SELECT to_regclass('backup_checks')")).scalar() is None:
         return []
     return list(connection.execute(text("SELECT backup FROM backup_checks WHERE what = 'backup' AND ok")).scalars())
+
+
+def checks_since(connection: Connection, since: datetime) -> list[dict[str, Any]]:
+    """All that was written down after a moment, as `keep_checks` takes it."""
+    rows = connection.execute(
+        text(
+            "SELECT at, what, backup, ok, seconds, bytes, because, run, CAST(details AS text) AS details "
+            "  FROM backup_checks WHERE at > :since ORDER BY at"
+        ),
+        {"since": since},
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
+def keep_checks(connection: Connection, kept: Sequence[dict[str, Any]]) -> None:
+    """Write down in a restored catalog what the one before it knew; once, however often it is told."""
+    if not kept:
+        return
+    connection.execute(
+        text(
+            "INSERT INTO backup_checks (at, what, backup, ok, seconds, bytes, because, run, details) "
+            "SELECT :at, :what, :backup, :ok, :seconds, :bytes, :because, :run, CAST(:details AS jsonb) "
+            " WHERE NOT EXISTS (SELECT FROM backup_checks "
+            "                    WHERE what = CAST(:what AS text) AND at = :at AND backup = :backup)"
+        ),
+        list(kept),
+    )
 
 
 def newest_checks(connection: Connection, what: str, limit: int = 30) -> list[Check]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from blocks.catalog.checks import keep_checks
 from blocks.errors import FrozenCatalogError
 
 GENERATIONS_AN_EPOCH = 2**32
@@ -101,11 +103,12 @@ def thaw(connection: Connection, seen: Freeze, *, run: str) -> bool:
 @dataclass(frozen=True)
 class Obligations:
     """What a catalog is bound to: jobs on hold with the reason, jobs that were erased for good since a moment, and
-    disabled keys by their hashes, and since when."""
+    disabled keys by their hashes, and since when. And how backups and drills went since that moment."""
 
     holds: dict[UUID, str]
     erased: list[UUID]
     disabled: dict[str, datetime]
+    checks: list[dict[str, Any]]
 
 
 def jobs_on_hold(connection: Connection) -> dict[UUID, str]:
@@ -147,6 +150,7 @@ def keep_obligations(connection: Connection, kept: Obligations, *, run: str) -> 
         ),
         {"keys": list(kept.disabled), "since": list(kept.disabled.values())},
     )
+    keep_checks(connection, kept.checks)
 
 
 def orphans_since(connection: Connection) -> datetime | None:

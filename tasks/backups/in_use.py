@@ -12,6 +12,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from blocks.catalog import CatalogDatabase
+from blocks.catalog.checks import checks_since
 from blocks.catalog.databases import count_tables, is_open, maintenance
 from blocks.catalog.locations import Identity, read_identity
 from blocks.catalog.migrating import current_revision, head_revision, is_known_revision
@@ -63,6 +64,7 @@ class InUse:
             self.ask(jobs_on_hold, {}),
             self.ask(lambda connection: erased_since(connection, since), []),
             self.ask(disabled_keys, {}),
+            self.ask(lambda connection: checks_since(connection, since), []),
         )
 
 

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from blocks.catalog import CatalogDatabase
+from blocks.catalog.checks import checks_since, keep_checks, record_check
 from blocks.catalog.locations import declare_place
 from blocks.catalog.restored import erased_since, read_freeze, thaw
 from blocks.errors import RefusedError
@@ -18,6 +19,8 @@ from tasks.layout import IDENTITY_KEY
 from tasks.stores import OpenLocation, open_location
 from tests.helpers import execute, one, rows
 from tests.tasks.backups.conftest import NO_WAIT
+
+EVIDENCE = "SELECT at, what, backup, ok, seconds, bytes, because, run, details FROM backup_checks ORDER BY at"
 
 
 def test_a_hold_outlives_a_restore(catalog: CatalogDatabase, job: UUID, take, swap) -> None:  # type: ignore[no-untyped-def]  # fixtures
@@ -32,6 +35,25 @@ def test_an_erasure_is_told_by_every_restore_after_it(catalog: CatalogDatabase, 
     execute(catalog, "INSERT INTO operation_log (run, operation, job_id) VALUES ('x', 'erase', :job)", job=erased)
     swap(made)
     assert catalog.transaction(lambda connection: erased_since(connection, made.snapshot_at)) == [erased]
+
+
+def test_how_backups_and_drills_went_since_stays_known(catalog: CatalogDatabase, job: UUID, take, swap, beside) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """When there was last a drill, how long it took, and which backups were made, is no matter of the catalog's age."""
+    made = take().manifest
+    take()
+    catalog.transaction(
+        lambda connection: record_check(
+            connection, what="drill", backup=made.id, ok=True, seconds=7.5, run="x", details={"rows": 3}
+        )
+    )
+    known = rows(catalog, EVIDENCE)
+    assert [row.what for row in known] == ["backup", "backup", "drill"]
+    swap(made)
+    assert rows(catalog, EVIDENCE) == known
+    # Of a restore that was killed and begun again, with the same database beside.
+    kept = catalog.transaction(lambda connection: checks_since(connection, made.snapshot_at))
+    catalog.transaction(lambda connection: keep_checks(connection, kept))
+    assert rows(catalog, EVIDENCE) == known
 
 
 def test_a_key_that_was_disabled_since_stays_so(
