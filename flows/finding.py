@@ -37,7 +37,7 @@ def note_unsound(
     found = [one for place, report in reports.items() for one in findings.of_verification(place, report)]
     _write(database, "verify-objects", [] if some_kinds else list(reports), found)
     if found:
-        first = next(one for report in reports.values() for one in report.hurt)
+        first = next(one for report in reports.values() for one in report.alarming)
         tell(CORRUPT, catalog, of="catalog", such_as=first.key, **_sums(found))
 
 

@@ -36,8 +36,8 @@ def of_lifecycle(reach: Mapping[str, Sequence[RuleReach]]) -> list[Found]:
 
 
 def of_verification(place: str, report: VerifyReport) -> list[Found]:
-    """Objects that were read and are not what the catalog says."""
+    """Objects that were asked for and are not what the catalog says."""
     counts: dict[str, int] = {}
-    for one in report.hurt:
+    for one in report.alarming:
         counts[one.result] = counts.get(one.result, 0) + 1
     return [Found(place, result, number) for result, number in counts.items()]

@@ -24,11 +24,14 @@ from tasks.stores import OpenLocation
 SMALLEST_BATCH = 500
 MOST_BATCHES = 200
 """Prefect runs: one a batch."""
+STRANGE = 10
+"""Objects, of which not one is there: their store may be another one than it says, or half up."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What reading one object came to: `sound`, `corrupt`, `missing`, `unread` (try again) or `changed` meanwhile."""
+    """What reading one object came to: `sound`, `corrupt`, `missing`, `unread` (try again), `changed` meanwhile, or
+    `absent` with all others of its batch, which says more of the store than of the object."""
 
     object_id: UUID
     job_id: UUID
@@ -42,7 +45,7 @@ class Checked:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """One batch: sound objects are only counted. `error` is why it was not read to its end."""
+    """One batch: sound objects are only counted. `error` is why it came to nothing."""
 
     sound: int = 0
     sound_bytes: int = 0
@@ -61,12 +64,17 @@ class VerifyReport:
     twins: tuple[Twin, ...]
     unsound: int = 0
     errors: tuple[str, ...] = ()
-    """Of batches that were not read to their end."""
+    """Of batches that came to nothing."""
 
     @property
     def hurt(self) -> tuple[Checked, ...]:
         """Objects that are corrupt or missing."""
         return tuple(one for one in self.others if one.result in ("corrupt", "missing"))
+
+    @property
+    def alarming(self) -> tuple[Checked, ...]:
+        """Those, and what is absent."""
+        return tuple(one for one in self.others if one.result in ("corrupt", "missing", "absent"))
 
     def cure(self, one: Checked) -> str:
         """What could bring an object's bytes back."""
@@ -81,7 +89,8 @@ class VerifyReport:
 
     def summary(self) -> str:
         """One line for a person."""
-        counts = {what: sum(one.result == what for one in self.others) for what in ("corrupt", "missing", "unread")}
+        shown = ("corrupt", "missing", "absent", "unread")
+        counts = {what: sum(one.result == what for one in self.others) for what in shown}
         bad = ", ".join(f"{number} {what}" for what, number in counts.items() if number) or "none corrupt or missing"
         jobs = len({one.job_id for one in self.hurt})
         return (
@@ -89,7 +98,7 @@ class VerifyReport:
             f"({format_bytes(self.sound_bytes)} sound): {bad}"
             + (f"; {jobs} jobs are hurt" if jobs else "")
             + (f"; {self.unsound} are on record as missing or corrupt" if self.unsound else "")
-            + (f"; {len(self.errors)} batches were not read: {self.errors[0]}" if self.errors else "")
+            + (f"; {len(self.errors)} batches came to nothing: {self.errors[0]}" if self.errors else "")
         )
 
 
@@ -123,13 +132,22 @@ def choose(
 def verify_batch(
     catalog: CatalogDatabase, location: OpenLocation, policy: IntegrityPolicy, ids: Sequence[UUID], *, run: str
 ) -> BatchResult:
-    """Read and hash these objects, and mark what is not what its row says."""
+    """Read and hash these objects, and mark what is not what its row says.
+
+    Where not one of them is there nothing is marked: a reconciliation sees more of the store, and asks somebody first.
+    """
     rows = list(catalog.transaction(lambda connection: content_of(connection, ids)).values())
     live = [row for row in rows if row.state == "live"]
     checked = in_parallel(lambda row: _check(catalog, location, row), live, threads=policy.parallel_transfers)
     sound = [one for one in checked if one.result == "sound"]
     catalog.transaction(lambda connection: verifying.note_verified(connection, [one.object_id for one in sound]))
     others = [one for one in checked if one.result != "sound"]
+    if len(others) >= STRANGE and len(live) == len(others) == sum(one.result == "missing" for one in others):
+        return BatchResult(
+            others=tuple(replace(one, result="absent", detail="nothing of its batch is there") for one in others),
+            error=f"{location.place.name} has not one of the {len(others)} objects that were asked for, so that none "
+            "is marked as missing: look at the store, then run reconcile-quota, which asks somebody before it does",
+        )
     by_id = {row.id: row for row in live}
     marked: set[UUID] = set()
     for state in ("corrupt", "missing"):

@@ -11,12 +11,13 @@ import pytest
 import zstandard
 
 from blocks.catalog import CatalogDatabase, verifying
+from blocks.catalog.findings import Found
 from blocks.catalog.verifying import Twin
 from blocks.errors import ContentMismatchError, InvalidInputError
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes, read_bytes
 from blocks.policies import IngestPolicy, IntegrityPolicy
-from tasks import verify
+from tasks import findings, verify
 from tasks.content import decoded
 from tasks.customers import create_key
 from tasks.ingest import ingest_videos
@@ -322,6 +323,30 @@ def test_a_store_that_does_not_answer(
     assert report.hurt == ()
     assert report.summary() == "2 of 2 objects read (0 B sound): 2 unread"
     assert rows(catalog, "SELECT * FROM stored_objects ORDER BY id") == before
+
+
+def test_where_nothing_is_there_nothing_is_marked(
+    run: Verify, catalog: CatalogDatabase, location: OpenLocation, new_job: Callable[[bytes], UUID]
+) -> None:
+    """Its marker is, so that it opens: another bucket under its name, or a copy that has only begun."""
+    job = new_job(b"content")
+    many(catalog, job, verify.STRANGE)
+    # As a whole no place is lost while one object of it is there.
+    assert len(run(kinds=["original"]).others) == 0
+    report = run(kinds=["hls_360p"])
+    assert {one.result for one in report.others} == {"absent"}
+    assert report.hurt == ()
+    assert findings.of_verification("main", report) == [Found("main", "absent", verify.STRANGE)], "somebody is told"
+    (error,) = report.errors
+    assert error.startswith(f"main has not one of the {verify.STRANGE} objects that were asked for")
+    assert set(rows(catalog, "SELECT state FROM stored_objects")) == {("live",)}
+    assert "10 absent; 1 batches came to nothing: main has not one" in report.summary()
+    # Beside others that are there they count as lost, and few of them do, too.
+    assert len(run().hurt) == verify.STRANGE
+    execute(catalog, "DELETE FROM stored_objects WHERE kind = 'hls_360p'")
+    many(catalog, job, verify.STRANGE - 1)
+    assert len(run(kinds=["hls_360p"]).hurt) == verify.STRANGE - 1
+    execute(catalog, "DELETE FROM stored_objects WHERE kind = 'hls_360p'")
 
 
 def test_an_object_that_comes_back_is_not_missing(
