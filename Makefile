@@ -64,10 +64,9 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say which one with make PYTHON=python3.12 …")'
 	@$(PYTHON) -m venv $(VENV)
 
-# The project itself is installed without its dependencies: those come from the lock, each with its hash. As constraints
-# too: pip looks for a package that is asked for with an extra apart from the package itself.
+# Exactly what the lock names, each with its hash: it is whole, so that pip has nothing to resolve. And the project itself.
 define install
-$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $(1) -c $(1)
+$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(1)
 $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 endef
 
