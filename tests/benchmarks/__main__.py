@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -50,6 +51,8 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=PAIRS, help="counted pairs of runs a row")
     parser.add_argument("--readme", action="store_true", help="also write the figures into the README's table")
     options = parser.parse_args()
+    # As Ctrl-C: without it the process ends where it stands, and its servers stay.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     found: dict[str, list[Measured]] = {}
     day = f"{datetime.now(UTC):%Y-%m-%d}"
     with bench_stack(options.pairs) as bench:
