@@ -74,7 +74,7 @@ class VerifyReport:
     @property
     def alarming(self) -> tuple[Checked, ...]:
         """Those, and what is absent."""
-        return tuple(one for one in self.others if one.result in ("corrupt", "missing", "absent"))
+        return self.hurt + tuple(one for one in self.others if one.result == "absent")
 
     def cure(self, one: Checked) -> str:
         """What could bring an object's bytes back."""
@@ -142,10 +142,10 @@ def verify_batch(
     sound = [one for one in checked if one.result == "sound"]
     catalog.transaction(lambda connection: verifying.note_verified(connection, [one.object_id for one in sound]))
     others = [one for one in checked if one.result != "sound"]
-    if len(others) >= STRANGE and len(live) == len(others) == sum(one.result == "missing" for one in others):
+    if len(checked) >= STRANGE and all(one.result == "missing" for one in checked):
         return BatchResult(
-            others=tuple(replace(one, result="absent", detail="nothing of its batch is there") for one in others),
-            error=f"{location.place.name} has not one of the {len(others)} objects that were asked for, so that none "
+            others=tuple(replace(one, result="absent", detail="nothing of its batch is there") for one in checked),
+            error=f"{location.place.name} has not one of the {len(checked)} objects that were asked for, so that none "
             "is marked as missing: look at the store, then run reconcile-quota, which asks somebody before it does",
         )
     by_id = {row.id: row for row in live}

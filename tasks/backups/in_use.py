@@ -21,8 +21,10 @@ from blocks.errors import RefusedError, first_line
 
 T = TypeVar("T")
 
-ASKED = ("api_keys", "jobs", "stored_objects", "operation_log", "approvals")
+ASKED = ("api_keys", "jobs", "stored_objects", "operation_log")
 """Tables that a restore reads before it takes their place."""
+ASKED_TOO = ("approvals", "backup_checks")
+"""Those that came with later revisions."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,8 @@ def _names_itself(connection: Connection) -> bool:
 
 def _look(connection: Connection, revision: str | None) -> None:
     read_identity(connection)
-    # Approvals came with the second revision; who does not say theirs should have all.
-    for name in ASKED if revision is None or revision == head_revision() else ASKED[:-1]:
+    # Who does not say its revision should have all.
+    for name in ASKED + (ASKED_TOO if revision is None or revision == head_revision() else ()):
         connection.execute(text(f"SELECT * FROM {name} LIMIT 1"))  # noqa: S608 -- names of our own
 
 

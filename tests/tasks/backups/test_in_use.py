@@ -20,6 +20,7 @@ from tasks.backups.replacing import plan_replacement
 from tests.helpers import execute, one
 
 DAMAGES = {
+    "no checks": "DROP TABLE backup_checks CASCADE",
     "dropped": "DROP TABLE jobs CASCADE",
     "emptied": "TRUNCATE catalog_identity",
     "no approvals": "DROP TABLE approvals",
