@@ -145,8 +145,8 @@ def set_open(connection: Connection, name: str, *, is_open: bool) -> None:
     )
 
 
-def end_sessions(connection: Connection, name: str) -> None:
-    """End every session in a database, and wait until they are gone.
+def end_sessions(connection: Connection, name: str, *, but: int = 0) -> None:
+    """End every session in a database, but that of one process if asked for, and wait until they are gone.
 
     Raises:
         RefusedError: some stay, or belong to roles that this one must not end; the message names them.
@@ -156,17 +156,14 @@ def end_sessions(connection: Connection, name: str) -> None:
     while True:
         try:
             connection.execute(
-                text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name AND {_CLIENTS}"),
-                {"name": name},
+                text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {_CLIENTS}"),
+                {"name": name, "but": but},
             )
         except DBAPIError as error:
             refused = first_line(error)
         left = connection.execute(
-            text(
-                "SELECT pid, usename, application_name FROM pg_stat_activity "
-                f" WHERE datname = :name AND {_CLIENTS} LIMIT 5"
-            ),
-            {"name": name},
+            text(f"SELECT pid, usename, application_name FROM pg_stat_activity WHERE {_CLIENTS} LIMIT 5"),
+            {"name": name, "but": but},
         ).all()
         if not left:
             return
@@ -177,7 +174,7 @@ def end_sessions(connection: Connection, name: str) -> None:
 
 
 # An autovacuum worker may be ended by a superuser only; renaming a database sends it away by itself.
-_CLIENTS = "backend_type IN ('client backend', 'walsender')"
+_CLIENTS = "datname = :name AND pid <> :but AND backend_type IN ('client backend', 'walsender')"
 
 
 def swap_names(connection: Connection, name: str, *, beside: str, kept_as: str) -> None:

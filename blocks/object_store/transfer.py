@@ -29,8 +29,8 @@ from blocks.object_store.failures import store_errors
 RANGE_BYTES = 16 * MIB
 """Bytes asked for in one request when a whole object is read."""
 MOST_PARTS_AT_ONCE = min(8, max(4, 2 * (os.cpu_count() or 1)))
-"""Of one upload: for each core one that it hashes and signs, and one on the line. With twice as many a server on the same
-two cores needed a tenth more of their time, for the parts that it held in memory."""
+"""Of one upload: for each core one that it hashes and signs, and one on the line. With twice as many, a server on the
+same two cores needed a tenth more of their time, for the parts that it held in memory."""
 MOST_PARTS = 9_000
 """S3 ends at 10,000 parts; the part size grows before that."""
 PARTS_IN_MEMORY_BYTES = 128 * MIB

@@ -25,7 +25,7 @@ from blocks.catalog.databases import (
     swap_names,
     write_note,
 )
-from blocks.catalog.restored import freeze, keep_obligations, read_freeze
+from blocks.catalog.restored import Obligations, freeze, keep_obligations, read_freeze
 from blocks.catalog.sweeps import catalog_lock
 from blocks.errors import CatalogUnavailableError, RefusedError, StorageError
 from blocks.policies import BackupPolicy
@@ -74,18 +74,15 @@ def cut_over(
     with catalog_lock(target, manifest.catalog_id, holder=f"restore {run}", wait=wait, waiting=waiting) as lock:
         in_use = find_in_use(target, even_if_unreadable=even_if_unreadable)
         identity = in_use.identity() if in_use is not None else None
-        epoch, owned = _unused_epoch(), False
+        epoch, owned, bound = _unused_epoch(), False, None
         # Another catalog's epochs say nothing about this one's buckets.
         if in_use is not None and identity is not None and identity.catalog_id == manifest.catalog_id:
             epoch = identity.epoch
             # An older schema may lack what is asked for; it is replaced all the same.
             if in_use.is_current():
-                owned = _owns_buckets(in_use)
-                kept = in_use.obligations(manifest.snapshot_at)
-                beside.transaction(lambda connection: keep_obligations(connection, kept, run=run))
+                owned, bound = _owns_buckets(in_use), in_use
         epoch = 1 + max(manifest.epoch, epoch)
         beside.transaction(lambda connection: freeze(connection, backup=manifest.id, epoch=epoch, run=run))
-        beside.disconnect()
         target.disconnect()
         # In the lock's own session: who slept past the lock, and lost it, swaps nothing.
         session = lock.session
@@ -95,8 +92,13 @@ def cut_over(
             try:
                 if exists:
                     write_note(session, target.database, {"cutover": run})
-                    set_open(session, target.database, is_open=False)
+                    if bound is None:
+                        set_open(session, target.database, is_open=False)
+                    else:
+                        kept = _close_and_ask(session, bound, manifest.snapshot_at)
+                        beside.transaction(lambda connection: keep_obligations(connection, kept, run=run))
                     end_sessions(session, target.database)
+                beside.disconnect()
                 end_sessions(session, beside.database)
                 swap_names(session, target.database, beside=beside.database, kept_as=kept_as)
             except BaseException:
@@ -107,6 +109,14 @@ def cut_over(
             if exists:
                 _keep(session, kept_as, manifest.id)
     return CutOver(target.database, kept_as, epoch, owned)
+
+
+def _close_and_ask(session: Connection, in_use: InUse, since: datetime) -> Obligations:
+    """Let nobody into a catalog, end who is in it, and ask it then what it is bound to: nobody binds it to more."""
+    with in_use.last_session() as (last, process):
+        set_open(session, in_use.database.database, is_open=False)
+        end_sessions(session, in_use.database.database, but=process)
+        return last.obligations(since)
 
 
 def _unused_name(connection: Connection, target: CatalogDatabase) -> str:

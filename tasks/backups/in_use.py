@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
 import psycopg2
 from sqlalchemy import Connection, inspect, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from blocks.catalog import CatalogDatabase
+from blocks.catalog.block import is_interrupted
 from blocks.catalog.checks import checks_since
 from blocks.catalog.databases import count_tables, is_open, maintenance
 from blocks.catalog.locations import Identity, read_identity
@@ -31,12 +33,14 @@ ASKED_TOO = ("approvals", "backup_checks")
 class InUse:
     """A catalog in use. `unreadable` says why not all of it can be read, as after a dropped table; empty if it can.
 
-    With `as_far_as_it_can_be_read` a question that it cannot answer has no answer; else it is refused.
+    With `as_far_as_it_can_be_read` a question that it cannot answer has no answer; else it is refused. It is asked in
+    `session` where there is one, and there once.
     """
 
     database: CatalogDatabase
     as_far_as_it_can_be_read: bool
     unreadable: str = ""
+    session: Connection | None = None
 
     def ask(self, question: Callable[[Connection], T], otherwise: T) -> T:
         """Its answer, or `otherwise`.
@@ -46,11 +50,33 @@ class InUse:
             CatalogUnavailableError: the server did not answer.
         """
         try:
-            return self.database.transaction(question)
+            return self._answer(question)
         except (SQLAlchemyError, psycopg2.Error) as error:
             if self.as_far_as_it_can_be_read:
                 return otherwise
             raise _refusal(self.database, error) from error
+
+    def _answer(self, question: Callable[[Connection], T]) -> T:
+        if self.session is None:
+            return self.database.transaction(question)
+        try:
+            with self.session.begin():
+                return question(self.session)
+        except DBAPIError as error:
+            if is_interrupted(error):
+                raise self.database.unavailable(error) from error
+            raise
+
+    @contextmanager
+    def last_session(self) -> Iterator[tuple[InUse, int]]:
+        """The same catalog in a session that was there before the database let nobody in any more; and its process."""
+        engine = self.database.direct_engine()
+        try:
+            with engine.connect() as session:
+                asked = replace(self, session=session)
+                yield asked, asked._answer(lambda found: found.execute(text("SELECT pg_backend_pid()")).scalar_one())
+        finally:
+            engine.dispose()
 
     def identity(self) -> Identity | None:
         """Which catalog it is, where it still says so."""

@@ -193,7 +193,7 @@ def test_the_session_of_the_cut_over_dies_in_the_middle(
 ) -> None:  # type: ignore[no-untyped-def]  # fixtures
     made = take().manifest
 
-    def cut(connection, name: str) -> None:  # type: ignore[no-untyped-def]  # a session
+    def cut(connection, name: str, **_: int) -> None:  # type: ignore[no-untyped-def]  # a session
         connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
 
     monkeypatch.setattr(cutover, "end_sessions", cut)

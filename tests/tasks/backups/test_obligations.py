@@ -6,15 +6,18 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.checks import checks_since, keep_checks, record_check
 from blocks.catalog.locations import declare_place
-from blocks.catalog.restored import erased_since, read_freeze, thaw
-from blocks.errors import RefusedError
+from blocks.catalog.restored import Obligations, erased_since, read_freeze, thaw
+from blocks.errors import CatalogUnavailableError, RefusedError
 from blocks.object_store import ObjectStore
+from tasks.backups import cutover
 from tasks.backups.aftermath import Aftermath, claim_buckets
 from tasks.backups.cutover import cut_over
+from tasks.backups.in_use import InUse
 from tasks.layout import IDENTITY_KEY
 from tasks.stores import OpenLocation, open_location
 from tests.helpers import execute, one, rows
@@ -28,6 +31,49 @@ def test_a_hold_outlives_a_restore(catalog: CatalogDatabase, job: UUID, take, sw
     execute(catalog, "UPDATE jobs SET hold = 'case 7'")
     swap(made)
     assert rows(catalog, "SELECT id, hold FROM jobs") == [(job, "case 7")]
+
+
+def test_nothing_is_bound_once_its_obligations_are_read(
+    catalog: CatalogDatabase, job: UUID, take, swap, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """A hold that somebody sets when the cut-over has begun would be told as set, and be gone a second later."""
+    made = take().manifest
+    set_open, obligations = cutover.set_open, InUse.obligations
+    refused = []
+
+    def hold_and_close(connection: Connection, name: str, *, is_open: bool) -> None:
+        execute(catalog, "UPDATE jobs SET hold = 'case 8'")
+        set_open(connection, name, is_open=is_open)
+
+    def read_alone(self: InUse, since: datetime) -> Obligations:
+        with pytest.raises(CatalogUnavailableError) as error:
+            execute(catalog, "UPDATE jobs SET hold = 'case 9'")
+        refused.append(str(error.value))
+        return obligations(self, since)
+
+    monkeypatch.setattr(cutover, "set_open", hold_and_close)
+    monkeypatch.setattr(InUse, "obligations", read_alone)
+    swap(made)
+    assert "not currently accepting connections" in refused[0]
+    monkeypatch.undo()
+    assert rows(catalog, "SELECT id, hold FROM jobs") == [(job, "case 8")]
+
+
+def test_obligations_that_cannot_be_read_any_more_change_nothing(
+    catalog: CatalogDatabase, job: UUID, take, swap, sql, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    made = take().manifest
+    ask = InUse.ask
+
+    def lose(self: InUse, question: object, otherwise: object) -> object:
+        if self.session is not None:
+            sql(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{catalog.database}'")
+        return ask(self, question, otherwise)  # type: ignore[arg-type]  # as it was called
+
+    monkeypatch.setattr(InUse, "ask", lose)
+    with pytest.raises(CatalogUnavailableError):
+        swap(made)
+    assert catalog.transaction(read_freeze) is None, "let open again"
 
 
 def test_an_erasure_is_told_by_every_restore_after_it(catalog: CatalogDatabase, job: UUID, take, swap, beside) -> None:  # type: ignore[no-untyped-def]  # fixtures
