@@ -207,7 +207,7 @@ def _reasons_to_ask(work: Work[F], plan: Plan, granted: Approval | None) -> tupl
     reasons = over_caps(plan, work.caps, total)
     if work.always_ask:
         reasons = ("this cannot be undone", *reasons)
-    if granted is not None:
+    if granted is not None and granted.is_less_than(plan):
         more = (
             f"it is more than the {granted.objects} objects and {format_bytes(granted.size_bytes)} that were approved"
         )
@@ -241,8 +241,9 @@ def _ask(work: Work[F], plan: Plan, reasons: tuple[str, ...]) -> None:
             approved_objects=plan.objects,
             approved_bytes=plan.size_bytes,
         ),
-        # The time, since a run that is retried forgets what it asked, and a key is good for one question.
-        key=f"approval-{int(time.time())}",
+        # The time, since a run that is retried forgets what it asked, and a key is good for one question. And what was
+        # told as strange: nothing else is approved.
+        key=f"approval-{int(time.time())}-{plan.strangeness}",
         timeout=int(lasts.total_seconds()),
     )
 
@@ -261,7 +262,7 @@ def _answer(work: Work[F]) -> Approval | State[Report] | None:
         return Completed(name="Overtaken", message=message, data=None)
     if not approved:
         return Completed(name="Denied", message="denied in the UI; nothing was changed", data=None)
-    return Approval(form.approved_objects, form.approved_bytes)
+    return Approval(form.approved_objects, form.approved_bytes, asked[-1].split("-")[2])
 
 
 def was_asked() -> bool:
@@ -272,7 +273,7 @@ def was_asked() -> bool:
 def _asked_before() -> list[str]:
     context = FlowRunContext.get()
     keys = (context.flow_run.empirical_policy.pause_keys or ()) if context and context.flow_run else ()
-    return sorted((key for key in keys if key.startswith("approval-")), key=lambda key: int(key.rpartition("-")[2]))
+    return sorted((key for key in keys if key.startswith("approval-")), key=lambda key: int(key.split("-")[1]))
 
 
 def _overtake_older(work: Work[F]) -> None:

@@ -84,9 +84,15 @@ def show_aftermath(result: Aftermath, *, kept_as: str = "", confirming: bool = F
         if confirming
         else "Nothing is removed from any store until somebody runs **confirm-restore**.",
         "*lost its bytes*: no URL is issued for these; a new upload of the same video heals an original.",
-        "*newer*: no row names these objects; they were stored after the backup, or given up before. They stay until "
-        "the restore is confirmed, and orphan_grace_hours after that.",
+        "*newer*: no row names these objects, or one that was being written when the backup was made; they were stored "
+        "after it, or given up before. They stay until the restore is confirmed, and after that for "
+        "orphan_grace_hours, or abandoned_hours where a row names them.",
     ]
+    if result.unfinished:
+        steps.append(
+            "Jobs that were under way at the backup are as they were then. Once the restore is confirmed they fail "
+            "after stuck_hours: until then register what was made of them, or start them again."
+        )
     if kept_as:
         steps.append(f"The catalog before the restore is the database `{kept_as}`, read-only.")
     create_markdown_artifact(

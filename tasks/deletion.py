@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -223,9 +223,9 @@ def _erase(sweep: Sweep, items: Sequence[Item]) -> list[Outcome]:
         for job_id, extent in purged.deleted.items():
             before = freed.get(job_id, Extent())
             freed[job_id] = Extent(before.objects + extent.objects, before.stored_bytes + extent.stored_bytes)
-    gone: tuple[UUID, ...] = ()
-    if not failed:
-        gone = sweep.catalog.transaction(lambda connection: erase_jobs(connection, owner, going, run=sweep.run))
+    left = _jobs_of(failed, going)
+    rid = [one for one in going if one not in left]
+    gone = sweep.catalog.transaction(lambda connection: erase_jobs(connection, owner, rid, run=sweep.run))
     outcomes = []
     for item in items:
         job_id = UUID(item.subject)
@@ -235,11 +235,18 @@ def _erase(sweep: Sweep, items: Sequence[Item]) -> list[Outcome]:
         elif job_id in gone:
             outcomes.append(Outcome(item, "done", "", extent.objects, extent.stored_bytes))
         else:
-            # Its own key, if one of those failed: jobs are erased together, or none of them.
+            # Its own key, if one of those failed.
             keys = sorted(failed, key=lambda key: str(job_id) not in key)
             why = f"{keys[0]}: {failed[keys[0]]}" if keys else "objects of it are there still, or it is on hold by now"
             outcomes.append(Outcome(item, "failed", why, extent.objects, extent.stored_bytes))
     return outcomes
+
+
+def _jobs_of(failed: Iterable[str], job_ids: Sequence[UUID]) -> set[UUID]:
+    """Whose keys could not be removed: all of the jobs' where one does not tell, such as that of an export."""
+    named = {str(one): one for one in job_ids}
+    of_key = [{job_id for name, job_id in named.items() if name in key} for key in failed]
+    return set(job_ids) if not all(of_key) else set().union(*of_key)
 
 
 def _remove_all(

@@ -34,7 +34,10 @@ _INSTEAD = {
 
 @dataclass(frozen=True, slots=True)
 class WantedRule:
-    """A rule that the policy asks for, named by its field; `unsupported` says why the server is not asked for it."""
+    """A rule that the policy asks for, named by its field; `unsupported` says why the server is not asked for it.
+
+    One that it was asked for, and `refused`, leaves the rule of before where it is.
+    """
 
     name: str
     id: str
@@ -44,6 +47,7 @@ class WantedRule:
     days: int
     storage_class: str = ""
     unsupported: str = ""
+    refused: bool = False
 
     def as_rule(self) -> Rule:
         """The rule as the server is asked for it."""
@@ -109,7 +113,9 @@ def wanted_rules(policy: RetentionPolicy, store_prefix: str, capabilities: Capab
 
 def plan_rules(existing: Sequence[Rule], wanted: Iterable[WantedRule], store_prefix: str) -> RuleChanges:
     """What makes the existing rules the wanted ones; compared by meaning, in place, others' untouched."""
+    wanted = tuple(wanted)
     asked = {one.id: one for one in wanted if not one.unsupported}
+    stays = {one.id for one in wanted if one.refused}
     rules: list[Rule] = []
     named: dict[str, list[str]] = {"added": [], "changed": [], "removed": [], "kept": [], "foreign": []}
     for rule in existing:
@@ -118,6 +124,9 @@ def plan_rules(existing: Sequence[Rule], wanted: Iterable[WantedRule], store_pre
         one = asked.pop(rule["ID"], None) if own else None
         if own is None:
             named["foreign"].append(bucket_rules.name_of(rule))
+            rules.append(rule)
+        elif rule["ID"] in stays:
+            stays.remove(rule["ID"])
             rules.append(rule)
         elif one is None:
             named["removed"].append(own)
@@ -141,8 +150,8 @@ def plan_lifecycle(location: OpenLocation, policy: RetentionPolicy) -> Lifecycle
 def apply_rules(location: OpenLocation, policy: RetentionPolicy) -> LifecycleReport:
     """Bring the bucket's rules to the policy, in one write, or none where they are as they should be.
 
-    A transition that the server refuses (a class it has not, too few days for it) is left out and told, so that it
-    keeps no other rule from being written.
+    A transition that the server refuses (a class it has not, too few days for it) is left as it was and told, so that
+    it keeps no other rule from being written.
 
     Raises:
         RefusedError: the server refuses one of the other rules, or these credentials.
@@ -166,7 +175,7 @@ def apply_rules(location: OpenLocation, policy: RetentionPolicy) -> LifecycleRep
                 raise
             (refused,) = (one for one in wanted if one.action == "transition")
             because = f"transition_days: the server refuses it ({error}); {_INSTEAD['transition']}"
-            wanted = tuple(replace(one, unsupported=because) if one is refused else one for one in wanted)
+            wanted = tuple(replace(one, unsupported=because, refused=True) if one is refused else one for one in wanted)
         else:
             return _report(location, existing, wanted, changes)
 
@@ -235,9 +244,12 @@ def apply_all(sweep: Sweep, policy: RetentionPolicy, plan: Plan) -> Report:
             continue
         notes += report.notes
         written = {*report.added, *report.changed, *report.removed}
+        refused = dict(zip(report.unsupported, report.notes, strict=False))
         outcomes += [
-            Outcome(item, "done") if item.rule in written else Outcome(item, "skipped", "done meanwhile, or refused")
+            Outcome(item, "done") if item.rule in written
+            else Outcome(item, "failed", refused[item.rule]) if item.rule in refused
+            else Outcome(item, "skipped", "done meanwhile")
             for item in items
-        ]
+        ]  # fmt: skip
         sweep.progress(len(items))
     return Report("apply-lifecycle", tuple(outcomes), tuple(notes))

@@ -6,6 +6,7 @@ stops there.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -61,6 +62,11 @@ class Plan:
     def size_bytes(self) -> int:
         """Their bytes, as stored."""
         return sum(item.size_bytes for item in self.items)
+
+    @property
+    def strangeness(self) -> str:
+        """The same for the same strange things, in few letters; empty where there are none."""
+        return hashlib.sha256("\n".join(sorted(self.suspicious)).encode()).hexdigest()[:16] if self.suspicious else ""
 
     def by_rule(self) -> tuple[RuleSum, ...]:
         """A line for each rule that has something to do."""
@@ -133,14 +139,19 @@ class Report:
 
 @dataclass(frozen=True)
 class Approval:
-    """How much somebody agreed to."""
+    """How much somebody agreed to, and the `strangeness` of the plan that they were shown."""
 
     objects: int
     size_bytes: int
+    strangeness: str = ""
 
     def covers(self, plan: Plan) -> bool:
-        """Whether the plan has not grown past what was agreed to."""
-        return plan.objects <= self.objects and plan.size_bytes <= self.size_bytes
+        """Whether the plan has not grown past what was agreed to, and is not strange in another way."""
+        return not self.is_less_than(plan) and plan.strangeness in ("", self.strangeness)
+
+    def is_less_than(self, plan: Plan) -> bool:
+        """Whether the plan has grown past it."""
+        return plan.objects > self.objects or plan.size_bytes > self.size_bytes
 
 
 def over_caps(plan: Plan, caps: SafetyPolicy, catalog_objects: int) -> tuple[str, ...]:

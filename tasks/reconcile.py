@@ -192,6 +192,7 @@ def _orphan_findings(
     )
     jobs = [job for job in (job_of(one.key) for one in orphans) if job is not None]
     owners = catalog.transaction(lambda connection: drift.owner_ids(connection, jobs))
+    held = catalog.transaction(lambda connection: due.held_jobs(connection, jobs))
     findings = []
     for one, look in zip(orphans, looks, strict=True):
         row = rows.get(look.object_id) if look is not None and look.object_id is not None else None
@@ -205,7 +206,11 @@ def _orphan_findings(
             what = "young orphan"
         customer_id = owners.get(job_of(one.key) or UUID(int=0), 0)
         object_id, place = (row.id, row.location_id) if row is not None else (None, 0)
-        findings.append(Finding(what, one.key, one.size_bytes, because, customer_id, object_id, 0, rule, place))
+        findings.append(
+            Finding(
+                what, one.key, one.size_bytes, because, customer_id, object_id, 0, rule, place, job_of(one.key) in held
+            )
+        )  # fmt: skip
     return findings
 
 

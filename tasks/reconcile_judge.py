@@ -30,6 +30,8 @@ class Finding:
     rule: str = ""
     location_id: int = 0
     """Where the server moved it; of an orphan, where the row lies whose id it carries."""
+    held: bool = False
+    """Of an orphan: whether the job that its key names is on hold."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def put_together(catalog: CatalogDatabase, looked: Sequence[tuple[OpenLocation, 
             f"store {location.place.name} lists nothing, and the catalog expects {expected} objects there: nothing is "
             "changed; look at the bucket, or restore it"
         )  # fmt: skip
-        seen = (_as_newer(_across(one, lost, places), frozen) for part in parts for one in part.findings)
+        seen = (_as_held(_as_newer(_across(one, lost, places), frozen)) for part in parts for one in part.findings)
         found.append(
             Drift(
                 place=location.place.name,
@@ -140,6 +142,13 @@ def _as_newer(finding: Finding, frozen: Freeze | None) -> Finding:
         return finding
     because = f"{finding.because}; it may be newer than backup {frozen.restored_from}, which the catalog comes from"
     return replace(finding, what="newer", rule="restored", because=because)
+
+
+def _as_held(finding: Finding) -> Finding:
+    """A hold keeps all that lies in a job's folder, whether a row names it or not."""
+    if not finding.held or finding.what != "orphan":
+        return finding
+    return replace(finding, what="held", rule="hold", because=f"its job is on hold; {finding.because}")
 
 
 def plan_repairs(found: Sequence[Drift], labels: dict[int, str]) -> Plan:

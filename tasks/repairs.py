@@ -9,6 +9,7 @@ from uuid import UUID
 from blocks.catalog import counters, drift
 from blocks.catalog.content import Content, content_of
 from blocks.catalog.drift import Fenced
+from blocks.catalog.due import held_jobs
 from blocks.catalog.objects import NewObject
 from blocks.errors import (
     ForeignCatalogError,
@@ -23,6 +24,7 @@ from blocks.object_store.transfer import fingerprint
 from blocks.policies import IntegrityPolicy
 from tasks.content import hash_content
 from tasks.healing import heal
+from tasks.layout import job_of
 from tasks.parallel import in_parallel
 from tasks.plans import Item, Outcome, Plan, Report
 from tasks.reconcile import look_at, orphans_before
@@ -189,6 +191,8 @@ def _remove_orphans(
         lambda connection: content_of(connection, [now.object_id for now in seen if now and now.object_id])
     )
     named = sweep.catalog.transaction(lambda connection: drift.named_keys(connection, [one.key for one in batch]))
+    jobs = [job for job in (job_of(one.key) for one in batch) if job is not None]
+    held = sweep.catalog.transaction(lambda connection: held_jobs(connection, jobs))
     results: dict[str, tuple[str, str]] = {}
     for one, now in zip(batch, seen, strict=True):
         row = rows.get(now.object_id) if now is not None and now.object_id is not None else None
@@ -198,6 +202,8 @@ def _remove_orphans(
             results[one.key] = ("skipped", "written anew meanwhile")
         elif one.key in named:
             results[one.key] = ("skipped", "a row names it by now")
+        elif job_of(one.key) in held:
+            results[one.key] = ("skipped", "its job is on hold by now")
         elif row is not None and row.state != "live":
             results[one.key] = ("skipped", f"row {row.id}, which it carries, is {row.state}: it may be its only copy")
     gone = [one for one in batch if one.key not in results]

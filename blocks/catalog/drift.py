@@ -74,6 +74,29 @@ def unsound_keys(connection: Connection, limit: int) -> tuple[list[str], int]:
     return list(keys.scalars()), connection.execute(text(f"SELECT count(*) {unsound}")).scalar_one()
 
 
+def pending_keys(connection: Connection, location_ids: Sequence[int], limit: int) -> list[tuple[str, int]]:
+    """Keys of a shelf's rows whose bytes were never seen whole, and how many bytes they are to have; up to `limit`."""
+    rows = connection.execute(
+        text(
+            "SELECT key, stored_bytes FROM stored_objects "
+            " WHERE state = 'pending' AND location_id = ANY (:locations) ORDER BY created_at LIMIT :limit"
+        ),
+        {"locations": list(location_ids), "limit": limit},
+    )
+    return [(row.key, row.stored_bytes) for row in rows]
+
+
+def count_unfinished(connection: Connection) -> int:
+    """Jobs that somebody is still at, or was."""
+    count: int = connection.execute(
+        text(
+            "SELECT count(*) FROM jobs WHERE deleted_at IS NULL "
+            "   AND status IN ('uploading', 'queued', 'processing', 'transcoding')"
+        )
+    ).scalar_one()
+    return count
+
+
 def named_keys(connection: Connection, keys: Sequence[str]) -> set[str]:
     """Which of these keys some row or unfinished intent names at this moment, in whatever place.
 

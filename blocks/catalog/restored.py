@@ -95,6 +95,14 @@ def thaw(connection: Connection, seen: Freeze, *, run: str) -> bool:
             " WHERE deleted_at IS NOT NULL AND status <> 'cleaned_up'"
         )
     )
+    # So does what was under way when the backup was made: it went on, and its bytes may be whole.
+    connection.execute(
+        text(
+            "UPDATE jobs SET updated_at = clock_timestamp() WHERE deleted_at IS NULL "
+            "   AND status IN ('uploading', 'queued', 'processing', 'transcoding')"
+        )
+    )
+    connection.execute(text("UPDATE stored_objects SET created_at = clock_timestamp() WHERE state = 'pending'"))
     written = text("INSERT INTO operation_log (run, operation) VALUES (:run, 'confirm-restore')")
     connection.execute(written, {"run": run})
     return True

@@ -17,7 +17,7 @@ from blocks.catalog.restored import claims_done, set_epoch
 from blocks.encryption import BackupKey
 from blocks.errors import NotFoundError, RefusedError, StorageError
 from blocks.object_store import ObjectStore
-from blocks.object_store.transfer import put_bytes, read_bytes
+from blocks.object_store.transfer import fingerprint, put_bytes, read_bytes
 from blocks.policies import IntegrityPolicy
 from tasks import reconcile, reconcile_judge
 from tasks.backups.manifest import Manifest
@@ -52,7 +52,9 @@ class Aftermath:
     lost: list[str] = field(default_factory=list)
     lost_rows: int = 0
     newer: list[tuple[str, str, int]] = field(default_factory=list)
-    """Place, key and bytes of objects that no row names."""
+    """Place, key and bytes of objects that no row names, or one that was being written when the backup was made."""
+    unfinished: int = 0
+    """Jobs that were under way then."""
     uncounted: int = 0
     """Disagreements beyond those that one pass looks at."""
     failed: list[str] = field(default_factory=list)
@@ -65,6 +67,8 @@ class Aftermath:
             f"{len(self.healed)} rows were healed",
             f"{self.metadata_restored} metadata objects came back",
         ]
+        if self.unfinished:
+            parts.append(f"{self.unfinished} jobs were under way at the backup")
         if self.uncounted:
             parts.append(f"at least {self.uncounted} more objects that no row names, beyond those listed")
         wrong = len(self.failed) + len(self.metadata_failed)
@@ -182,6 +186,7 @@ def reconcile_restored(sweep: Sweep, policy: IntegrityPolicy, result: Aftermath,
     nothing is believed of until what was moved out of it since the backup is found elsewhere.
     """
     failed_before = tuple(result.failed)
+    result.unfinished = sweep.catalog.transaction(drift.count_unfinished)
     for _ in range(MOST_PASSES):
         result.failed = list(failed_before)
         found = _look(sweep, policy, result)
@@ -213,6 +218,7 @@ def reconcile_restored(sweep: Sweep, policy: IntegrityPolicy, result: Aftermath,
 
 def _look(sweep: Sweep, policy: IntegrityPolicy, result: Aftermath) -> list[Drift]:
     looked: list[tuple[OpenLocation, list[RangeDrift]]] = []
+    arrived: list[tuple[str, str, int]] = []
     for location in sweep.locations:
         try:
             ranges = [
@@ -221,6 +227,7 @@ def _look(sweep: Sweep, policy: IntegrityPolicy, result: Aftermath) -> list[Drif
                 )
                 for part in reconcile.plan_ranges(sweep.catalog, location, policy)
             ]
+            arrived += _arrived(sweep, location, policy)
         except StorageError as error:
             result.failed.append(f"{location.place.name}: {error}")
             continue
@@ -234,4 +241,16 @@ def _look(sweep: Sweep, policy: IntegrityPolicy, result: Aftermath) -> list[Drif
     result.newer = [
         (drifted.place, one.key, one.size_bytes) for drifted in found for one in drifted.findings if one.what == "newer"
     ]
+    result.newer += arrived
     return found
+
+
+def _arrived(sweep: Sweep, location: OpenLocation, policy: IntegrityPolicy) -> list[tuple[str, str, int]]:
+    """What was being written when the backup was made, and is there."""
+    pending = sweep.catalog.transaction(
+        lambda connection: drift.pending_keys(connection, location.place.shelf, MOST_TOLD)
+    )
+    there = in_parallel(
+        lambda one: fingerprint(location.store, one[0]) is not None, pending, threads=policy.parallel_transfers
+    )
+    return [(location.place.name, key, size) for (key, size), seen in zip(pending, there, strict=True) if seen]

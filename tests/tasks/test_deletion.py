@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -18,8 +18,11 @@ from sqlalchemy import Connection
 from blocks.catalog.admission import reserve, settle
 from blocks.catalog.snapshots import exported_snapshot
 from blocks.errors import InvalidInputError, NotFoundError, QuotaExceededError, RefusedError
+from blocks.object_store import ObjectStore
+from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy, IngestPolicy, RetentionPolicy, TierPolicy
+from tasks import deletion, purging
 from tasks.access import issue_download_url
 from tasks.analytics.snapshot import refresh
 from tasks.customers import create_key, set_quota
@@ -235,6 +238,38 @@ def test_an_erasure_leaves_only_the_log(
     assert_sound(sweep.catalog, location)
     with pytest.raises(NotFoundError):
         erase(sweep, gone)
+
+
+def test_a_key_that_cannot_be_removed_keeps_only_its_own_job(
+    sweep: Sweep, location: OpenLocation, acme: str, new_job: Callable[[bytes], UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One object under lock would keep the names and hashes of a hundred jobs that were to be erased."""
+    stuck, other = new_job(b"under lock"), new_job(b"free")
+
+    def locked(store: ObjectStore, keys: Sequence[str]) -> dict[str, str]:
+        kept = [key for key in keys if str(stuck) in key]
+        return dict.fromkeys(kept, "AccessDenied: locked") | delete_keys(
+            store, [key for key in keys if key not in kept]
+        )
+
+    with monkeypatch.context() as patched:
+        patched.setattr(purging, "delete_keys", locked)
+        patched.setattr(purging, "PAUSE_SECONDS", 0)
+        patched.setattr(deletion, "delete_keys", locked)
+        results = {one.item.subject: (one.result, one.error) for one in erase(sweep, stuck, other).outcomes}
+    assert results[str(other)] == ("done", "")
+    assert results[str(stuck)][0] == "failed"
+    assert results[str(stuck)][1].startswith(f"processed/{stuck}/")
+    assert rows(sweep.catalog, "SELECT id FROM jobs") == [(stuck,)]
+    assert [one.result for one in erase(sweep, stuck).outcomes] == ["done"]
+    assert stored_keys(location) == []
+
+
+def test_a_key_that_tells_no_job_keeps_all_of_them() -> None:
+    jobs = [uuid4(), uuid4()]
+    assert deletion._jobs_of([], jobs) == set()
+    assert deletion._jobs_of([f"failed/{jobs[0]}/x"], jobs) == {jobs[0]}
+    assert deletion._jobs_of([f"failed/{jobs[0]}/x", "exports/bulk/some.zip"], jobs) == set(jobs)
 
 
 def test_an_erasure_takes_a_job_whatever_its_state(

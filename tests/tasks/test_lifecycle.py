@@ -22,13 +22,16 @@ from blocks.policies import RetentionPolicy
 from tasks.aging import AGED_PREFIXES
 from tasks.lifecycle import (
     LifecycleReport,
+    apply_all,
     apply_rules,
+    plan_all,
     plan_lifecycle,
     plan_rules,
     wanted_rules,
 )
 from tasks.lifecycle_reach import EXAMPLES, RuleReach, simulate
 from tasks.stores import OpenLocation
+from tasks.sweeping import Sweep
 from tests.conftest import make_store
 from tests.helpers import execute
 
@@ -203,6 +206,35 @@ def test_a_refused_transition_keeps_no_other_rule_out(open_in: Callable[..., Ope
         assert report.unsupported == ("transition_days",)
         assert "refuses it" in report.summary()
     assert len(read_rules(location.store)) == len(DONE)
+
+
+def test_a_transition_that_is_refused_stays_as_it_was() -> None:
+    """A class that the server has not keeps the one that works from being dropped."""
+    former = wanted_rules(RetentionPolicy(transition_days=90), "a/b", ALL)
+    existing = [THEIRS, *(one.as_rule() for one in former)]
+    changed = wanted_rules(RetentionPolicy(transition_days=30), "a/b", ALL)
+    refused = tuple(
+        replace(one, unsupported="it is refused", refused=True) if one.action == "transition" else one
+        for one in changed
+    )
+    changes = plan_rules(existing, refused, "a/b")
+    assert changes.rules == existing
+    assert (changes.added, changes.changed, changes.removed) == ((), (), ())
+    twice = plan_rules([*existing, existing[-1]], refused, "a/b")
+    assert twice.rules == existing, "once"
+    unasked = tuple(replace(one, refused=False) for one in refused)
+    assert plan_rules(existing, unasked, "a/b").removed == ("transition_days",), "of a server that cannot, it goes"
+
+
+def test_a_refusal_is_no_success(open_in: Callable[..., OpenLocation], catalog: CatalogDatabase) -> None:
+    location = open_in("a", ALL)  # as probed before the server was changed
+    policy = RetentionPolicy(transition_days=90)
+    plan = plan_all([location], policy, {})
+    report = apply_all(Sweep(catalog, (location,)), policy, plan)
+    results = {one.item.rule: (one.result, one.error) for one in report.outcomes}
+    assert {results[name] for name in DONE} == {("done", "")}
+    assert results["transition_days"][0] == "failed"
+    assert "the server refuses it" in results["transition_days"][1]
 
 
 def test_a_refusal_of_the_other_rules_is_raised(

@@ -98,6 +98,19 @@ def test_an_approval_covers_what_was_agreed_to(objects: int, size: int, covered:
     assert Approval(10, 100).covers(plan_of(objects, size)) is covered
 
 
+def test_an_approval_covers_nothing_strange_that_nobody_was_told() -> None:
+    """Somebody who agreed to 60,000 orphans did not agree to give up a small store."""
+    items = (Item("mark missing", "missing", "a", "", objects=1),)
+    plain, strange = Plan("reconcile-quota", items), Plan("reconcile-quota", items, (), ("cold holds none", "nor warm"))
+    other = Plan("reconcile-quota", items, (), ("cold holds none",))
+    assert not Approval(60_000, 10**12).covers(strange)
+    assert not Approval(60_000, 10**12, other.strangeness).covers(strange)
+    told = Approval(60_000, 10**12, strange.strangeness)
+    assert told.covers(strange)
+    assert told.covers(plain), "what is not strange any more needs no words"
+    assert strange.strangeness == Plan("x", (), (), ("nor warm", "cold holds none")).strangeness
+
+
 @given(ITEMS, ITEMS)
 def test_an_approval_covers_its_plan_and_every_smaller_one(items: list[Item], more: list[Item]) -> None:
     plan, larger = Plan("cleanup", tuple(items)), Plan("cleanup", (*items, *more))

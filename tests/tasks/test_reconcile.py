@@ -20,8 +20,10 @@ from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes, read_bytes
 from blocks.policies import IngestPolicy
 from tasks import reconcile, reconcile_judge
+from tasks.deletion import hold
 from tasks.ingest import ingest_videos
 from tasks.outputs import register_outputs
+from tasks.plans import Plan
 from tasks.reconcile_compare import split_jobs
 from tasks.reconcile_judge import explain_drift
 from tasks.repairs import apply_repairs
@@ -98,6 +100,35 @@ def test_an_orphan_within_its_grace_stays(
     assert "no row names it" in plan.skipped[0].because
     assert report.outcomes == ()
     assert f"processed/{job}/young" in stored_keys(location)
+
+
+def test_an_orphan_of_a_job_on_hold_stays(
+    sweep: Sweep, location: OpenLocation, new_job: Callable[[bytes], UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hold is for all that lies in the job's folder: what no row names may be the evidence."""
+    job = new_job(b"1")
+    key = f"processed/{job}/720p/older.mp4"
+    put_bytes(location.store, key, b"12345", {})
+    with monkeypatch.context() as patched:
+        # Put on hold between the plan and its doing.
+        record = reconcile_judge.plan_repairs
+
+        def plan_and_hold(*arguments: Any) -> Plan:
+            plan = record(*arguments)
+            hold(sweep.catalog, job_ids=[str(job)], reason="case 7")
+            return plan
+
+        patched.setattr(reconcile_judge, "plan_repairs", plan_and_hold)
+        plan, report = run(sweep)
+    assert [(item.action, item.subject) for item in plan.items] == [("remove orphan", key)]
+    assert [(one.result, one.error) for one in report.outcomes] == [("skipped", "its job is on hold by now")]
+    plan, report = run(sweep)
+    assert [(item.rule, item.subject) for item in plan.skipped] == [("hold", key)]
+    assert "its job is on hold; no row names it" in plan.skipped[0].because
+    assert key in stored_keys(location)
+    hold(sweep.catalog, job_ids=[str(job)], reason="", release=True)
+    run(sweep)
+    assert key not in stored_keys(location)
 
 
 @pytest.mark.parametrize("off", [timedelta(days=30), timedelta(days=-30)])

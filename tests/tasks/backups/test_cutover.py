@@ -15,6 +15,7 @@ import pytest
 from blocks.catalog import CatalogDatabase, drift
 from blocks.catalog.databases import is_open, maintenance, read_note, set_open, write_note
 from blocks.catalog.drift import Fenced
+from blocks.catalog.jobs import commit_arrivals
 from blocks.catalog.locations import read_identity
 from blocks.catalog.migrating import upgrade
 from blocks.catalog.restored import read_freeze, thaw
@@ -23,7 +24,8 @@ from blocks.errors import CatalogUnavailableError, ForeignCatalogError, FrozenCa
 from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import head, put_bytes
-from blocks.policies import IngestPolicy, IntegrityPolicy
+from blocks.policies import IngestPolicy, IntegrityPolicy, RetentionPolicy
+from tasks import intake
 from tasks.backups import cutover
 from tasks.backups.aftermath import Aftermath, claim_buckets, reconcile_restored, restore_metadata
 from tasks.backups.cutover import cut_over, drop_leftovers, reopen, require_settled
@@ -31,6 +33,7 @@ from tasks.backups.in_use import find_in_use
 from tasks.backups.replacing import plan_replacement
 from tasks.backups.restoring import Restoring, name_beside, restore_beside
 from tasks.backups.taking import Making, take_backup
+from tasks.cleanup import find_due
 from tasks.ingest import ingest_videos
 from tasks.purging import purge_released
 from tasks.reconcile import orphans_before
@@ -345,6 +348,56 @@ def test_what_a_restore_would_forget_is_told_before(
     assert (plan.objects, plan.size_bytes) == (1, 13)
     assert [item.rule for item in plan.items] == ["restore", "erased since", "newer than the backup"]
     assert plan_replacement(None, made, "beside").objects == 0
+
+
+def test_what_was_under_way_at_the_backup_is_told_and_gets_its_time_anew(
+    catalog: CatalogDatabase,
+    location: OpenLocation,
+    store: ObjectStore,
+    policy: IngestPolicy,
+    job: UUID,
+    take,
+    swap,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """A backup that sees an upload half-way: its bytes were whole a second later, and customers have had them since."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    video = write_video(tmp_path / "half.mp4", b"half way")
+    made = []
+
+    def back_up_first(*arguments: object, **options: object) -> object:
+        # Rows and bytes of a day ago, not committed as live yet.
+        execute(catalog, "UPDATE stored_objects SET created_at = now() - interval '25 hours'")
+        execute(catalog, "UPDATE reservations SET expires_at = now() - interval '1 hour'")
+        execute(
+            catalog, "UPDATE jobs SET updated_at = now() - interval '25 hours', status = replace(status, 'completed', "
+            "'transcoding')"
+        )  # fmt: skip
+        made.append(take().manifest)
+        return commit_arrivals(*arguments, **options)  # type: ignore[arg-type]  # as it was called
+
+    with monkeypatch.context() as patched:
+        patched.setattr(intake, "commit_arrivals", back_up_first)
+        (newer,) = ingest_videos(catalog, location, policy, api_key="acme", sources=[str(video)]).outcomes
+    assert newer.succeeded
+    swap(made[0])
+    result = Aftermath()
+    claim_buckets(catalog, lambda _: store, result)
+    sweep = Sweep(catalog, (open_location(catalog, store, "main"),), "a restore")
+    reconcile_restored(sweep, IntegrityPolicy(), result)
+    (arrived,) = [key for _, key, _ in result.newer if str(newer.job_id) in key]
+    assert result.unfinished == 2
+    assert "2 jobs were under way at the backup" in result.summary()
+    frozen = catalog.transaction(read_freeze)
+    assert frozen is not None
+    assert catalog.transaction(lambda connection: thaw(connection, frozen, run="somebody"))
+    facts = find_due(sweep, RetentionPolicy())
+    assert (facts.stuck, facts.abandoned) == ((), ())
+    execute(catalog, "UPDATE jobs SET updated_at = now() - interval '25 hours'")
+    facts = find_due(sweep, RetentionPolicy())
+    assert len(facts.stuck) == 2, "it would have been the first thing that the next cleanup does"
+    assert head(store, arrived)
 
 
 def test_afterwards_what_is_provable_is_healed_and_the_rest_is_told(
