@@ -255,14 +255,16 @@ def location_list(catalog: CatalogName = "main") -> None:
 
 @location_app.command("retire")
 def location_retire(
-    name: Annotated[str, typer.Argument(help="Name of the location.")], catalog: CatalogName = "main"
+    name: Annotated[str, typer.Argument(help="Name of the location.")],
+    gone: Annotated[bool, typer.Option(help="Its bucket is gone already; refused where it answers.")] = False,
+    catalog: CatalogName = "main",
 ) -> None:
     """Stop looking after a location that is empty since migrate-storage and cleanup; its bucket can go then."""
     with clear_errors():
         use_local_prefect()
         from tasks.stores import retire_location
 
-        retire_location(_catalog(catalog), name)
+        retire_location(_catalog(catalog), name, gone=gone)
         out.print(f"location {plain(name)} is retired; probe-store takes it into use again", highlight=False)
 
 

@@ -9,11 +9,11 @@ from blocks.loading import load_block
 from blocks.policies import CompressionPolicy, SafetyPolicy
 from flows.batches import RUNNER
 from flows.opening import open_catalog, reach_stores, reported
-from flows.planned import Work, run_planned
+from flows.planned import Work, run_planned, was_asked
 from flows.relocating import apply_moves, name_blocks
 from tasks.compression import CompressionPlan, find_compressible, plan_compression
 from tasks.intents import recover
-from tasks.moving import report_moves
+from tasks.moving import look_anew, report_moves
 from tasks.plans import Plan, Report
 from tasks.stores import Locations
 from tasks.sweeping import Sweep
@@ -29,6 +29,7 @@ from tasks.sweeping import Sweep
 @reported
 def compress_jobs(
     dry_run: bool = False,
+    look_again: bool = False,
     stores: list[str] = [],  # noqa: B006 -- an empty list is what the form starts with; nobody changes it
     catalog: str = "main",
     policy: str = "default",
@@ -44,6 +45,8 @@ def compress_jobs(
 
     Args:
         dry_run: Show the plan and change nothing.
+        look_again: Look at all jobs once more, those too that earlier runs were through with, as after the policy was
+            changed; not in a dry run.
         stores: Locations to look through; all declared ones unless given.
         catalog: Name of the Catalog Database block.
         policy: Name of the Compression Policy block.
@@ -55,6 +58,11 @@ def compress_jobs(
     reached = reach_stores(database, stores)
     places = reached.locations
     blocks = name_blocks(catalog, relocation, places[0].place.name)
+
+    def prepare(sweep: Sweep) -> None:
+        recover(sweep)
+        if look_again and not was_asked():
+            look_anew(database, "compressed_at")
 
     def plan(sweep: Sweep) -> tuple[Plan, CompressionPlan]:
         locations = Locations(database, places[0], places[1:])
@@ -72,7 +80,7 @@ def compress_jobs(
             locations=places,
             left_out=reached.left_out,
             caps=load_block(SafetyPolicy, safety),
-            prepare=recover,
+            prepare=prepare,
             plan=plan,
             apply=apply,
         ),

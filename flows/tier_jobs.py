@@ -8,11 +8,11 @@ from prefect.client.schemas.objects import State
 from blocks.loading import load_block
 from blocks.policies import SafetyPolicy, TierPolicy
 from flows.batches import RUNNER
-from flows.opening import done, open_catalog, open_stores, reported
-from flows.planned import Work, run_planned
+from flows.opening import done, open_catalog, reach_stores, reported
+from flows.planned import Work, run_planned, was_asked
 from flows.relocating import apply_moves, name_blocks
 from tasks.intents import recover
-from tasks.moving import report_moves
+from tasks.moving import look_anew, report_moves
 from tasks.plans import Plan, Report
 from tasks.sweeping import Sweep
 from tasks.tiering import TierPlan, find_idle, plan_tiers, tier_targets
@@ -28,6 +28,7 @@ from tasks.tiering import TierPlan, find_idle, plan_tiers, tier_targets
 @reported
 def tier_jobs(
     dry_run: bool = False,
+    look_again: bool = False,
     catalog: str = "main",
     policy: str = "default",
     relocation: str = "default",
@@ -42,6 +43,8 @@ def tier_jobs(
 
     Args:
         dry_run: Show the plan with what it would save, and change nothing.
+        look_again: Look at all jobs once more, those too that earlier runs were through with, as after prices or
+            locations were changed; not in a dry run.
         catalog: Name of the Catalog Database block.
         policy: Name of the Tier Policy block.
         relocation: Name of the Relocation Policy block.
@@ -51,8 +54,14 @@ def tier_jobs(
     rules = load_block(TierPolicy, policy)
     if not database.transaction(lambda connection: tier_targets(connection, rules)):
         return done("nothing to do: the Tier Policy names no warm_location and no cold_location")
-    places = open_stores(database, [])
+    reached = reach_stores(database, [])
+    places = reached.locations
     blocks = name_blocks(catalog, relocation, places[0].place.name)
+
+    def prepare(sweep: Sweep) -> None:
+        recover(sweep)
+        if look_again and not was_asked():
+            look_anew(database, "tier")
 
     def plan(sweep: Sweep) -> tuple[Plan, TierPlan]:
         planned = plan_tiers(find_idle(sweep, rules), rules)
@@ -67,8 +76,9 @@ def tier_jobs(
             operation="tier-jobs",
             catalog=database,
             locations=places,
+            left_out=reached.left_out,
             caps=load_block(SafetyPolicy, safety),
-            prepare=recover,
+            prepare=prepare,
             plan=plan,
             apply=apply,
         ),

@@ -54,7 +54,11 @@ def find_due(
             uploads=tuple(due.expired_uploads(connection, now - timedelta(days=policy.temp_days))),
             intents=tuple(
                 relocations.find_unfinished(
-                    connection, now=now, abandoned_before=now - timedelta(hours=policy.abandoned_hours)
+                    connection,
+                    now=now,
+                    abandoned_before=now - timedelta(hours=policy.abandoned_hours),
+                    # Those of a store that is down would leave no room for others.
+                    location_ids=[place for location in sweep.locations for place in location.place.shelf],
                 )
             ),
         )
@@ -206,14 +210,11 @@ def _finish_intents(sweep: Sweep, facts: CleanupFacts, items: Sequence[Item]) ->
     for one in facts.intents:
         keys.setdefault(intent_subject(one.state, one.location_id), []).append(one.key)
     gone = {intent_subject(state, place): extent for (place, state), extent in finished.gone.items()}
-    opened = {place for location in sweep.locations for place in location.place.shelf}
     outcomes = []
     for item in items:
         extent = gone.get(item.subject, Extent())
         failed = {key: finished.failed[key] for key in keys[item.subject] if key in finished.failed}
-        if int(item.subject.rpartition(" ")[2]) not in opened:
-            outcomes.append(Outcome(item, "skipped", "their bytes lie in another store; name that one too"))
-        elif not extent.objects and not failed:
+        if not extent.objects and not failed:
             outcomes.append(Outcome(item, "skipped", "finished meanwhile"))
         else:
             result = "failed" if failed else "done"

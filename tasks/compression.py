@@ -49,8 +49,8 @@ class CompressionFacts:
     idle_before: datetime
     location_names: dict[int, str]
     samples: tuple[Sample, ...] = ()
-    whole: bool = True
-    """Whether every location was looked through: only then a job can be through."""
+    looked_through: frozenset[int] = frozenset()
+    """Locations, by id: a job that has something elsewhere is not through."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def find_compressible(sweep: Sweep, locations: Locations, policy: CompressionPol
             idle_before=idle_before,
             completed_before=now - timedelta(days=policy.after_days),
         )
-        return CompressionFacts(tuple(jobs), idle_before, names, whole=all(place.id in shelves for place in places))
+        return CompressionFacts(tuple(jobs), idle_before, names, looked_through=frozenset(shelves))
 
     facts = sweep.catalog.transaction(read)
     samples = _look_into(sweep, locations, facts, policy) if policy.sample_objects else ()
@@ -119,7 +119,7 @@ def plan_compression(facts: CompressionFacts, policy: CompressionPolicy) -> Comp
         if job.hold is not None:
             skipped.append(replace(item, because=f"on hold: {job.hold}; {because}"))
         elif not objects:
-            if facts.whole:
+            if _is_whole(job, facts):
                 settled.append(job.id)
         else:
             items.append(item)
@@ -128,13 +128,17 @@ def plan_compression(facts: CompressionFacts, policy: CompressionPolicy) -> Comp
                     wanted_in([place], policy), facts.location_names[place], OPERATION, "after_days", "zstd",
                     policy.level, policy.least_gain_percent, facts.idle_before,
                 )  # fmt: skip
-                moves.append(Move(job.id, count, recipe, mark if facts.whole else None))
+                moves.append(Move(job.id, count, recipe, mark if _is_whole(job, facts) else None))
     samples = {sample.kind: sample for sample in facts.samples}
     skipped += [
         _left_alone(kind, objects, size, samples.get(kind)) for kind, (objects, size) in sorted(left.items()) if objects
     ]
     plan = Plan(OPERATION, tuple(items), tuple(skipped))
     return CompressionPlan(plan, tuple(moves), tuple(settled), mark, _left_note(left, samples))
+
+
+def _is_whole(job: IdleJob, facts: CompressionFacts) -> bool:
+    return all(one.location_id in facts.looked_through for one in job.sums)
 
 
 def _left_note(left: Mapping[str, Sequence[int]], samples: Mapping[str, Sample]) -> str:

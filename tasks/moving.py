@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
+from typing import Literal
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -20,6 +21,7 @@ from blocks.catalog.content import Content
 from blocks.catalog.moving import (
     MovedBefore,
     Wanted,
+    forget_marks,
     mark_compressed,
     mark_tiered,
     moved_before,
@@ -217,6 +219,13 @@ def sum_up(results: Sequence[BatchMoved]) -> dict[UUID, JobMoved]:
         for job_id, one in result.jobs.items():
             jobs.setdefault(job_id, JobMoved()).join(one)
     return jobs
+
+
+def look_anew(catalog: CatalogDatabase, what: Literal["tier", "compressed_at"]) -> None:
+    """Forget of all jobs that a nightly flow is through with them, as after its policy was changed."""
+    after: UUID | None = UUID(int=0)
+    while after is not None:
+        after = catalog.transaction(lambda connection, last=after: forget_marks(connection, what, after=last))  # type: ignore[misc]  # bound here
 
 
 def mark_through(

@@ -27,7 +27,7 @@ from blocks.errors import (
 from blocks.object_store.block import MIB
 from blocks.object_store.copying import same_server
 from blocks.object_store.transfer import part_size
-from blocks.policies import RelocationPolicy
+from blocks.policies import GIB, RelocationPolicy
 from tasks.intents import remove_given_up
 from tasks.layout import PLAYLISTS, rewritten_key
 from tasks.parallel import in_parallel
@@ -45,6 +45,10 @@ class Why:
     operation: str
     rule: str
     run: str
+
+
+CHUNK_BYTES = 8 * GIB
+"""A chunk's rows are swapped together: a kill costs at most about this much of copying."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +87,24 @@ def relocate(
     """
     done: list[Relocated] = []
     budget = _Budget(policy.memory_mib * MIB)
-    for start in range(0, len(objects), policy.batch_objects):
+    for chunk in _chunks(objects, policy.batch_objects):
         before_chunk()
-        chunk = objects[start : start + policy.batch_objects]
         done += _relocate_chunk(catalog, locations, policy, chunk, target, why, movable, budget)
     return done
+
+
+def _chunks(objects: Sequence[Content], most: int) -> Iterator[list[Content]]:
+    """In order, each of so many objects at most and of `CHUNK_BYTES`, but for one that is larger by itself."""
+    chunk: list[Content] = []
+    size = 0
+    for row in objects:
+        if chunk and (len(chunk) == most or size + row.stored_bytes > CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(row)
+        size += row.stored_bytes
+    if chunk:
+        yield chunk
 
 
 def _relocate_chunk(

@@ -97,8 +97,8 @@ def write_elsewhere(source: OpenLocation, target: Target, row: Content, intent: 
         NotSmallerError: compressed it is not smaller.
     """
     place = target.location
-    if local and intent.codec == row.codec and row.stored_bytes >= COPY_FROM_BYTES:
-        with suppress(RefusedError):  # a server that does not copy is read from
+    if local and intent.codec == row.codec and row.stored_bytes >= COPY_FROM_BYTES and _can_be_proved(place, row):
+        with suppress(_NotCopiedError):  # a server that does not copy is read from
             return _copied(source, place, row, intent)
     attributes = attributes_of(place, row.name, row.id, row.sha256)
     checksums = place.capabilities.needs_checksum_headers
@@ -170,9 +170,23 @@ def _decoded_beside(stored: Iterator[bytes], row: Content) -> Iterator[bytes]:
     yield from kept
 
 
+def _can_be_proved(target: OpenLocation, row: Content) -> bool:
+    # What must be restored before it is read cannot be read back: there a copy's ETag has to tell.
+    return not target.place.needs_restore or _is_of_bytes(row.etag)
+
+
+class _NotCopiedError(RefusedError):
+    """The server refuses to copy this; nothing lies under the key."""
+
+
 def _copied(source: OpenLocation, target: OpenLocation, row: Content, intent: Intent) -> Written:
     attributes = attributes_of(target, row.name, row.id, row.sha256)
-    written = copy(source.store, row.key, target.store, intent.key, size_bytes=row.stored_bytes, attributes=attributes)
+    try:
+        written = copy(
+            source.store, row.key, target.store, intent.key, size_bytes=row.stored_bytes, attributes=attributes
+        )
+    except RefusedError as error:
+        raise _NotCopiedError(str(error)) from error
     if not (_is_of_bytes(written.etag) and written.etag == row.etag) or written.size_bytes != row.stored_bytes:
         _read_back(target, row, intent)
     return written

@@ -23,9 +23,10 @@ from blocks.catalog.locations import (
 )
 from blocks.catalog.migrating import require_current_schema
 from blocks.catalog.restored import read_freeze, require_thawed
-from blocks.errors import ForeignCatalogError, InvalidInputError, NotFoundError, RefusedError
+from blocks.errors import ForeignCatalogError, InvalidInputError, NotFoundError, RefusedError, StorageError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
+from blocks.object_store.clock import store_now
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.probing import Capabilities, probe, require_class
 from blocks.object_store.transfer import put_bytes, read_bytes
@@ -191,13 +192,21 @@ def open_for_new_files(catalog: CatalogDatabase, name: str) -> OpenLocation:
     return open_named(catalog, catalog.transaction(lambda connection: inbox_name(connection, name)))
 
 
-def retire_location(catalog: CatalogDatabase, name: str) -> None:
+def retire_location(catalog: CatalogDatabase, name: str, *, gone: bool = False) -> None:
     """Stop looking after a location that holds nothing any more; its bucket can be removed then.
+
+    With `gone` the bucket or its server was removed already, and with it what cleanup had still to remove there.
 
     Raises:
         NotFoundError: no such location.
-        RefusedError: something still lies in it, or new files still go there.
+        RefusedError: something still lies in it, or new files still go there; or it is said to be gone, and answers.
     """
+    if gone:
+        place = catalog.transaction(lambda connection: find_place(connection, name))
+        if _answers(catalog, place):
+            raise RefusedError(f"location {name} answers: leave --gone out, so that nothing there is forgotten")
+        catalog.transaction(lambda connection: retire(connection, find_place(connection, name), gone=True))
+        return
     location = open_named(catalog, name)
     others = [place.id for place in catalog.transaction(list_places) if place.id != location.place.id]
     # What lies in the same bucket under another class is looked after by that one's location.
@@ -210,6 +219,14 @@ def retire_location(catalog: CatalogDatabase, name: str) -> None:
                 "what no row names"
             )
     catalog.transaction(lambda connection: retire(connection, find_place(connection, name)))
+
+
+def _answers(catalog: CatalogDatabase, place: Place) -> bool:
+    try:
+        open_named(catalog, place.name)
+    except StorageError:
+        return False
+    return True
 
 
 def require_own(catalog: CatalogDatabase, location: OpenLocation) -> None:
@@ -282,6 +299,16 @@ def is_older(marker: str, identity: Identity) -> bool:
     return name == str(identity.catalog_id) and epoch.isdigit() and int(epoch) < identity.epoch
 
 
+def _require_bucket(store: ObjectStore) -> None:
+    try:
+        store_now(store)  # it asks for the bucket
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"bucket {store.bucket} does not exist; where it is gone for good, and holds no object that the catalog "
+            "knows, `python -m flows location retire NAME --gone` ends its location"
+        ) from error
+
+
 def _check_marker(catalog: CatalogDatabase, store: ObjectStore, *, claim: bool, unknown: bool = False) -> bool:
     """Whether the bucket was this catalog's before it was asked.
 
@@ -293,6 +320,7 @@ def _check_marker(catalog: CatalogDatabase, store: ObjectStore, *, claim: bool, 
         found = read_bytes(store, IDENTITY_KEY, at_most=4096).decode(errors="replace")
     except NotFoundError:
         if not claim:
+            _require_bucket(store)
             raise ForeignCatalogError(
                 f"bucket {store.bucket} carries no catalog id ({IDENTITY_KEY}); run the flow probe-store to claim it"
             ) from None

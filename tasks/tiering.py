@@ -23,12 +23,16 @@ OPERATION = "tier-jobs"
 
 @dataclass(frozen=True)
 class TierFacts:
-    """Idle jobs with what they store, by the tier that is due for them; `targets` are the tiers' locations."""
+    """Idle jobs with what they store, by the tier that is due for them; `targets` are the tiers' locations.
+
+    `reached` are the locations that answer, by id: what would come from others or go there waits.
+    """
 
     now: datetime
     due: Mapping[str, tuple[IdleJob, ...]]
     targets: Mapping[str, Place]
     places: Mapping[int, Place]
+    reached: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ def tier_targets(connection: Connection, policy: TierPolicy) -> dict[str, Place]
 def find_idle(sweep: Sweep, policy: TierPolicy) -> TierFacts:
     """Jobs that a tier is due for. Each costs one look a tier, until somebody asks for it again."""
     now = sweep.catalog.transaction(due.now)
+    reached = frozenset(place for location in sweep.locations for place in location.place.shelf)
 
     def read(connection: Connection) -> TierFacts:
         targets = tier_targets(connection, policy)
@@ -88,7 +93,7 @@ def find_idle(sweep: Sweep, policy: TierPolicy) -> TierFacts:
             )
             found[tier] = tuple(job for job in jobs if job.id not in seen)
             seen |= {job.id for job in jobs}
-        return TierFacts(now, found, targets, {place.id: place for place in list_places(connection)})
+        return TierFacts(now, found, targets, {place.id: place for place in list_places(connection)}, reached)
 
     return sweep.catalog.transaction(read)
 
@@ -136,9 +141,14 @@ def _choose(job: IdleJob, due_tier: str, facts: TierFacts, policy: TierPolicy) -
 
     What is not worth the coldest tier may be worth the one before: it goes there once nothing goes further.
     """
-    tiers = [tier for tier in facts.targets if RANK[tier] <= RANK[due_tier]]
-    worth = [(tier, [one for one in job.sums if _why_not(one, tier, facts, policy) is None]) for tier in tiers]
-    worth = [(tier, moving) for tier, moving in worth if moving]
+    worth: list[tuple[str, list[KindSum]]] = []
+    waiting: set[KindSum] = set()
+    for tier in (tier for tier in facts.targets if RANK[tier] <= RANK[due_tier]):
+        # What waits for a store to answer goes nowhere else meanwhile: it would be moved twice.
+        why = {one: _why_not(one, tier, facts, policy) for one in job.sums if one not in waiting}
+        waiting |= {one for one, reason in why.items() if reason is not None and reason.endswith(_AWAY)}
+        if moving := [one for one, reason in why.items() if reason is None]:
+            worth.append((tier, moving))
     if not worth:
         return due_tier, [], False
     (tier, moving), *others = worth
@@ -159,6 +169,7 @@ def _moves(
 
 
 _STAYS = "stays"
+_AWAY = "does not answer"
 
 
 def _why_not(one: KindSum, tier: str, facts: TierFacts, policy: TierPolicy) -> str | None:
@@ -172,7 +183,10 @@ def _why_not(one: KindSum, tier: str, facts: TierFacts, policy: TierPolicy) -> s
     if place.tier == "warm" and one.since + timedelta(days=policy.warm_minimum_days) > facts.now:
         return f"billed as warm until {one.since + timedelta(days=policy.warm_minimum_days):%Y-%m-%d}"
     cost = one.objects / 1000 * float(getattr(policy, f"{tier}_price_per_1000_moved"))
-    return None if _saved(one, tier, facts, policy) * policy.pays_back_months > cost else _STAYS
+    if _saved(one, tier, facts, policy) * policy.pays_back_months <= cost:
+        return _STAYS
+    away = next((needed.name for needed in (place, target) if needed.id not in facts.reached), None)
+    return f"{away} {_AWAY}" if away else None
 
 
 def _saved(one: KindSum, tier: str, facts: TierFacts, policy: TierPolicy) -> float:

@@ -230,8 +230,10 @@ def gone_out_of_use() -> RefusedError:
     return RefusedError("the location was retired since it was opened, and takes no new files: open it anew")
 
 
-def retire(connection: Connection, place: Place) -> None:
+def retire(connection: Connection, place: Place, *, gone: bool = False) -> None:
     """No longer look after a location that holds nothing; whoever is writing into it is waited for.
+
+    Where its bucket is `gone`, intents that name something in it have nothing left to remove, and are done.
 
     Raises:
         RefusedError: rows or unfinished intents still name something in it.
@@ -245,6 +247,18 @@ def retire(connection: Connection, place: Place) -> None:
     if held is not None:
         rows, _ = stored_in(connection).get(place.id, (1, 0))
         raise RefusedError(f"location {place.name} still holds {rows} objects: migrate-storage moves them")
+    if gone:
+        connection.execute(
+            text(
+                "WITH done AS (UPDATE relocations SET state = 'done' "
+                "   WHERE (location_id = :id AND state IN ('open', 'failed')) "
+                "      OR (old_location_id = :id AND state = 'swapped') RETURNING 1) "
+                "INSERT INTO operation_log (run, operation, rule, after) "
+                "SELECT '', 'retire', 'gone', jsonb_build_object('location', CAST(:name AS text), 'copies', count(*)) "
+                "  FROM done"
+            ),
+            {"id": place.id, "name": place.name},
+        )
     left: int = connection.execute(
         text(
             "SELECT count(*) FROM relocations WHERE (location_id = :id AND state IN ('open', 'failed')) "

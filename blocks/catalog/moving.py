@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, text
@@ -302,8 +302,9 @@ def mark_tiered(connection: Connection, job_ids: Sequence[UUID], tier: str, *, i
     """tier-jobs is through with these jobs, as far as this tier, but for those that were asked for meanwhile."""
     connection.execute(
         text(
+            # What was in the trash meanwhile was not moved.
             "UPDATE jobs SET tier = :tier WHERE id = ANY (CAST(:ids AS uuid[])) AND tier <> :tier AND hold IS NULL "
-            "   AND greatest(completed_at, last_accessed_at) <= :idle_before"
+            "   AND deleted_at IS NULL AND greatest(completed_at, last_accessed_at) <= :idle_before"
         ),
         {"ids": [str(one) for one in job_ids], "tier": tier, "idle_before": idle_before},
     )
@@ -314,10 +315,27 @@ def mark_compressed(connection: Connection, job_ids: Sequence[UUID], *, idle_bef
     connection.execute(
         text(
             "UPDATE jobs SET compressed_at = clock_timestamp() WHERE id = ANY (CAST(:ids AS uuid[])) AND hold IS NULL "
-            "   AND greatest(completed_at, last_accessed_at) <= :idle_before"
+            "   AND deleted_at IS NULL AND greatest(completed_at, last_accessed_at) <= :idle_before"
         ),
         {"ids": [str(one) for one in job_ids], "idle_before": idle_before},
     )
+
+
+def forget_marks(
+    connection: Connection, what: Literal["tier", "compressed_at"], *, after: UUID, most: int = 10_000
+) -> UUID | None:
+    """Of the next jobs by id: as if the flow had never looked at them. Returns the last of them, None at the end."""
+    new = {"tier": "'hot'", "compressed_at": "NULL"}[what]
+    last: UUID | None = connection.execute(
+        text(
+            "WITH next AS MATERIALIZED (SELECT id FROM jobs WHERE id > CAST(:after AS uuid) ORDER BY id LIMIT :most), "
+            f"changed AS (UPDATE jobs j SET {what} = {new} FROM next "
+            f"             WHERE j.id = next.id AND j.{what} IS DISTINCT FROM {new}) "
+            "SELECT id FROM next ORDER BY id DESC LIMIT 1"
+        ),
+        {"after": str(after), "most": most},
+    ).scalar()
+    return last
 
 
 def start_over(connection: Connection, job_ids: Sequence[UUID], *, asked: bool) -> None:

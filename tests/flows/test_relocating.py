@@ -22,6 +22,7 @@ from blocks.embedded import processes
 from blocks.embedded.seaweedfs import PORTS, start_seaweedfs
 from blocks.errors import InvalidInputError, NotFoundError, RefusedError
 from blocks.object_store import ObjectStore
+from blocks.object_store.listing import list_prefix
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy, CompressionPolicy, IngestPolicy, RelocationPolicy, TierPolicy
 from tasks.access import issue_download_url
@@ -152,6 +153,22 @@ def test_tiers_and_back(saved: str, catalog, location, outputs, another) -> None
     assert f"{whole // 2} objects" in str(state.message)
     assert places(catalog) == {"main": whole}
     assert str(tier_jobs(return_state=True).message).startswith("tier-jobs: nothing to do"), "it is not idle any more"
+    # Another store that is gone keeps nobody from being moved; and what a run is through with is looked at once more.
+    gone = another("gone", "warm")
+    for listed in list_prefix(gone.store, ""):
+        gone.store.s3.delete_object(Bucket=gone.store.bucket, Key=listed.key)
+    gone.store.s3.delete_bucket(Bucket=gone.store.bucket)
+    execute(catalog, "UPDATE jobs SET tier = 'cold', last_accessed_at = now() - interval '200 days'")
+    assert "nothing to do" in str(tier_jobs(return_state=True).message)
+    state = tier_jobs(look_again=True, return_state=True)
+    assert "gone was left out" in str(state.message), state.message
+    assert "2 done" in str(state.message)
+    assert places(catalog) == {"cold": whole}
+    execute(catalog, "UPDATE locations SET moved_to = :main WHERE name = 'gone'", main=location.place.id)
+    retire_location(catalog, "gone", gone=True)
+    for job in jobs:
+        rehydrate_job(job_id=str(job))
+    assert places(catalog) == {"main": whole}
     with pytest.raises(NotFoundError, match="no location of the tier warm"):
         rehydrate_job(job_id=str(jobs[0]), tier="warm")
     save_policy(TierPolicy(cold_location="main"))

@@ -66,7 +66,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("key", "quota"): Command({"api_key": OWNER, "quota": "1 GiB"}, {"api_key": NAMES, "quota": (SQL, "-1")}),
     ("key", "disable"): Command({"api_key": OWNER}, {"api_key": NAMES}, free=("enable",)),
     ("location", "list"): Command(),
-    ("location", "retire"): Command({"name": HERE}, {"name": NAMES}),
+    ("location", "retire"): Command({"name": HERE}, {"name": NAMES}, free=("gone",)),
     ("backup", "list"): Command(hostile={"store_url": WORDS["store_url"]}, free=("endpoint",)),
     ("backup", "verify"): Command(
         {"backup": "latest"}, {name: WORDS[name] for name in ("backup", "identity_file")}, free=("contents",)

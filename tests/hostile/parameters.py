@@ -129,9 +129,12 @@ FLOWS: dict[str, Attacked] = {
     "reconcile-quota": Attacked(
         lambda platform: {"repair": False}, {"repair": TYPED, "grace_hours": values.HOURS, "stores": values.LOCATIONS}
     ),
-    "compress-jobs": Attacked(lambda platform: DRY, {"dry_run": TYPED, "stores": values.LOCATIONS}),
+    "compress-jobs": Attacked(
+        lambda platform: DRY, {"dry_run": TYPED, "look_again": TYPED, "stores": values.LOCATIONS}
+    ),
     "tier-jobs": Attacked(
-        lambda platform: DRY, {"dry_run": TYPED, "relocation": values.BLOCK_LATER, "safety": values.BLOCK_LATER}
+        lambda platform: DRY,
+        {"dry_run": TYPED, "look_again": TYPED, "relocation": values.BLOCK_LATER, "safety": values.BLOCK_LATER},
     ),
     "refresh-analytics": Attacked(
         lambda platform: {}, {"date": values.DAY, "keys": values.listed(values.API_KEY)}

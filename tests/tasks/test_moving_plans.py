@@ -47,7 +47,7 @@ def job(*sums: KindSum, number: int = 1, hold: str | None = None, tier: str = "h
 
 
 def tiers(*jobs: IdleJob, tier: str = "cold", policy: TierPolicy = POLICY, places: dict[int, Place] = PLACES):  # type: ignore[no-untyped-def]
-    return plan_tiers(TierFacts(NOW, {tier: jobs}, TARGETS, places), policy)
+    return plan_tiers(TierFacts(NOW, {tier: jobs}, TARGETS, places, frozenset(places)), policy)
 
 
 def test_a_job_moves_kind_by_kind_with_what_it_saves() -> None:
@@ -101,7 +101,7 @@ def test_jobs_on_hold_stay_and_say_so() -> None:
 def test_classes_of_a_bucket_are_left_to_a_server_that_moves_them() -> None:
     places = PLACES | {1: place(1, "main", "hot", shelf=(1, 3))}
     targets = {"cold": place(3, "cold", "cold", shelf=(1, 3))}
-    facts = TierFacts(NOW, {"cold": (job(group("original")),)}, targets, places)
+    facts = TierFacts(NOW, {"cold": (job(group("original")),)}, targets, places, frozenset(places))
     assert plan_tiers(facts, POLICY).plan.items != ()
     assert plan_tiers(facts, POLICY.model_copy(update={"server_moves_classes": True})).plan.items == ()
 
@@ -134,6 +134,18 @@ def test_what_is_not_worth_the_coldest_tier_goes_to_the_one_before() -> None:
     assert (move.recipe.target, move.mark and move.mark.what) == ("warm", "cold")
 
 
+def test_what_is_for_a_store_that_does_not_answer_waits_for_it() -> None:
+    """And goes to no other meanwhile, from where it would have to be moved again, and paid for twice."""
+    idle = job(group("original"), group("audio", at=2))
+    facts = TierFacts(NOW, {"cold": (idle,)}, TARGETS, PLACES, frozenset({1, 2}))
+    planned = plan_tiers(facts, POLICY)
+    assert (planned.plan.items, planned.moves, planned.settled) == ((), (), {})
+    assert planned.plan.skipped[0].because.startswith("cold does not answer; ")
+    from_there = plan_tiers(replace(facts, reached=frozenset({1, 3})), POLICY)
+    assert [item.objects for item in from_there.plan.items] == [1], "what does answer is moved"
+    assert [move.mark for move in from_there.moves] == [None], "the rest is looked at again"
+
+
 def test_a_kind_that_stays_in_one_place_is_not_taken_along_from_another() -> None:
     lately = NOW - timedelta(days=2)
     planned = tiers(
@@ -157,7 +169,8 @@ def test_a_tier_policy_that_contradicts_itself() -> None:
 
 
 def compression(*jobs: IdleJob, samples: tuple[Sample, ...] = ()):  # type: ignore[no-untyped-def]
-    return plan_compression(CompressionFacts(jobs, NOW, {1: "main", 3: "cold"}, samples), CompressionPolicy())
+    names = {1: "main", 3: "cold"}
+    return plan_compression(CompressionFacts(jobs, NOW, names, samples, frozenset(names)), CompressionPolicy())
 
 
 def test_texts_are_compressed_where_they_lie() -> None:
@@ -178,12 +191,15 @@ def test_texts_are_compressed_where_they_lie() -> None:
     assert planned.left_alone == "4 GiB of video and sound left alone, which would gain 30.7 MiB"
 
 
-def test_a_look_at_some_locations_only_marks_no_job() -> None:
+def test_a_look_at_some_locations_marks_jobs_that_lie_there_only() -> None:
+    """Or the same jobs would be due every night, and leave no room for others."""
     texts = group("transcript_txt", size=5000, wanted_objects=1, wanted_bytes=5000)
-    facts = CompressionFacts((job(texts), job(group("original"), number=2)), NOW, {1: "main"}, whole=False)
+    elsewhere = group("metadata", at=2)
+    jobs = (job(texts), job(texts, elsewhere, number=2), job(group("audio"), number=3), job(elsewhere, number=4))
+    facts = CompressionFacts(jobs, NOW, {1: "main"}, looked_through=frozenset({1}))
     planned = plan_compression(facts, CompressionPolicy())
-    assert planned.settled == ()
-    assert [move.mark for move in planned.moves] == [None]
+    assert planned.settled == (UUID(int=3),)
+    assert [(move.job_id.int, move.mark is not None) for move in planned.moves] == [(1, True), (2, False)]
 
 
 def test_jobs_without_texts_are_through_and_held_ones_wait() -> None:

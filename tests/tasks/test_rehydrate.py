@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import httpx
 import pytest
 
-from blocks.catalog.moving import Wanted
+from blocks.catalog.moving import Wanted, forget_marks
 from blocks.errors import InvalidInputError, NotFoundError, RefusedError, StoreUnavailableError
 from blocks.policies import CompressionPolicy, RelocationPolicy
 from tasks.access import issue_download_url
 from tasks.compression import find_compressible, plan_compression
 from tasks.deletion import hold
-from tasks.moving import Mark, Move, Recipe, mark_through, move_batch, split, sum_up
+from tasks.moving import COMPRESSED, Mark, Move, Recipe, look_anew, mark_through, move_batch, split, sum_up
 from tasks.rehydrate import rehydrate_job
 from tasks.relocate import relocate
 from tasks.rewriting import Target
@@ -115,6 +117,30 @@ def test_a_job_that_was_asked_for_since_the_plan_is_left_alone(catalog, location
         assert bool(sum_up(results)[job].moved) is moved
         assert one(catalog, "SELECT tier FROM jobs") == ("cold" if moved else "hot")
     assert_sound(catalog, location, cold)
+
+
+def test_a_job_that_was_in_the_trash_meanwhile_is_not_through(catalog, location, cold, locations, job) -> None:  # type: ignore[no-untyped-def]
+    """Nothing of it was moved: out of the trash again it would never be looked at."""
+    execute(catalog, "UPDATE jobs SET completed_at = now() - interval '100 days', last_accessed_at = NULL")
+    idle_before = one(catalog, "SELECT now() - interval '30 days'")
+    recipe = Recipe(Wanted((location.place.id,)), "cold", "tier-jobs", "cold_after_days", idle_before=idle_before)
+    moves = [Move(job, 1, recipe, Mark("cold", idle_before)), Move(job, 1, recipe, Mark(COMPRESSED, idle_before))]
+    execute(catalog, "UPDATE jobs SET deleted_at = now(), purge_after = now() + interval '7 days'")
+    results = [move_batch(catalog, locations, POLICY, batch) for batch in split(moves, POLICY, run="a run")]
+    mark_through(catalog, moves, sum_up(results))
+    assert rows(catalog, "SELECT tier, compressed_at FROM jobs") == [("hot", None)]
+    execute(catalog, "UPDATE jobs SET deleted_at = NULL, purge_after = NULL")
+
+
+def test_all_jobs_are_looked_at_anew(catalog, location, new_job, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    for number in range(5):
+        new_job(b"%d" % number)
+    execute(catalog, "UPDATE jobs SET tier = 'cold', compressed_at = now()")
+    monkeypatch.setattr("tasks.moving.forget_marks", partial(forget_marks, most=2))
+    look_anew(catalog, "tier")
+    assert rows(catalog, "SELECT DISTINCT tier, compressed_at IS NULL FROM jobs") == [("hot", False)]
+    look_anew(catalog, "compressed_at")
+    assert rows(catalog, "SELECT DISTINCT compressed_at FROM jobs") == [(None,)]
 
 
 def test_what_is_refused(catalog, locations, job) -> None:  # type: ignore[no-untyped-def]

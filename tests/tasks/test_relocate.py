@@ -25,6 +25,7 @@ from tasks.migration import Migration, find_jobs, plan_migration
 from tasks.moving import move_batch, split
 from tasks.outputs import register_outputs
 from tasks.rewriting import Target
+from tasks.stores import Locations
 from tests.helpers import assert_sound, execute, one, rows, stored_keys, write_outputs
 from tests.tasks.moves import MIB, POLICY, WHY, end_urls, everything, results, sweep_of
 
@@ -99,6 +100,59 @@ def test_a_server_that_refuses_to_copy_is_read_from(move, catalog, new_job, monk
     monkeypatch.setattr(rewriting, "copy", refused)
     monkeypatch.setattr(rewriting, "copy_as_it_is", refused)
     assert results(move()) == {"moved": 1}
+
+
+def test_where_nothing_can_be_read_back_a_copy_has_to_prove_itself(  # type: ignore[no-untyped-def]
+    catalog, location, declare, new_job, monkeypatch
+) -> None:
+    """An archive refuses to be read: what no ETag proves is written once, by this side, and not copied before."""
+    execute(catalog, "UPDATE api_keys SET storage_quota_bytes = NULL")
+    job = new_job(os.urandom(17 * MIB))
+    archive = declare("archive", tier="cold", needs_restore=True)
+    assert "-" in one(catalog, "SELECT etag FROM stored_objects")
+    calls: list[str] = []
+    for name in ("copy", "copy_as_it_is", "put_stream"):
+        real = getattr(rewriting, name)
+        monkeypatch.setattr(rewriting, name, lambda *a, name=name, real=real, **o: calls.append(name) or real(*a, **o))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RefusedError("it has to be restored first")
+
+    monkeypatch.setattr(rewriting, "hash_content", refuse)
+    locations = Locations(catalog, location, [archive])
+    (outcome,) = relocate.relocate(catalog, locations, POLICY, everything(catalog), Target(archive), WHY)
+    assert (outcome.job_id, outcome.result, outcome.error) == (job, "moved", "")
+    assert calls == ["put_stream"]
+
+
+def test_a_copy_that_cannot_be_proved_is_not_written_twice(move, catalog, cold, new_job, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """A refusal to read it back is none to copy it."""
+    execute(catalog, "UPDATE api_keys SET storage_quota_bytes = NULL")
+    new_job(os.urandom(17 * MIB))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RefusedError("it may not be read")
+
+    monkeypatch.setattr(rewriting, "hash_content", refuse)
+    monkeypatch.setattr(rewriting, "put_stream", lambda *_, **__: pytest.fail("written once more"))
+    (outcome,) = move()
+    assert (outcome.result, outcome.error) == ("failed", "it may not be read")
+    assert stored_keys(cold) == []
+
+
+def test_chunks_are_bounded_by_objects_and_by_bytes(move, catalog, new_job, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Rows are swapped a chunk at a time: a kill costs no more than one of copying."""
+    for number in range(7):
+        new_job(b"%d" % number * 100)
+    monkeypatch.setattr(relocate, "CHUNK_BYTES", 250)
+    seen: list[int] = []
+    real = relocate.open_intents
+    monkeypatch.setattr(relocate, "open_intents", lambda c, some, **o: seen.append(len(some)) or real(c, some, **o))
+    assert results(move()) == {"moved": 7}
+    assert seen == [2, 2, 2, 1]
+    monkeypatch.setattr(relocate, "CHUNK_BYTES", 10)
+    assert [len(one) for one in relocate._chunks(everything(catalog), 500)] == [1] * 7, "one larger goes by itself"
+    assert [len(one) for one in relocate._chunks([], 500)] == []
 
 
 @pytest.mark.parametrize("size", [500, 3 * MIB])

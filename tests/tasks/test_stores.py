@@ -16,9 +16,9 @@ from blocks.catalog import CatalogDatabase
 from blocks.catalog.locations import Declaration, find_place, list_places, read_identity
 from blocks.catalog.objects import NewObject, insert_pending
 from blocks.catalog.restored import claims_done, freeze
-from blocks.errors import ForeignCatalogError, InvalidInputError, RefusedError
+from blocks.errors import ForeignCatalogError, InvalidInputError, NotFoundError, RefusedError, StoreUnavailableError
 from blocks.object_store.copying import copy
-from blocks.object_store.listing import list_range
+from blocks.object_store.listing import list_prefix, list_range
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy, IngestPolicy
 from tasks.ingest import ingest_videos
@@ -28,7 +28,7 @@ from tasks.rewriting import Target
 from tasks.stores import Locations, OpenLocation, open_location, probe_store, retire_location
 from tasks.sweeping import Sweep
 from tasks.uploads import issue_upload_url
-from tests.helpers import execute, one, write_video
+from tests.helpers import execute, one, rows, write_video
 from tests.tasks.drifting import look
 from tests.tasks.moves import POLICY, WHY, everything, results
 
@@ -69,6 +69,55 @@ def test_whoever_is_writing_into_it_is_waited_for(
             assert not retiring.done()
         with pytest.raises(RefusedError, match="still holds 1 objects"):
             retiring.result()
+
+
+def test_a_location_whose_bucket_is_gone_can_be_retired(
+    catalog: CatalogDatabase, location: OpenLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a natural mistake to remove the bucket first; it would keep every erasure from being done, for good."""
+    bucket = f"gone-{uuid4()}"
+    store = location.store.model_copy(update={"bucket": bucket, "prefix": ""})
+    store.s3.create_bucket(Bucket=bucket)
+    gone = probe_store(catalog, store, "gone")
+    monkeypatch.setattr("tasks.stores.load_block", lambda *_: store)  # a block's name, which nobody saved here
+    execute(catalog, "UPDATE locations SET moved_to = :main WHERE name = 'gone'", main=location.place.id)
+    execute(
+        catalog,
+        "INSERT INTO relocations (id, object_id, job_id, generation, operation, location_id, key, state, "
+        "                         old_location_id, old_key) "
+        "SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1, 'tier-jobs', * FROM (VALUES "
+        "       (:main, 'processed/a', 'swapped', :gone, 'processed/b'), (:gone, 'processed/c', 'open', NULL, NULL)) v",
+        main=location.place.id,
+        gone=gone.place.id,
+    )
+    with pytest.raises(RefusedError, match="location gone answers: leave --gone out"):
+        retire_location(catalog, "gone", gone=True)
+    for listed in list_prefix(store, ""):
+        store.s3.delete_object(Bucket=bucket, Key=listed.key)
+    store.s3.delete_bucket(Bucket=bucket)
+    with pytest.raises(NotFoundError, match="does not exist; where it is gone for good"):
+        retire_location(catalog, "gone")
+    retire_location(catalog, "gone", gone=True)
+    assert one(catalog, "SELECT count(*) FROM locations WHERE name = 'gone' AND retired_at IS NOT NULL") == 1
+    assert rows(catalog, "SELECT DISTINCT state FROM relocations") == [("done",)]
+    told = one(catalog, "SELECT after FROM operation_log WHERE operation = 'retire'")
+    assert told == {"location": "gone", "copies": 2}
+
+
+def test_what_still_has_rows_is_not_gone(
+    catalog: CatalogDatabase, location: OpenLocation, spare: OpenLocation, new_job: Callable[[bytes], UUID],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    new_job(b"1")
+    execute(catalog, "UPDATE stored_objects SET location_id = :spare", spare=spare.place.id)
+
+    def away(*_: object) -> None:
+        raise StoreUnavailableError("it does not answer")
+
+    monkeypatch.setattr("tasks.stores.open_named", away)
+    with pytest.raises(RefusedError, match="still holds 1 objects"):
+        retire_location(catalog, "spare", gone=True)
+    execute(catalog, "UPDATE stored_objects SET location_id = :main", main=location.place.id)
 
 
 @pytest.fixture
