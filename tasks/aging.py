@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -37,16 +38,20 @@ class Aged:
     due_at: datetime
 
 
-def find_aged(store: ObjectStore, policy: RetentionPolicy, *, now: datetime) -> Iterator[Aged]:
-    """What is overdue under the prefixes of age, streamed; `now` is the store's clock, as the objects' times are.
+def find_aged(store: ObjectStore, policy: RetentionPolicy, *, now: datetime, most: int) -> Iterator[Aged]:
+    """What is overdue under the prefixes of age, streamed, so many of each; `now` is the store's clock, as the objects'
+    times are.
 
     Some of it is still wanted: `still_wanted` says which.
     """
     for rule, prefix in AGED_PREFIXES.items():
         lasts = timedelta(days=getattr(policy, rule))
-        for listed in list_prefix(store, prefix):
-            if listed.last_modified + lasts <= now:
-                yield Aged(rule, listed, listed.last_modified + lasts)
+        due = (
+            Aged(rule, listed, listed.last_modified + lasts)
+            for listed in list_prefix(store, prefix)
+            if listed.last_modified + lasts <= now
+        )
+        yield from islice(due, most)
 
 
 def still_wanted(catalog: CatalogDatabase, location: OpenLocation, keys: Sequence[str]) -> set[str]:

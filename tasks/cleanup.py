@@ -73,7 +73,7 @@ def _place_facts(sweep: Sweep, location: OpenLocation, policy: RetentionPolicy, 
     at = store_clock(sweep.catalog, location) + ahead
     oldest = at - timedelta(days=policy.multipart_days)
     aged: list[Aged] = []
-    for batch in _batches(islice(find_aged(location.store, policy, now=at), due.MOST)):
+    for batch in _batches(find_aged(location.store, policy, now=at, most=due.MOST)):
         wanted = still_wanted(sweep.catalog, location, [one.listed.key for one in batch])
         aged += [one for one in batch if one.listed.key not in wanted]
     begun = list_multipart_uploads(location.store) if location.capabilities.lists_uploads else ()
@@ -227,14 +227,14 @@ def _clean_place(sweep: Sweep, location: OpenLocation, facts: CleanupFacts, plan
     items = {one.subject: one for one in plan.items if one.action == "remove object" and one.place == name}
     (place,) = (one for one in facts.places if one.place == name)
     aged = [one for one in place.aged if one.listed.key in items]
+    sizes = {one.listed.key: one.listed.size_bytes for one in aged}
     outcomes: list[Outcome] = []
     for start in range(0, len(aged), MOST_KEYS):
         sweep.before_batch()
         batch = aged[start : start + MOST_KEYS]
         for key, result, error in remove_aged(sweep.catalog, location, batch, run=sweep.run):
-            item = items[key]
-            size = item.size_bytes if result == "done" else 0
-            outcomes.append(Outcome(item, result, error, int(result == "done"), size))
+            size = sizes[key] if result == "done" else 0
+            outcomes.append(Outcome(items[key], result, error, int(result == "done"), size))
     for item in plan.items:
         if item.action == "abort upload" and item.place == name:
             sweep.before_batch()

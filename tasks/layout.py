@@ -11,6 +11,7 @@ from blocks.catalog.tables import ObjectKind
 
 TEMP = "temp"
 EXPORTS = "exports"
+PLAYLISTS_MADE = f"{EXPORTS}/hls/"
 PROCESSED = "processed"
 REPORTS = "reports"
 FOLDERS = (PROCESSED, "uploads", TEMP, "failed", EXPORTS, REPORTS, "probe")
@@ -99,7 +100,7 @@ def playlist_name(kind: str) -> str:
 
 def playlist_key(job_id: UUID, kind: str, made: UUID) -> str:
     """Where a playlist with presigned segments lies until its rule expires it."""
-    return f"{EXPORTS}/hls/{job_id}/{kind}/{made}.m3u8"
+    return f"{PLAYLISTS_MADE}{job_id}/{kind}/{made}.m3u8"
 
 
 def report_key(day: date, scope: str, name: str) -> str:

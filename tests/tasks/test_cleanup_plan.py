@@ -96,6 +96,13 @@ def test_objects_that_age_alone_removes(rule: str) -> None:
     assert item == Item("remove object", rule, "temp/a/blob", "from 2026-04-20 12:00", "", 1, 10, place="cold")
 
 
+def test_a_days_playlists_stop_no_night() -> None:
+    """A platform that hands out more streams a day than the cap allows would be asked about every night's trash."""
+    key = f"exports/hls/{UUID(int=1)}/hls_720p/x.m3u8"
+    item = only(places=(PlaceFacts("main", aged=(Aged("exports_days", Listed(key, 10, "etag", SINCE), NOW),)),))
+    assert (item.subject, item.objects, item.size_bytes) == (key, 0, 0)
+
+
 def test_uploads_bytes_and_folders() -> None:
     upload = Incomplete("processed/a b/c", "upload-1", SINCE)
     item = only(places=(PlaceFacts("main", multiparts=(upload,)),))
