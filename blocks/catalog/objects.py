@@ -214,7 +214,9 @@ def forget_released(connection: Connection, object_ids: Sequence[UUID], *, run: 
             "   WHERE id = ANY (CAST(:ids AS uuid[])) AND state = 'purging' RETURNING *) "
             "INSERT INTO operation_log (run, operation, api_key_id, job_id, object_id, before, bytes) "
             "SELECT :run, 'purge', api_key_id, job_id, id, "
-            "       jsonb_build_object('state', state, 'name', name, 'key', key), stored_bytes FROM gone "
+            "       jsonb_build_object('state', state, 'name', name, 'key', key), "
+            # What was given up before it was proved never came in, as far as figures go: it does not go out either.
+            "       CASE WHEN verified_at IS NULL THEN 0 ELSE stored_bytes END FROM gone "
             "RETURNING object_id"
         ),
         {"ids": [str(object_id) for object_id in object_ids], "run": run},

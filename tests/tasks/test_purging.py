@@ -43,9 +43,9 @@ def release(catalog: CatalogDatabase, location: OpenLocation, new_job: Callable[
         execute(
             catalog,
             "INSERT INTO stored_objects (id, job_id, api_key_id, kind, name, location_id, key, size_bytes, "
-            " stored_bytes, sha256, state) "
+            " stored_bytes, sha256, state, verified_at) "
             "SELECT gen_random_uuid(), job_id, api_key_id, 'hls_360p', 's' || n, location_id, "
-            "       'processed/' || job_id || '/s' || n, 3, 3, sha256, 'purging' "
+            "       'processed/' || job_id || '/s' || n, 3, 3, sha256, 'purging', now() "
             "  FROM stored_objects, generate_series(0, :count - 1) n WHERE job_id = :job AND kind = 'original'",
             count=count, job=job,
         )  # fmt: skip
@@ -97,6 +97,16 @@ def test_every_page_and_nothing_but_what_is_released(
     assert {(row.run, row.bytes) for row in log} == {("the run", 3)}
     assert {row.before["key"] for row in log} == {f"processed/{job}/s{number}" for number in range(2500)}
     assert_sound(catalog, location)
+
+
+def test_what_never_came_in_does_not_go_out(catalog: CatalogDatabase, location: OpenLocation, release: Release) -> None:
+    """A large upload that fails ten times is no ten times its size that a report says was removed."""
+    release(2)
+    execute(catalog, "UPDATE stored_objects SET verified_at = NULL WHERE name = 's1'")
+    purge_released(catalog, location, None)
+    assert rows(catalog, "SELECT before ->> 'name', bytes FROM operation_log WHERE operation = 'purge' ORDER BY 1") == [
+        ("s0", 3), ("s1", 0),
+    ]  # fmt: skip
 
 
 def test_only_the_jobs_that_are_named(catalog: CatalogDatabase, location: OpenLocation, release: Release) -> None:
