@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -47,6 +48,29 @@ def _shared_out(work: Callable[[T], R], items: Sequence[T], pool: ThreadPoolExec
     for one in runs:
         one.result()
     return [results[number] for number in range(len(items))]
+
+
+class Turns:
+    """One at a time for each key: who works on the same thing waits, who works on another does not."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: dict[object, tuple[threading.Lock, int]] = {}
+
+    @contextmanager
+    def of(self, key: object) -> Iterator[None]:
+        """The turn of this key."""
+        with self._guard:
+            lock, waiting = self._locks.get(key, (threading.Lock(), 0))
+            self._locks[key] = lock, waiting + 1
+        try:
+            with lock:
+                yield
+        finally:
+            with self._guard:
+                lock, waiting = self._locks.pop(key)
+                if waiting > 1:
+                    self._locks[key] = lock, waiting - 1
 
 
 @contextmanager

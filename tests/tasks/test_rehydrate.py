@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import httpx
@@ -10,6 +12,7 @@ import pytest
 from blocks.catalog.moving import Wanted, forget_marks
 from blocks.errors import InvalidInputError, NotFoundError, RefusedError, StoreUnavailableError
 from blocks.policies import CompressionPolicy, RelocationPolicy
+from tasks import rehydrate
 from tasks.access import issue_download_url
 from tasks.compression import find_compressible, plan_compression
 from tasks.deletion import hold
@@ -130,6 +133,30 @@ def test_a_job_that_was_in_the_trash_meanwhile_is_not_through(catalog, location,
     mark_through(catalog, moves, sum_up(results))
     assert rows(catalog, "SELECT tier, compressed_at FROM jobs") == [("hot", None)]
     execute(catalog, "UPDATE jobs SET deleted_at = NULL, purge_after = NULL")
+
+
+def test_who_asks_for_the_same_waits_for_the_first(  # type: ignore[no-untyped-def]
+    catalog, location, declare, job, access, monkeypatch
+) -> None:
+    """Each of ten viewers would copy all of a large video, with the memory and the threads of a night's run."""
+    inner = declare("inner", tier="cold", serves_urls=False)
+    locations = Locations(catalog, location, [inner])
+    relocate(catalog, locations, POLICY, everything(catalog), Target(inner), WHY)
+    moved: list[int] = []
+
+    def slowly(catalog, locations, policy, objects, *rest):  # type: ignore[no-untyped-def]
+        moved.append(len(objects))
+        time.sleep(0.3)
+        return relocate(catalog, locations, policy, objects, *rest)
+
+    monkeypatch.setattr("tasks.rehydrate.relocate", slowly)
+    asked = {"api_key": "acme", "job_id": job, "kind": "audio"}
+    with ThreadPoolExecutor(6) as pool:
+        urls = [pool.submit(issue_download_url, catalog, locations, access, **asked) for _ in range(6)]
+        assert {httpx.get(one.result().url).content for one in urls} == {b"sound"}
+    assert moved == [1]
+    assert rehydrate._TURNS._locks == {}, "nothing is kept of it"
+    assert_sound(catalog, location, inner)
 
 
 def test_all_jobs_are_looked_at_anew(catalog, location, new_job, monkeypatch) -> None:  # type: ignore[no-untyped-def]
