@@ -165,6 +165,20 @@ BY_FLOWS: dict[str, Callable[[Crowd], object]] = {
     "unnamed keys": lambda crowd: crowd.catalog.transaction(
         lambda connection: drift.named_keys(connection, [f"processed/{uuid4()}/raw/x.mp4" for _ in range(50)])
     ),
+    "under way after a restore": lambda crowd: crowd.catalog.transaction(
+        lambda connection: (
+            drift.pending_keys(connection, crowd.big.place.shelf, 100),
+            drift.count_unfinished(connection),
+        )
+    ),
+    "unfinished intents of cleanup": lambda crowd: crowd.catalog.transaction(
+        lambda connection: relocations.find_unfinished(
+            connection, now=crowd.now, abandoned_before=crowd.now, location_ids=crowd.big.place.shelf
+        )
+    ),
+    "look anew": lambda crowd: crowd.catalog.transaction(
+        lambda connection: moving.forget_marks(connection, "tier", after=UUID(int=2**128 - 1))
+    ),
     "open forms": lambda crowd: crowd.catalog.transaction(
         lambda connection: due.open_form_keys(connection, crowd.big.place.shelf, [f"temp/{uuid4()}/blob"])
     ),
