@@ -262,7 +262,8 @@ def _answer(work: Work[F]) -> Approval | State[Report] | None:
         return Completed(name="Overtaken", message=message, data=None)
     if not approved:
         return Completed(name="Denied", message="denied in the UI; nothing was changed", data=None)
-    return Approval(form.approved_objects, form.approved_bytes, asked[-1].split("-")[2])
+    _, _, told = asked[-1].removeprefix("approval-").partition("-")
+    return Approval(form.approved_objects, form.approved_bytes, told)
 
 
 def was_asked() -> bool:
