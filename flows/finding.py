@@ -13,7 +13,7 @@ from tasks.lifecycle_reach import RuleReach
 from tasks.reconcile_judge import Drift
 from tasks.verify import VerifyReport
 
-HARMLESS = ("young orphan", "newer", "spare", "transition")
+HARMLESS = ("young orphan", "newer", "spare", "transition", "held")
 """Kinds of drift that are nothing to wake somebody for."""
 
 

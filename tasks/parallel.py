@@ -58,14 +58,19 @@ class Turns:
         self._locks: dict[object, tuple[threading.Lock, int]] = {}
 
     @contextmanager
-    def of(self, key: object) -> Iterator[None]:
-        """The turn of this key."""
+    def of(self, key: object) -> Iterator[bool]:
+        """The turn of this key; whether somebody had one before, and was waited for."""
         with self._guard:
             lock, waiting = self._locks.get(key, (threading.Lock(), 0))
             self._locks[key] = lock, waiting + 1
         try:
-            with lock:
-                yield
+            waited = not lock.acquire(blocking=False)
+            if waited:
+                lock.acquire()
+            try:
+                yield waited
+            finally:
+                lock.release()
         finally:
             with self._guard:
                 lock, waiting = self._locks.pop(key)

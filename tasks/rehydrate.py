@@ -102,11 +102,14 @@ def bring_back(
     """
     home = locations.of_tier("hot")
     # Ten viewers of one video ask within the minute that it takes: the first brings it, the others find it there.
-    with _TURNS.of(frozenset(object_ids)):
+    with _TURNS.of(frozenset(object_ids)) as waited:
         rows = list(catalog.transaction(lambda connection: content_of(connection, object_ids)).values())
         away = _away(locations, rows, home)
         if not away:
             return
+        if waited:
+            # Not all of them once more, one after the other.
+            raise StoreUnavailableError(f"{away[0].name} was being brought back, and that failed; ask again")
         job_id = away[0].job_id
         _require_free(catalog.transaction(lambda connection: find_job(connection, job_id)))
         results = _bring(catalog, locations, policy, job_id, away, home, restored=False, run=run)

@@ -23,7 +23,7 @@ from blocks.catalog.locations import (
 )
 from blocks.catalog.migrating import require_current_schema
 from blocks.catalog.restored import read_freeze, require_thawed
-from blocks.errors import ForeignCatalogError, InvalidInputError, NotFoundError, RefusedError, StorageError
+from blocks.errors import ForeignCatalogError, InvalidInputError, NotFoundError, RefusedError, StoreUnavailableError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
 from blocks.object_store.clock import store_now
@@ -200,10 +200,11 @@ def retire_location(catalog: CatalogDatabase, name: str, *, gone: bool = False) 
     Raises:
         NotFoundError: no such location.
         RefusedError: something still lies in it, or new files still go there; or it is said to be gone, and answers.
+        FrozenCatalogError: it is said to be gone, and the catalog was restored, and nobody has confirmed it yet.
     """
     if gone:
-        place = catalog.transaction(lambda connection: find_place(connection, name))
-        if _answers(catalog, place):
+        catalog.transaction(require_thawed)
+        if not _is_gone(catalog.transaction(lambda connection: find_place(connection, name))):
             raise RefusedError(f"location {name} answers: leave --gone out, so that nothing there is forgotten")
         catalog.transaction(lambda connection: retire(connection, find_place(connection, name), gone=True))
         return
@@ -221,12 +222,13 @@ def retire_location(catalog: CatalogDatabase, name: str, *, gone: bool = False) 
     catalog.transaction(lambda connection: retire(connection, find_place(connection, name)))
 
 
-def _answers(catalog: CatalogDatabase, place: Place) -> bool:
+def _is_gone(place: Place) -> bool:
+    """Whether the bucket is not there, or nobody who could be asked for it: its block, or its server."""
     try:
-        open_named(catalog, place.name)
-    except StorageError:
-        return False
-    return True
+        store_now(load_block(ObjectStore, place.store).model_copy(update={"bucket": place.bucket}))
+    except (NotFoundError, StoreUnavailableError):
+        return True
+    return False
 
 
 def require_own(catalog: CatalogDatabase, location: OpenLocation) -> None:

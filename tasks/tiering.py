@@ -108,12 +108,11 @@ def plan_tiers(facts: TierFacts, policy: TierPolicy) -> TierPlan:
     for due_tier, jobs in facts.due.items():
         mark = Mark(due_tier, _idle_before(policy, due_tier, facts.now))
         for job in jobs:
-            tier, moving, more = _choose(job, due_tier, facts, policy)
+            tier, moving, more, waiting = _choose(job, due_tier, facts, policy)
             target, rule = facts.targets[tier], f"{tier}_after_days"
             because = f"completed {job.completed_at:%Y-%m-%d}, last asked for " + (
                 f"{job.last_accessed_at:%Y-%m-%d}" if job.last_accessed_at else "never"
             )
-            waiting = [why for one in job.sums if (why := _why_not(one, due_tier, facts, policy)) and why != _STAYS]
             objects, size = sum(one.objects for one in moving), sum(one.stored_bytes for one in moving)
             item = Item(
                 f"move to {target.name}", rule, str(job.id), because, job.customer, objects, size,
@@ -136,23 +135,27 @@ def plan_tiers(facts: TierFacts, policy: TierPolicy) -> TierPlan:
     return TierPlan(plan, tuple(moves), savings, {mark: tuple(ids) for mark, ids in settled.items()})
 
 
-def _choose(job: IdleJob, due_tier: str, facts: TierFacts, policy: TierPolicy) -> tuple[str, list[KindSum], bool]:
-    """The tier that kinds of a job move to now, those kinds, and whether others of them are left for the next night.
+def _choose(
+    job: IdleJob, due_tier: str, facts: TierFacts, policy: TierPolicy
+) -> tuple[str, list[KindSum], bool, list[str]]:
+    """The tier that kinds of a job move to now, those kinds, whether others are left for the next night, and what waits.
 
     What is not worth the coldest tier may be worth the one before: it goes there once nothing goes further.
     """
     worth: list[tuple[str, list[KindSum]]] = []
-    waiting: set[KindSum] = set()
+    away: set[KindSum] = set()
+    waiting: list[str] = []
     for tier in (tier for tier in facts.targets if RANK[tier] <= RANK[due_tier]):
         # What waits for a store to answer goes nowhere else meanwhile: it would be moved twice.
-        why = {one: _why_not(one, tier, facts, policy) for one in job.sums if one not in waiting}
-        waiting |= {one for one, reason in why.items() if reason is not None and reason.endswith(_AWAY)}
+        why = {one: _why_not(one, tier, facts, policy) for one in job.sums if one not in away}
+        away |= {one for one, reason in why.items() if reason is not None and reason.endswith(_AWAY)}
+        waiting += [reason for reason in why.values() if reason is not None and reason != _STAYS]
         if moving := [one for one, reason in why.items() if reason is None]:
             worth.append((tier, moving))
     if not worth:
-        return due_tier, [], False
+        return due_tier, [], False, waiting
     (tier, moving), *others = worth
-    return tier, moving, any(one not in moving for _, kinds in others for one in kinds)
+    return tier, moving, any(one not in moving for _, kinds in others for one in kinds), waiting
 
 
 def _moves(

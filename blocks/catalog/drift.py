@@ -75,11 +75,12 @@ def unsound_keys(connection: Connection, limit: int) -> tuple[list[str], int]:
 
 
 def pending_keys(connection: Connection, location_ids: Sequence[int], limit: int) -> list[tuple[str, int]]:
-    """Keys of a shelf's rows whose bytes were never seen whole, and how many bytes they are to have; up to `limit`."""
+    """Of a restored catalog: keys and bytes of rows that were being written at the backup, up to `limit`."""
     rows = connection.execute(
         text(
             "SELECT key, stored_bytes FROM stored_objects "
-            " WHERE state = 'pending' AND location_id = ANY (:locations) ORDER BY created_at LIMIT :limit"
+            " WHERE state = 'pending' AND location_id = ANY (:locations) "
+            "   AND created_at < (SELECT frozen_since FROM catalog_identity) ORDER BY created_at LIMIT :limit"
         ),
         {"locations": list(location_ids), "limit": limit},
     )
@@ -87,10 +88,11 @@ def pending_keys(connection: Connection, location_ids: Sequence[int], limit: int
 
 
 def count_unfinished(connection: Connection) -> int:
-    """Jobs that somebody is still at, or was."""
+    """Of a restored catalog: jobs that were under way when the backup was made, and that nobody was at since."""
     count: int = connection.execute(
         text(
             "SELECT count(*) FROM jobs WHERE deleted_at IS NULL "
+            "   AND updated_at < (SELECT frozen_since FROM catalog_identity) "
             "   AND status IN ('uploading', 'queued', 'processing', 'transcoding')"
         )
     ).scalar_one()

@@ -74,6 +74,8 @@ class InUse:
         try:
             with engine.connect() as session:
                 asked = replace(self, session=session)
+                # Alone: PostgreSQL before 17.3 lets no parallel worker into a closed database either.
+                asked._answer(lambda found: found.execute(text("SET max_parallel_workers_per_gather = 0")))
                 yield asked, asked._answer(lambda found: found.execute(text("SELECT pg_backend_pid()")).scalar_one())
         finally:
             engine.dispose()

@@ -144,6 +144,13 @@ def test_what_is_for_a_store_that_does_not_answer_waits_for_it() -> None:
     from_there = plan_tiers(replace(facts, reached=frozenset({1, 3})), POLICY)
     assert [item.objects for item in from_there.plan.items] == [1], "what does answer is moved"
     assert [move.mark for move in from_there.moves] == [None], "the rest is looked at again"
+    # Not worth cold storage, and for warm storage, which is down: it is not through either.
+    dear = POLICY.model_copy(update={"cold_price_per_1000_moved": 1000.0})
+    warm_is_down = replace(facts, due={"cold": (job(group("original")),)}, reached=frozenset({1, 3}))
+    planned = plan_tiers(warm_is_down, dear)
+    assert (planned.plan.items, planned.settled) == ((), {})
+    assert planned.plan.skipped[0].because.startswith("warm does not answer; ")
+    assert plan_tiers(replace(warm_is_down, reached=frozenset({1, 2, 3})), dear).plan.items != ()
 
 
 def test_a_kind_that_stays_in_one_place_is_not_taken_along_from_another() -> None:

@@ -159,6 +159,28 @@ def test_who_asks_for_the_same_waits_for_the_first(  # type: ignore[no-untyped-d
     assert_sound(catalog, location, inner)
 
 
+def test_who_waited_for_one_that_failed_does_not_do_it_all_again(  # type: ignore[no-untyped-def]
+    catalog, location, declare, job, access, monkeypatch
+) -> None:
+    inner = declare("inner", tier="cold", serves_urls=False)
+    locations = Locations(catalog, location, [inner])
+    relocate(catalog, locations, POLICY, everything(catalog), Target(inner), WHY)
+    tried: list[int] = []
+
+    def fails(*_):  # type: ignore[no-untyped-def]
+        tried.append(1)
+        time.sleep(0.3)
+        raise StoreUnavailableError("it went away")
+
+    monkeypatch.setattr("tasks.rehydrate.relocate", fails)
+    asked = {"api_key": "acme", "job_id": job, "kind": "audio"}
+    with ThreadPoolExecutor(4) as pool:
+        urls = [pool.submit(issue_download_url, catalog, locations, access, **asked) for _ in range(4)]
+        errors = {str(one.exception()) for one in urls}
+    assert errors == {"it went away", "audio/audio.mp3 was being brought back, and that failed; ask again"}
+    assert len(tried) == 1
+
+
 def test_all_jobs_are_looked_at_anew(catalog, location, new_job, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     for number in range(5):
         new_job(b"%d" % number)

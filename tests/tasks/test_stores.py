@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -16,12 +17,21 @@ from blocks.catalog import CatalogDatabase
 from blocks.catalog.locations import Declaration, find_place, list_places, read_identity
 from blocks.catalog.objects import NewObject, insert_pending
 from blocks.catalog.restored import claims_done, freeze
-from blocks.errors import ForeignCatalogError, InvalidInputError, NotFoundError, RefusedError, StoreUnavailableError
+from blocks.errors import (
+    ForeignCatalogError,
+    FrozenCatalogError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
+    StoreUnavailableError,
+)
+from blocks.object_store import ObjectStore
 from blocks.object_store.copying import copy
 from blocks.object_store.listing import list_prefix, list_range
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy, IngestPolicy
 from tasks.ingest import ingest_videos
+from tasks.layout import IDENTITY_KEY
 from tasks.rehydrate import rehydrate_job
 from tasks.relocate import relocate
 from tasks.rewriting import Target
@@ -92,6 +102,15 @@ def test_a_location_whose_bucket_is_gone_can_be_retired(
     )
     with pytest.raises(RefusedError, match="location gone answers: leave --gone out"):
         retire_location(catalog, "gone", gone=True)
+    # Nor is one that carries another id, or whose block points elsewhere, or that does not know us.
+    for changed in ({"prefix": "typo"}, {"credentials": stranger(store)}):
+        with monkeypatch.context() as patched:
+            patched.setattr("tasks.stores.load_block", lambda *_, changed=changed: store.model_copy(update=changed))
+            with pytest.raises(RefusedError):
+                retire_location(catalog, "gone", gone=True)
+    store.s3.delete_object(Bucket=bucket, Key=IDENTITY_KEY)
+    with pytest.raises(RefusedError, match="location gone answers"):
+        retire_location(catalog, "gone", gone=True)
     for listed in list_prefix(store, ""):
         store.s3.delete_object(Bucket=bucket, Key=listed.key)
     store.s3.delete_bucket(Bucket=bucket)
@@ -104,6 +123,10 @@ def test_a_location_whose_bucket_is_gone_can_be_retired(
     assert told == {"location": "gone", "copies": 2}
 
 
+def stranger(store: ObjectStore) -> Any:
+    return store.credentials.model_copy(update={"minio_root_user": "nobody"})
+
+
 def test_what_still_has_rows_is_not_gone(
     catalog: CatalogDatabase, location: OpenLocation, spare: OpenLocation, new_job: Callable[[bytes], UUID],
     monkeypatch: pytest.MonkeyPatch,
@@ -114,7 +137,11 @@ def test_what_still_has_rows_is_not_gone(
     def away(*_: object) -> None:
         raise StoreUnavailableError("it does not answer")
 
-    monkeypatch.setattr("tasks.stores.open_named", away)
+    monkeypatch.setattr("tasks.stores.load_block", away)
+    catalog.transaction(lambda connection: freeze(connection, backup="b", epoch=2, run=""))
+    with pytest.raises(FrozenCatalogError):
+        retire_location(catalog, "spare", gone=True)
+    execute(catalog, "UPDATE catalog_identity SET frozen_since = NULL, epoch = 1, claims_pending = false")
     with pytest.raises(RefusedError, match="still holds 1 objects"):
         retire_location(catalog, "spare", gone=True)
     execute(catalog, "UPDATE stored_objects SET location_id = :main", main=location.place.id)

@@ -389,6 +389,14 @@ def test_what_was_under_way_at_the_backup_is_told_and_gets_its_time_anew(
     (arrived,) = [key for _, key, _ in result.newer if str(newer.job_id) in key]
     assert result.unfinished == 2
     assert "2 jobs were under way at the backup" in result.summary()
+    # What came after the restore is at work now, and nobody's to start again.
+    execute(catalog, "UPDATE jobs SET updated_at = now()")
+    execute(catalog, "UPDATE stored_objects SET created_at = now()")
+    later = Aftermath()
+    reconcile_restored(sweep, IntegrityPolicy(), later, look_only=True)
+    assert (later.unfinished, [key for _, key, _ in later.newer if str(newer.job_id) in key]) == (0, [])
+    execute(catalog, "UPDATE jobs SET updated_at = now() - interval '25 hours'")
+    execute(catalog, "UPDATE stored_objects SET created_at = now() - interval '25 hours'")
     frozen = catalog.transaction(read_freeze)
     assert frozen is not None
     assert catalog.transaction(lambda connection: thaw(connection, frozen, run="somebody"))
