@@ -138,7 +138,7 @@ def plan_tiers(facts: TierFacts, policy: TierPolicy) -> TierPlan:
 def _choose(
     job: IdleJob, due_tier: str, facts: TierFacts, policy: TierPolicy
 ) -> tuple[str, list[KindSum], bool, list[str]]:
-    """The tier that kinds of a job move to now, those kinds, whether others are left for the next night, and what waits.
+    """The tier that kinds of a job move to now, those kinds, whether others wait for the next night, and for what.
 
     What is not worth the coldest tier may be worth the one before: it goes there once nothing goes further.
     """

@@ -68,7 +68,8 @@ def select_jobs(connection: Connection, wanted: JobFilter) -> list[SelectedJob]:
             "   AND (CAST(:at_least AS bigint) IS NULL OR o.size_bytes >= :at_least) "
             "   AND (CAST(:trashed AS boolean) IS NULL OR (j.deleted_at IS NOT NULL) = :trashed "
             # What was given up is in no trash any more, and would fill the list for ever.
-            "        AND (NOT :trashed OR j.status <> 'cleaned_up')) "
+            # Nor has a filter anything to delete of it, unless it asks for such jobs.
+            "        AND (j.status <> 'cleaned_up' OR (NOT :trashed AND :status = 'cleaned_up'))) "
             f"  {_MAY_BE_LARGE if wanted.at_least_bytes else ''} "
             f" ORDER BY j.api_key_id, j.created_at, j.id LIMIT {MOST_JOBS}"
         ),

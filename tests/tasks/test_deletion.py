@@ -157,6 +157,16 @@ def test_by_filter(sweep: Sweep, location: OpenLocation, policy: IngestPolicy, a
     assert found(status="failed") == {small}
     assert found(api_key=acme, job_ids=(str(small), str(large)), larger_than="2 KB") == {large}
     assert len(found(larger_than="2 KB")) == 3
+    # What was given up has nothing left to delete, and would fill the list of a filter for ever.
+    execute(sweep.catalog, "UPDATE jobs SET status = 'cleaned_up' WHERE id = :id", id=old)
+
+    def to_delete(**wanted: object) -> set[UUID]:
+        return {job.id for job in select(sweep.catalog, Wanted(**wanted), trashed=False)}  # type: ignore[arg-type]
+
+    assert to_delete(api_key=acme) == {small, large}
+    assert to_delete(api_key=acme, status="cleaned_up") == {old}
+    assert to_delete(job_ids=(str(old),)) == {old}
+    execute(sweep.catalog, "UPDATE jobs SET status = 'completed' WHERE id = :id", id=old)
     for wrong, message in (
         ({}, "nothing is asked for"),
         ({"status": "gone"}, "'gone' is no status of a job"),
