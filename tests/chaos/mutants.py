@@ -53,7 +53,7 @@ MUTANTS = (
     Mutant(
         "no fence: a sweep whose lock was cut goes on",
         "blocks/catalog/sweeps.py",
-        (('            self._connection.execute(text("SELECT 1"))\n', "            pass\n"),),
+        (('            self.session.execute(text("SELECT 1"))\n', "            pass\n"),),
         ("tests/blocks/catalog/test_sweeps.py",),
     ),
     Mutant(
@@ -119,12 +119,22 @@ MUTANTS = (
 )
 
 
-def survives(mutant: Mutant) -> str:
-    """Run its tests on a copy of the code; returns why it survived, empty where a test noticed.
+def broken(mutant: Mutant) -> str:
+    """Its file, with the rule broken.
 
     Raises:
         ValueError: the text to change is not there, once: the code has changed, and so must the mutant.
     """
+    text = (ROOT / mutant.file).read_text()
+    for before, after in mutant.changes:
+        if text.count(before) != 1:
+            raise ValueError(f"{mutant.name}: {mutant.file} holds {text.count(before)} times {before!r}")
+        text = text.replace(before, after)
+    return text
+
+
+def survives(mutant: Mutant) -> str:
+    """Run its tests on a copy of the code; returns why it survived, empty where a test noticed."""
     # Short: PostgreSQL's socket lies below.
     with tempfile.TemporaryDirectory(prefix="mut-") as folder:
         for name in CODE:
@@ -133,13 +143,7 @@ def survives(mutant: Mutant) -> str:
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, target)
-        broken = Path(folder) / mutant.file
-        text = broken.read_text()
-        for before, after in mutant.changes:
-            if text.count(before) != 1:
-                raise ValueError(f"{mutant.name}: {mutant.file} holds {text.count(before)} times {before!r}")
-            text = text.replace(before, after)
-        broken.write_text(text)
+        (Path(folder) / mutant.file).write_text(broken(mutant))
         ended = subprocess.run(
             [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not chaos", *mutant.tests],
             cwd=folder,
