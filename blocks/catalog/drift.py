@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from blocks.catalog.customers import lock_customer
+from blocks.catalog.due import UNDER_WAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +92,8 @@ def count_unfinished(connection: Connection) -> int:
     """Of a restored catalog: jobs that were under way when the backup was made, and that nobody was at since."""
     count: int = connection.execute(
         text(
-            "SELECT count(*) FROM jobs WHERE deleted_at IS NULL "
-            "   AND updated_at < (SELECT frozen_since FROM catalog_identity) "
-            "   AND status IN ('uploading', 'queued', 'processing', 'transcoding')"
+            f"SELECT count(*) FROM jobs WHERE {UNDER_WAY} "
+            "   AND updated_at < (SELECT frozen_since FROM catalog_identity)"
         )
     ).scalar_one()
     return count

@@ -9,6 +9,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, text
 
+UNDER_WAY = "status IN ('uploading', 'queued', 'processing', 'transcoding') AND deleted_at IS NULL"
+"""Jobs that somebody is at, or was: an index's own predicate, word for word."""
 MOST = 200_000
 """Rows of one rule in one run: memory stays bounded, and the next run takes the rest."""
 HELD_TOLD = 500
@@ -77,9 +79,8 @@ _TRASHED = text(
 _STUCK = text(
     _JOBS.format(
         since="updated_at", detail="j.status", states="= 'pending'", most=MOST, held=HELD_TOLD,
-        which="status IN ('uploading', 'queued', 'processing', 'transcoding') AND deleted_at IS NULL "
-        "AND updated_at <= :at AND (status <> 'uploading' OR NOT EXISTS (SELECT 1 FROM reservations r "
-        "WHERE r.job_id = jobs.id AND r.expires_at > clock_timestamp()))",
+        which=f"{UNDER_WAY} AND updated_at <= :at AND (status <> 'uploading' OR NOT EXISTS (SELECT 1 FROM reservations r"
+        " WHERE r.job_id = jobs.id AND r.expires_at > clock_timestamp()))",
     )
 )  # fmt: skip
 _ERASED = text(

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from blocks.catalog.checks import keep_checks
+from blocks.catalog.due import UNDER_WAY
 from blocks.errors import FrozenCatalogError
 
 GENERATIONS_AN_EPOCH = 2**32
@@ -96,12 +97,7 @@ def thaw(connection: Connection, seen: Freeze, *, run: str) -> bool:
         )
     )
     # So does what was under way when the backup was made: it went on, and its bytes may be whole.
-    connection.execute(
-        text(
-            "UPDATE jobs SET updated_at = clock_timestamp() WHERE deleted_at IS NULL "
-            "   AND status IN ('uploading', 'queued', 'processing', 'transcoding')"
-        )
-    )
+    connection.execute(text(f"UPDATE jobs SET updated_at = clock_timestamp() WHERE {UNDER_WAY}"))
     connection.execute(text("UPDATE stored_objects SET created_at = clock_timestamp() WHERE state = 'pending'"))
     written = text("INSERT INTO operation_log (run, operation) VALUES (:run, 'confirm-restore')")
     connection.execute(written, {"run": run})

@@ -60,7 +60,7 @@ MUTANTS = (
         "no fence: another catalog's bucket is taken for our own",
         "tasks/stores.py",
         (("def require_own(", "def require_own(*_: object) -> None:\n    return\n\n\ndef _asked_before("),),
-        ("tests/tasks/test_purging.py", "tests/tasks/test_reconcile.py", "tests/tasks/backups/test_cutover.py"),
+        ("tests/tasks/test_purging.py", "tests/tasks/test_reconcile.py", "tests/tasks/backups/test_aftermath.py"),
     ),
     Mutant(
         "no fence: a restore hands out generations again",

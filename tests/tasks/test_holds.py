@@ -22,7 +22,7 @@ from tasks.deletion import (
 from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
 from tests.helpers import execute, one, rows
-from tests.tasks.test_deletion import delete
+from tests.tasks.removals import delete
 
 
 def test_a_hold_is_respected_and_reported(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -135,13 +136,20 @@ def test_a_job_that_was_in_the_trash_meanwhile_is_not_through(catalog, location,
     execute(catalog, "UPDATE jobs SET deleted_at = NULL, purge_after = NULL")
 
 
-def test_who_asks_for_the_same_waits_for_the_first(  # type: ignore[no-untyped-def]
-    catalog, location, declare, job, access, monkeypatch
-) -> None:
-    """Each of ten viewers would copy all of a large video, with the memory and the threads of a night's run."""
+@pytest.fixture
+def unserved(catalog, location, declare, job) -> Iterator[Locations]:  # type: ignore[no-untyped-def]
+    """All of the job lies where no URL serves it; sound at the end."""
     inner = declare("inner", tier="cold", serves_urls=False)
     locations = Locations(catalog, location, [inner])
     relocate(catalog, locations, POLICY, everything(catalog), Target(inner), WHY)
+    yield locations
+    assert_sound(catalog, location, inner)
+
+
+def test_who_asks_for_the_same_waits_for_the_first(  # type: ignore[no-untyped-def]
+    catalog, unserved, job, access, monkeypatch
+) -> None:
+    """Each of ten viewers would copy all of a large video, with the memory and the threads of a night's run."""
     moved: list[int] = []
 
     def slowly(catalog, locations, policy, objects, *rest):  # type: ignore[no-untyped-def]
@@ -152,19 +160,15 @@ def test_who_asks_for_the_same_waits_for_the_first(  # type: ignore[no-untyped-d
     monkeypatch.setattr("tasks.rehydrate.relocate", slowly)
     asked = {"api_key": "acme", "job_id": job, "kind": "audio"}
     with ThreadPoolExecutor(6) as pool:
-        urls = [pool.submit(issue_download_url, catalog, locations, access, **asked) for _ in range(6)]
+        urls = [pool.submit(issue_download_url, catalog, unserved, access, **asked) for _ in range(6)]
         assert {httpx.get(one.result().url).content for one in urls} == {b"sound"}
     assert moved == [1]
     assert rehydrate._TURNS._locks == {}, "nothing is kept of it"
-    assert_sound(catalog, location, inner)
 
 
 def test_who_waited_for_one_that_failed_does_not_do_it_all_again(  # type: ignore[no-untyped-def]
-    catalog, location, declare, job, access, monkeypatch
+    catalog, unserved, job, access, monkeypatch
 ) -> None:
-    inner = declare("inner", tier="cold", serves_urls=False)
-    locations = Locations(catalog, location, [inner])
-    relocate(catalog, locations, POLICY, everything(catalog), Target(inner), WHY)
     tried: list[int] = []
 
     def fails(*_):  # type: ignore[no-untyped-def]
@@ -175,7 +179,7 @@ def test_who_waited_for_one_that_failed_does_not_do_it_all_again(  # type: ignor
     monkeypatch.setattr("tasks.rehydrate.relocate", fails)
     asked = {"api_key": "acme", "job_id": job, "kind": "audio"}
     with ThreadPoolExecutor(4) as pool:
-        urls = [pool.submit(issue_download_url, catalog, locations, access, **asked) for _ in range(4)]
+        urls = [pool.submit(issue_download_url, catalog, unserved, access, **asked) for _ in range(4)]
         errors = {str(one.exception()) for one in urls}
     assert errors == {"it went away", "audio/audio.mp3 was being brought back, and that failed; ask again"}
     assert len(tried) == 1
