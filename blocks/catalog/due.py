@@ -79,8 +79,8 @@ _TRASHED = text(
 _STUCK = text(
     _JOBS.format(
         since="updated_at", detail="j.status", states="= 'pending'", most=MOST, held=HELD_TOLD,
-        which=f"{UNDER_WAY} AND updated_at <= :at AND (status <> 'uploading' OR NOT EXISTS (SELECT 1 FROM reservations r"
-        " WHERE r.job_id = jobs.id AND r.expires_at > clock_timestamp()))",
+        which=f"{UNDER_WAY} AND updated_at <= :at AND (status <> 'uploading' OR NOT EXISTS "
+        "(SELECT 1 FROM reservations r WHERE r.job_id = jobs.id AND r.expires_at > clock_timestamp()))",
     )
 )  # fmt: skip
 _ERASED = text(
