@@ -15,6 +15,7 @@ from flows.planned import Work, run_planned
 from tasks.lifecycle import apply_all, plan_all
 from tasks.lifecycle_reach import RuleReach, simulate
 from tasks.plans import Plan, Report
+from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep, store_clock
 
 
@@ -46,10 +47,11 @@ def apply_lifecycle(
 
     def plan(sweep: Sweep) -> tuple[Plan, None]:
         now = database.transaction(due.now)
-        reach = {
-            location.place.name: simulate(database, location, rules, store_now=store_clock(database, location), now=now)
-            for location in sweep.locations
-        }
+
+        def look(location: OpenLocation) -> tuple[RuleReach, ...]:
+            return simulate(database, location, rules, store_now=store_clock(database, location), now=now)
+
+        reach = {location.place.name: found for location, found in sweep.each(look)}
         rows = [_row(place, one) for place, reached in reach.items() for one in reached]
         show_table("lifecycle-reach", rows, "What each rule would reach at its next turn.")
         if not dry_run:
@@ -57,7 +59,7 @@ def apply_lifecycle(
         sums = {
             place: {one.rule.name: (one.objects, one.size_bytes) for one in reached} for place, reached in reach.items()
         }
-        return plan_all(sweep.locations, rules, sums), None
+        return plan_all(sweep, rules, sums), None
 
     reached = reach_stores(database, stores)
     return run_planned(

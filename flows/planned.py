@@ -74,7 +74,7 @@ class Work(Generic[F]):
     while_frozen: bool = False
     """Whether it may run while a restored catalog waits for its confirmation: it removes and moves nothing then."""
     left_out: Mapping[str, StorageError] = field(default_factory=dict)
-    """Stores that could not be opened, by name: the others are worked on, and then the run fails and says so."""
+    """Stores that could not be opened, by name, as `Sweep.left_out`."""
 
 
 def run_planned(work: Work[F], *, dry_run: bool) -> State[Report]:
@@ -94,14 +94,14 @@ def run_planned(work: Work[F], *, dry_run: bool) -> State[Report]:
                     require_epoch(work.catalog, location)
                 work.prepare(sweep)
             planned, facts = work.plan(sweep)
-            plan = _with_left_out(planned, work.left_out)
+            plan = _with_left_out(planned, sweep.left_out)
             show_plan(plan, dry_run=dry_run)
             if dry_run:
                 return Completed(name="DryRun", message=f"dry run, nothing is changed: {plan.summary()}", data=None)
             _overtake_older(work)
             reasons = _reasons_to_ask(work, plan, granted)
             if not reasons:
-                return _finish(work, plan, _apply(work, sweep, facts, plan))
+                return _finish(plan, _apply(work, sweep, facts, plan), sweep.left_out)
     except SweepBusyError as error:
         if granted is not None or is_scheduled():
             raise
@@ -159,15 +159,13 @@ def _with_left_out(plan: Plan, left_out: Mapping[str, StorageError]) -> Plan:
     return replace(plan, skipped=(*items, *plan.skipped))
 
 
-def _finish(work: Work[F], plan: Plan, report: Report) -> State[Report]:
+def _finish(plan: Plan, report: Report, left_out: Mapping[str, StorageError]) -> State[Report]:
     left = f"; {len(plan.skipped)} left alone, see the plan" if plan.skipped else ""
     message = report.summary() + left
     if report.outcomes:
         show_report(report)
-    if work.left_out:
-        raise LeftOutError(
-            "; ".join([message, *(f"{name} was left out: {error}" for name, error in work.left_out.items())])
-        )
+    if left_out:
+        raise LeftOutError("; ".join([message, *(f"{name} was left out: {error}" for name, error in left_out.items())]))
     get_run_logger().info(message)
     return Completed(name="Partial" if report.failed else "Completed", message=message, data=report)
 
@@ -176,7 +174,7 @@ def _finish(work: Work[F], plan: Plan, report: Report) -> State[Report]:
 def _held(work: Work[F], *, patient: bool) -> Iterator[Sweep]:
     run = run_label()
     if not work.locked:
-        yield Sweep(work.catalog, work.locations, run)
+        yield Sweep(work.catalog, work.locations, run, left_out=dict(work.left_out))
         return
     # Somebody who approved a plan is not there any more to start it again.
     wait = timedelta(minutes=work.caps.lock_wait_minutes) if patient else timedelta(0)
@@ -187,15 +185,14 @@ def _held(work: Work[F], *, patient: bool) -> Iterator[Sweep]:
         wait=wait,
         waiting=lambda by: get_run_logger().info("waiting for %s", by),
     ) as lock:
-        yield Sweep(work.catalog, work.locations, run, before_batch=lock.require)
+        yield Sweep(work.catalog, work.locations, run, before_batch=lock.require, left_out=dict(work.left_out))
 
 
 def _apply(work: Work[F], sweep: Sweep, facts: F, plan: Plan) -> Report:
     if not plan.items:
         return work.apply(sweep, facts, plan)
     with progress_of(work.operation, plan.summary(), len(plan.items)) as progress:
-        busy = Sweep(sweep.catalog, sweep.locations, sweep.run, sweep.before_batch, progress)
-        return work.apply(busy, facts, plan)
+        return work.apply(replace(sweep, progress=progress), facts, plan)
 
 
 def _reasons_to_ask(work: Work[F], plan: Plan, granted: Approval | None) -> tuple[str, ...]:

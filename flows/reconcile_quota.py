@@ -60,9 +60,7 @@ def reconcile_quota(
     grace = reconcile.check_grace(grace_hours, rules)
 
     def plan(sweep: Sweep) -> tuple[Plan, list[Drift]]:
-        looked = [
-            (location, _look_through(sweep, location, rules, catalog, policy, grace)) for location in sweep.locations
-        ]
+        looked = sweep.each(lambda location: _look_through(sweep, location, rules, catalog, policy, grace))
         found = reconcile_judge.put_together(database, looked)
         labels = database.transaction(drift.labels)
         show_table("reconcile-drift", reconcile_judge.explain_drift(found, labels), reconcile_judge.summary(found))

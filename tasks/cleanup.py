@@ -23,7 +23,7 @@ from tasks.deletion import apply_erasure
 from tasks.intents import finish_unfinished
 from tasks.layout import job_of
 from tasks.plans import Item, Outcome, Plan, Report
-from tasks.purging import purge_released
+from tasks.purging import PurgeResult, purge_released
 from tasks.scratch import find_leftovers, remove_leftover
 from tasks.stores import OpenLocation, require_own
 from tasks.sweeping import Sweep, check_as_of, customers_batches, job_outcomes, store_clock
@@ -64,7 +64,7 @@ def find_due(
         )
 
     facts = sweep.catalog.transaction(read)
-    places = tuple(_place_facts(sweep, location, policy, ahead) for location in sweep.locations)
+    places = tuple(found for _, found in sweep.each(lambda location: _place_facts(sweep, location, policy, ahead)))
     leftovers = find_leftovers(timedelta(days=policy.scratch_days), now=now)
     return CleanupFacts(**{**vars(facts), "places": places, "leftovers": tuple(leftovers)})
 
@@ -112,7 +112,7 @@ def apply_cleanup(sweep: Sweep, policy: RetentionPolicy, facts: CleanupFacts, pl
     if erasures := [one for one in plan.items if one.action == "erase job"]:
         # With some stores only it is refused: the rest of the night goes on, and the next whole one erases.
         say(_attempted(erasures, lambda some: list(apply_erasure(sweep, Plan("cleanup", tuple(some))).outcomes)))
-    for location in sweep.locations:
+    for location in sweep.reached:
         say(_clean_place(sweep, location, facts, plan))
     say([_remove_folder(one) for one in plan.items if one.action == "remove folder"])
     sweep.catalog.transaction(
@@ -180,9 +180,12 @@ def _remove_released(sweep: Sweep, claims: Sequence[Outcome], leftovers: Sequenc
     failed: dict[str, str] = {}
     outcomes: list[Outcome] = []
     claimed = {UUID(one.item.subject) for one in claims}
-    for location in sweep.locations:
+
+    def purge(location: OpenLocation) -> PurgeResult:
         require_own(sweep.catalog, location)
-        purged = purge_released(sweep.catalog, location, None, run=sweep.run, before_batch=sweep.before_batch)
+        return purge_released(sweep.catalog, location, None, run=sweep.run, before_batch=sweep.before_batch)
+
+    for location, purged in sweep.each(purge):
         failed |= purged.failed
         others = Extent()
         for job_id, extent in purged.deleted.items():

@@ -180,11 +180,11 @@ def apply_erasure(sweep: Sweep, plan: Plan) -> Report:
     Raises:
         RefusedError: some declared store is not open, and could keep something.
     """
-    opened = {place for location in sweep.locations for place in location.place.shelf}
+    opened = {place for location in sweep.reached for place in location.place.shelf}
     if missing := {place.name for place in sweep.catalog.transaction(list_places) if place.id not in opened}:
         raise RefusedError(
-            f"an erasure looks into every declared store, and {', '.join(sorted(missing))} is not named: "
-            "leave stores empty"
+            f"an erasure looks into every declared store, and {', '.join(sorted(missing))} is not open: leave stores "
+            "empty, and see that each of them answers"
         )
     outcomes: list[Outcome] = []
     for items in customers_batches(plan.items):

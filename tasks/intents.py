@@ -50,7 +50,7 @@ def finish_unfinished(
     before_batch: Callable[[], None] = lambda: None,
 ) -> Finished:
     """Remove the bytes that these intents are about, a thousand at a time; those in stores not open are left."""
-    places = {place: location for location in sweep.locations for place in location.place.shelf}
+    places = {place: location for location in sweep.reached for place in location.place.shelf}
     result = Finished()
 
     def alike(one: Unfinished) -> tuple[int, str]:

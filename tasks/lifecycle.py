@@ -203,17 +203,15 @@ def _report(
     )  # fmt: skip
 
 
-def plan_all(
-    locations: Sequence[OpenLocation], policy: RetentionPolicy, reached: Mapping[str, Mapping[str, tuple[int, int]]]
-) -> Plan:
+def plan_all(sweep: Sweep, policy: RetentionPolicy, reached: Mapping[str, Mapping[str, tuple[int, int]]]) -> Plan:
     """An item for each rule that would be written; `reached` are its objects and bytes, by store and rule.
 
     Only what expires counts against the caps: a transition keeps every object, and an unchanged rule is no news.
     """
     items: list[Item] = []
     skipped: list[Item] = []
-    for location in locations:
-        place, report = location.place.name, plan_lifecycle(location, policy)
+    for location, report in sweep.each(lambda location: plan_lifecycle(location, policy)):
+        place = location.place.name
         for action, names in (
             ("add rule", report.added),
             ("change rule", report.changed),

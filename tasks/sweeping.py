@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import groupby
+from typing import TypeVar
 from uuid import UUID
 
 from blocks.catalog import CatalogDatabase, due
 from blocks.catalog.trash import Changed
-from blocks.errors import InvalidInputError, RefusedError
+from blocks.errors import CatalogUnavailableError, InvalidInputError, LockLostError, RefusedError, StorageError
 from blocks.object_store.clock import MOST_APART, store_now
 from tasks.plans import Item, Outcome
 from tasks.stores import OpenLocation
+
+T = TypeVar("T")
 
 JOBS_A_TRANSACTION = 100
 """A customer's row is locked while a transaction lasts, and ingest waits for it."""
@@ -28,6 +31,31 @@ class Sweep:
     run: str = ""
     before_batch: Callable[[], None] = lambda: None
     progress: Callable[[int], None] = lambda items: None
+    left_out: dict[str, StorageError] = field(default_factory=dict)
+    """Stores that failed while the run looked into them, by name: nothing more is done there, and the run says so."""
+
+    @property
+    def reached(self) -> tuple[OpenLocation, ...]:
+        """The locations without those that were left out."""
+        return tuple(one for one in self.locations if one.place.name not in self.left_out)
+
+    def each(self, look: Callable[[OpenLocation], T]) -> list[tuple[OpenLocation, T]]:
+        """What `look` finds in each location; one whose store fails is left out, and keeps no other from its turn.
+
+        Raises:
+            StorageError: every one failed; or the catalog did, or the lock is lost.
+        """
+        found: list[tuple[OpenLocation, T]] = []
+        for location in self.reached:
+            try:
+                found.append((location, look(location)))
+            except (CatalogUnavailableError, LockLostError):
+                raise
+            except StorageError as error:
+                self.left_out[location.place.name] = error
+        if self.left_out and not found:
+            raise next(reversed(self.left_out.values()))
+        return found
 
 
 def store_clock(catalog: CatalogDatabase, location: OpenLocation) -> datetime:

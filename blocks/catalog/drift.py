@@ -196,7 +196,8 @@ def mark(
 _FOLLOW = text(
     """
 WITH changed AS (
-    UPDATE stored_objects o SET location_id = w.location_id, generation = nextval('generations')
+    UPDATE stored_objects o
+       SET location_id = w.location_id, relocated_at = clock_timestamp(), generation = nextval('generations')
       FROM unnest(CAST(:ids AS uuid[]), CAST(:generations AS bigint[]), CAST(:places AS bigint[]))
         AS w (id, generation, location_id), stored_objects was
      WHERE o.id = w.id AND o.generation = w.generation AND was.id = o.id AND o.api_key_id = :customer

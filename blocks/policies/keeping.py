@@ -38,7 +38,9 @@ class RetentionPolicy(Block):
     )
     multipart_days: int = field(5, "Days an incomplete multipart upload stays.", 3, ge=1, le=365)
     # Beyond the longest URL, so that no playlist goes before its segments' URLs end.
-    exports_days: int = field(6, "Days playlists and bulk downloads stay under exports/.", 8, ge=1, le=365)
+    exports_days: int = field(
+        6, "Days playlists and bulk downloads stay under exports/; longer URLs end with them.", 8, ge=1, le=365
+    )
     probe_days: int = field(7, "Days the leftovers of a store's probe stay under probe/.", 1, ge=1, le=365)
     scratch_days: int = field(8, "Days folders of killed runs stay on a worker's disk.", 1, ge=1, le=365)
     log_days: int = field(9, "Days the operation log is kept; whole months go.", 400, ge=31, le=3650)

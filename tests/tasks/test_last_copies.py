@@ -161,7 +161,7 @@ def test_a_killed_erasure_is_finished_by_the_next_cleanup(
     add_store = "INSERT INTO locations (name, store, bucket, prefix) VALUES ('cold', 'cold', 'videos', 'elsewhere')"
     execute(sweep.catalog, add_store)
     (refused,) = clean(sweep)[1].failed
-    assert "cold is not named" in refused.error, "a night with some stores only goes on without it"
+    assert "cold is not open" in refused.error, "a night with some stores only goes on without it"
     execute(sweep.catalog, "DELETE FROM locations WHERE name = 'cold'")
     _, report = clean(sweep)
     assert report.failed == ()
@@ -176,7 +176,7 @@ def test_an_erasure_looks_into_every_store(sweep: Sweep, new_job: Callable[[byte
         sweep.catalog,
         "INSERT INTO locations (name, store, bucket, prefix) VALUES ('cold', 'cold', 'videos', 'elsewhere')",
     )
-    with pytest.raises(RefusedError, match="and cold is not named: leave stores empty"):
+    with pytest.raises(RefusedError, match="and cold is not open: leave stores empty"):
         erase(sweep, job)
     assert one(sweep.catalog, "SELECT state FROM stored_objects") == "live"
 

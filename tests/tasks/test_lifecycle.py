@@ -229,7 +229,7 @@ def test_a_transition_that_is_refused_stays_as_it_was() -> None:
 def test_a_refusal_is_no_success(open_in: Callable[..., OpenLocation], catalog: CatalogDatabase) -> None:
     location = open_in("a", ALL)  # as probed before the server was changed
     policy = RetentionPolicy(transition_days=90)
-    plan = plan_all([location], policy, {})
+    plan = plan_all(Sweep(catalog, (location,)), policy, {})
     report = apply_all(Sweep(catalog, (location,)), policy, plan)
     results = {one.item.rule: (one.result, one.error) for one in report.outcomes}
     assert {results[name] for name in DONE} == {("done", "")}

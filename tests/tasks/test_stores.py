@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -14,7 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.locations import Declaration, find_place, list_places, read_identity
+from blocks.catalog.locations import read_identity
 from blocks.catalog.objects import NewObject, insert_pending
 from blocks.catalog.restored import claims_done, freeze
 from blocks.errors import (
@@ -26,21 +25,13 @@ from blocks.errors import (
     StoreUnavailableError,
 )
 from blocks.object_store import ObjectStore
-from blocks.object_store.copying import copy
-from blocks.object_store.listing import list_prefix, list_range
-from blocks.object_store.transfer import put_bytes
+from blocks.object_store.listing import list_prefix
 from blocks.policies import AccessPolicy, IngestPolicy
 from tasks.ingest import ingest_videos
 from tasks.layout import IDENTITY_KEY
-from tasks.rehydrate import rehydrate_job
-from tasks.relocate import relocate
-from tasks.rewriting import Target
 from tasks.stores import Locations, OpenLocation, open_location, probe_store, retire_location
-from tasks.sweeping import Sweep
 from tasks.uploads import issue_upload_url
 from tests.helpers import execute, one, rows, write_video
-from tests.tasks.drifting import look
-from tests.tasks.moves import POLICY, WHY, everything, results
 
 
 @pytest.fixture
@@ -147,32 +138,6 @@ def test_what_still_has_rows_is_not_gone(
     execute(catalog, "UPDATE stored_objects SET location_id = :main", main=location.place.id)
 
 
-@pytest.fixture
-def colder(catalog: CatalogDatabase, location: OpenLocation) -> OpenLocation:
-    """The same bucket and prefix under another storage class."""
-    made = probe_store(
-        catalog, location.store, "main", location="colder", storage_class="STANDARD_IA", said=Declaration(tier="warm")
-    )
-    return replace(made, place=catalog.transaction(lambda connection: find_place(connection, "colder")))
-
-
-def again(catalog: CatalogDatabase, location: OpenLocation) -> OpenLocation:
-    """As whoever opens it by now."""
-    return replace(location, place=catalog.transaction(lambda connection: find_place(connection, location.place.name)))
-
-
-def test_what_comes_out_of_a_class_stays_out_of_it(catalog, location, colder, job) -> None:  # type: ignore[no-untyped-def]
-    """Small objects and large ones, by each way of copying: the next reconciliation does not send the rows back."""
-    main = again(catalog, location)
-    places = Locations(catalog, main, [colder])
-    moved = relocate(catalog, places, POLICY, everything(catalog), Target(colder), WHY)
-    assert results(moved) == {"moved": 17}
-    report = rehydrate_job(catalog, places, POLICY, job_id=job)
-    assert len(report.moved) == 17
-    (drifted,) = look(Sweep(catalog, (main,), run="night"))
-    assert [one.what for one in drifted.findings if one.what == "transition"] == []
-
-
 def test_a_place_that_does_not_answer_keeps_nobody_from_another(
     catalog: CatalogDatabase, location: OpenLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,21 +158,6 @@ def test_a_place_that_does_not_answer_keeps_nobody_from_another(
         assert not any(one.done() for one in slow)
         answers.set()
         assert {one.result().place.name for one in slow} == {"main"}
-
-
-def test_a_copy_says_its_class(location: OpenLocation) -> None:
-    put_bytes(location.store, "temp/a", b"abc", {"Storage-Class": "STANDARD_IA"})
-    copy(location.store, "temp/a", location.store, "temp/b", size_bytes=3, attributes={})
-    classes = {
-        one.key: one.storage_class for one in list_range(location.store, "temp", after="", until=None, classes=True)
-    }
-    assert classes == {"temp/a": "STANDARD_IA", "temp/b": ""}
-
-
-def test_a_class_of_a_bucket_is_retired_by_itself(catalog, location, colder, job, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("tasks.stores.open_named", lambda *_: colder)
-    retire_location(catalog, "colder")
-    assert [place.name for place in catalog.transaction(list_places)] == ["main"]
 
 
 def test_the_usual_class_has_one_name(catalog: CatalogDatabase, location: OpenLocation) -> None:
