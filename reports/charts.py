@@ -25,6 +25,8 @@ Drawing = Any
 TIERS = ("hot", "warm", "cold")
 SOURCES = ("deduplication", "compression", "tiers")
 MOST_BARS = 12
+FURTHEST_PERCENT = 150.0
+"""Of a quota: bars end there, and say how far they would go."""
 _FONT = "Arial, Helvetica, 'Liberation Sans', sans-serif"
 """Widths of labels are measured when the chart is drawn: it has to be a font that readers have, or one as wide."""
 _UNITS = ((2**50, "PiB"), (2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))
@@ -103,14 +105,18 @@ def pressure(figures: Figures, size: Size) -> Drawing:
          "state": ["full" if one >= FULL_PERCENT else "nearly full" if one >= NEARLY_FULL_PERCENT else "room left"
                    for one in share]}
     )  # fmt: skip
+    # One that is far past a quota which was lowered would leave no room for the others.
+    furthest = min(max(100.0, float(share.max())), FURTHEST_PERCENT)
+    data["drawn"] = data["percent"].clip(upper=furthest)
+    data["told"] = [f"{one.customer}: {one.percent:,} % of the quota, {one.state}" for one in data.itertuples()]
     bars = (
         alt.Chart(data, width=size.width, height=alt.Step(22))
         .mark_bar(cornerRadiusEnd=2)
         .encode(
             y=alt.Y("customer:N", sort=None, title=None, axis=_names(size)),
-            x=alt.X("percent:Q", title="percent of the quota", axis=_axis(size),
-                    scale=alt.Scale(domain=[0, max(100.0, float(share.max()))])),
+            x=alt.X("drawn:Q", title="percent of the quota", axis=_axis(size), scale=alt.Scale(domain=[0, furthest])),
             color=_color("state", ("room left", "nearly full", "full")),
+            description="told:N",
         )
     )  # fmt: skip
     limits = pd.DataFrame({"percent": [NEARLY_FULL_PERCENT, FULL_PERCENT]})
@@ -130,6 +136,10 @@ def customers(figures: Figures, size: Size) -> Drawing:
     if data.empty or not data["monthly_cost"].sum():
         return None
     data = data.astype({"customer": "str", "tier": "str", "monthly_cost": "float64"})
+    data["told"] = [
+        f"{one.customer}: {words.money(float(cost))} a month, {one.tier}"
+        for one, cost in zip(data.itertuples(), data["monthly_cost"], strict=True)
+    ]
     return (
         alt.Chart(data, width=size.width, height=alt.Step(22))
         .mark_bar()
@@ -138,6 +148,7 @@ def customers(figures: Figures, size: Size) -> Drawing:
             x=alt.X("monthly_cost:Q", title="cost a month", axis=_axis(size)),
             color=_color("tier", TIERS),
             order=alt.Order("rank:Q"),
+            description="told:N",
         )
         .transform_calculate(rank=f"indexof({list(TIERS)}, datum.tier)")
     )
@@ -214,6 +225,8 @@ def _over_time(
             y=alt.Y(f"{unit}:Q", title=title, stack=stack, axis=y_axis),
             color=_color(by, order),
             order=alt.Order("rank:Q"),
+            # An area is one mark: without this it would tell the first day's figure for all of them.
+            description=f"{by}:N",
         )
         .transform_calculate(rank=f"indexof({list(order)}, datum['{by}'])")
     )

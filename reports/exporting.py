@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reports.figures import Figures
+from reports.figures import OF_THE_PLATFORM, Figures
 from reports.rendering import render
 
 if TYPE_CHECKING:
@@ -18,13 +18,19 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def export(figures: Figures, folder: Path, *, links: bool) -> list[Path]:
-    """Write the page and its files into a folder, which exists; returns them, the page first."""
+    """Write the page and its files into a folder, which exists; returns them, the page first.
+
+    What a report of all customers left there, and a customer's has not, is removed.
+    """
+    for name in set(OF_THE_PLATFORM) - set(figures.tables):
+        for suffix in (".csv", ".parquet"):
+            (folder / f"{name}{suffix}").unlink(missing_ok=True)
     written = []
     for name, frame in frames(figures):
         plain = frame.reset_index(drop=True)
         csv, parquet = folder / f"{name}.csv", folder / f"{name}.parquet"
         _harmless(plain).to_csv(csv, index=False)
-        plain.to_parquet(parquet, index=False)
+        _dated(plain).to_parquet(parquet, index=False)
         written += [csv, parquet]
     page = folder / PAGE
     page.write_text(render(figures, names=[one.name for one in written], links=links), "utf-8")
@@ -36,6 +42,14 @@ def frames(figures: Figures) -> Iterator[tuple[str, pd.DataFrame]]:
     yield from figures.tables.items()
     yield "daily", figures.daily
     yield "saved_daily", figures.saved_daily
+
+
+def _dated(frame: pd.DataFrame) -> pd.DataFrame:
+    """Days are days in a table without rows too: files of many reports are read as one."""
+    import pandas as pd
+    import pyarrow as pa
+
+    return frame.astype({name: pd.ArrowDtype(pa.date32()) for name in ("day",) if name in frame.columns})
 
 
 def _harmless(frame: pd.DataFrame) -> pd.DataFrame:

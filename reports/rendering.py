@@ -8,6 +8,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from blocks.catalog.analytics import WIDER
 from blocks.units import format_bytes
 from reports import words
 from reports.charts import draw_charts
@@ -76,13 +77,15 @@ def listings(figures: Figures) -> list[Listing]:
     usage = tables["usage"].drop(columns=["api_key_id"])
     sums = [one for one in usage.columns if one not in ("customer", "kind", "tier")]
     by_kind = usage.groupby(["kind", "tier"], as_index=False)[sums].sum()
+    savings = tables["savings"]
+    savings = savings[savings["source"] != WIDER]
     found = [
         _listing(figures, "customers", "Customers", "Quota, use, growth, and when each quota is full (80 % range).",
                  _with_forecast(tables["customers"]).sort_values("used_bytes", ascending=False)),
         _listing(figures, "usage", "By kind and tier", "What is stored, and what it costs a month.",
                  by_kind.sort_values("size_bytes", ascending=False)),
         _listing(figures, "savings", "Savings", "What is not stored, and what that saves a month.",
-                 tables["savings"].drop(columns="api_key_id").sort_values("saved_per_month", ascending=False)),
+                 savings.drop(columns="api_key_id").sort_values("saved_per_month", ascending=False)),
     ]  # fmt: skip
     jobs = tables["notable_jobs"]
     for name, sentence in words.LIST_SENTENCES.items():

@@ -113,7 +113,7 @@ def tiles(figures: Figures) -> list[Tile]:
     table = figures.tables["customers"]
     found = [
         Tile("content stored", format_bytes(stored(figures)), growth(figures)),
-        Tile("cost a month", money(cost(figures)), "by the Tier Policy's prices, in its currency"),
+        Tile("cost a month", money(cost(figures)), "by the locations' prices, or the Tier Policy's"),
         Tile("saved a month", money(saved(figures)), "by deduplication, compression and tiers"),
         Tile("jobs", f"{int(table['jobs'].sum()):,}", "that store something"),
     ]

@@ -116,10 +116,10 @@ def plan_compression(facts: CompressionFacts, policy: CompressionPolicy) -> Comp
                 total = left.setdefault(one.kind, [0, 0])
                 total[0] += one.objects - one.wanted_objects
                 total[1] += one.stored_bytes - one.wanted_bytes
-        if job.hold is not None:
+        if job.hold is not None and objects:
             skipped.append(replace(item, because=f"on hold: {job.hold}; {because}"))
         elif not objects:
-            if _is_whole(job, facts):
+            if job.hold is None and _is_whole(job, facts):
                 settled.append(job.id)
         else:
             items.append(item)

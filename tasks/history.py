@@ -110,5 +110,8 @@ def what_next(event: Event, policy: RetentionPolicy) -> str:
             f"stays; its job is {facts['job_status']}, and fails by {due:%Y-%m-%d %H:%M} without progress (stuck_hours)"
         )
     else:
-        fate = f"stays; verify-objects reads it again (last {(facts['verified_at'] or 'never')[:10]})"
+        fate = (
+            "stays readable; tier-jobs moves it and compress-jobs makes texts smaller, by age and last access; "
+            f"verify-objects reads it again (last {(facts['verified_at'] or 'never')[:10]})"
+        )
     return f"{facts['name']}: {fate}"

@@ -47,6 +47,8 @@ class Definition:
     meaning: str
 
 
+SKEW = timedelta(minutes=5)
+"""By which clocks are apart that nobody calls wrong."""
 FURTHEST_EAST_DAYS = 2
 """Days that another time zone can be ahead: from UTC-12 to UTC+14 are 26 hours."""
 
@@ -67,8 +69,9 @@ def begin_snapshot(connection: Connection) -> datetime:
     # A read is noted when its transaction began, and seen when that has ended: an hour is longer than any.
     connection.execute(
         text(
+            # A snapshot of a clock that was ahead says nothing of what was read before it.
             "SELECT fold_storage_changes((SELECT coalesce(max(taken_at) - interval '1 hour', '-infinity') "
-            "                               FROM analytics.snapshots))"
+            "                               FROM analytics.snapshots WHERE taken_at <= now()))"
         )
     )
     at: datetime = connection.execute(text("SELECT now()")).scalar_one()
@@ -80,33 +83,27 @@ def begin_reading(connection: Connection) -> None:
     connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
 
 
-def clear_day(connection: Connection, day: date) -> None:
-    """Remove what is known of a day's moment, to be written anew in the same transaction; and lists past their time.
+def clear_day(connection: Connection, day: date, at: datetime) -> None:
+    """Remove what is known of a day, to be written anew in the same transaction `at` this time; and lists past theirs.
 
     The next days go too: a time zone further east was set before, where they had begun.
 
     Raises:
-        RefusedError: there are figures of days that no time zone has reached. A clock is wrong, and nobody's history
-            is removed on its word.
+        RefusedError: there are figures of days that no time zone has reached, or of later than now. A clock is wrong,
+            and nobody's history is removed on its word.
     """
     newest = find_snapshot(connection, None)
     furthest = day + timedelta(days=FURTHEST_EAST_DAYS)
-    if newest is not None and newest.day > furthest:
+    if newest is not None and (newest.day > furthest or (newest.day > day and newest.taken_at > at + SKEW)):
         raise RefusedError(
             f"there are figures of {newest.day}, and by PostgreSQL's clock today is {day}: nothing is written. If the "
             f"clock is right now and was ahead then, remove them: DELETE FROM analytics.snapshots WHERE day > '{day}'; "
             "what else there is of those days goes with the next snapshot"
         )
-    # Of days whose snapshot somebody removed, as above, nothing stays.
-    for table in (*DAILY, "operations"):
-        connection.execute(
-            text(f"DELETE FROM analytics.{table} WHERE day > CAST(:furthest AS date)"), {"furthest": furthest}
-        )
+    # Of days whose snapshot somebody removed, as above, nothing stays; nor of those that have not begun.
     for table in DAILY:
-        connection.execute(
-            text(f"DELETE FROM analytics.{table} WHERE day BETWEEN :day AND :furthest"),
-            {"day": day, "furthest": furthest},
-        )
+        connection.execute(text(f"DELETE FROM analytics.{table} WHERE day >= :day"), {"day": day})
+    connection.execute(text("DELETE FROM analytics.operations WHERE day > :day"), {"day": day})
     connection.execute(
         text("DELETE FROM analytics.notable_jobs WHERE day < CAST(:day AS date) - :keep"),
         {"day": day, "keep": LIST_DAYS},

@@ -76,11 +76,11 @@ def customers(connection: Connection, span: Span, now: datetime) -> pd.DataFrame
 
 
 def locations(connection: Connection) -> pd.DataFrame:
-    """Every location there is or was: location_id, location, tier, price_per_gib_month (null: by the policy)."""
+    """Every location there is or was: location_id, location, tier, price_per_gib_month (null: by policy), in_use."""
     return read_frame(
         connection,
         "SELECT id AS location_id, name AS location, tier, CAST(price_per_gib_month AS double precision) "
-        "       AS price_per_gib_month FROM locations ORDER BY id",
+        "       AS price_per_gib_month, retired_at IS NULL AS in_use FROM locations ORDER BY id",
     )
 
 
@@ -221,7 +221,8 @@ def findings(connection: Connection, now: datetime) -> pd.DataFrame:
         "SELECT 'cleanup', l.name, 'trash past its date', count(*), sum(o.stored_bytes)::bigint, "
         "       min(j.purge_after), CAST(:now AS timestamptz) "
         "  FROM jobs j JOIN stored_objects o ON o.job_id = j.id JOIN locations l ON l.id = o.location_id "
-        " WHERE j.deleted_at IS NOT NULL AND j.status <> 'cleaned_up' AND j.purge_after < :now AND o.state = 'trashed' "
+        " WHERE j.deleted_at IS NOT NULL AND j.status <> 'cleaned_up' AND j.purge_after < :now AND j.hold IS NULL "
+        "   AND o.state = 'trashed' "
         " GROUP BY l.name "
         " ORDER BY 1, 2, 3",
         now=now,
@@ -242,9 +243,10 @@ def backups(connection: Connection, now: datetime) -> pd.DataFrame:
         "         AS hours_since_verified, coalesce(v.backup, '') AS backup, coalesce(v.bytes, 0) AS bytes, "
         "       coalesce(w.taken, 0) AS taken, coalesce(w.failed, 0) AS failed, d.at AS drilled_at, d.ok AS drill_ok, "
         "       d.seconds AS recovery_seconds, coalesce(CASE WHEN NOT d.ok THEN d.because END, '') AS because "
-        "  FROM (SELECT count(*) FILTER (WHERE ok) AS taken, count(*) FILTER (WHERE NOT ok) AS failed "
-        "          FROM backup_checks WHERE what = 'backup' AND at <= :now "
-        "           AND at > CAST(:now AS timestamptz) - interval '7 days') w "
+        "  FROM (SELECT count(*) FILTER (WHERE c.ok AND coalesce(n.ok, true)) AS taken, "
+        "               count(*) FILTER (WHERE NOT c.ok) AS failed "
+        "          FROM backup_checks c LEFT JOIN newest n ON n.backup = c.backup "
+        "         WHERE c.what = 'backup' AND c.at <= :now AND c.at > CAST(:now AS timestamptz) - interval '7 days') w "
         "  LEFT JOIN good v ON true "
         "  LEFT JOIN (SELECT * FROM backup_checks WHERE what = 'drill' AND at <= :now ORDER BY at DESC LIMIT 1) d "
         "    ON true",

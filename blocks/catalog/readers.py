@@ -72,7 +72,10 @@ def create_reader(catalog: CatalogDatabase, name: str) -> str:
     try:
         return catalog.transaction(work)
     except ProgrammingError as error:
-        if getattr(error.orig, "pgcode", "") != "42501":
+        code = getattr(error.orig, "pgcode", "")
+        if code == "42939":
+            raise InvalidInputError(f"{name} means something else to PostgreSQL: choose another name") from None
+        if code != "42501":
             raise
         raise RefusedError(
             f"the role {catalog.username} may not make roles: have a superuser run CREATE ROLE {group}; CREATE ROLE "

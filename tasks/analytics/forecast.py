@@ -63,10 +63,17 @@ def forecast(customers: pd.DataFrame, history: pd.DataFrame, day: date) -> pd.Da
     line = line[~(empty & empty.groupby(line["api_key_id"]).shift(-1, fill_value=False))].copy()
     by_key = line.groupby("api_key_id", sort=False)
     first, last = by_key.first(), by_key.last()
-    # The pace begins at the last day that is four weeks back, or at the first of all.
-    before = line[line["at"] <= pd.Timestamp(day) - pd.Timedelta(days=PACE_DAYS)]
-    base = before.groupby("api_key_id", sort=False).last().reindex(last.index)
-    base = base.where(base["at"].notna(), first)
+    # The pace begins at the last day that is four weeks back; after a gap there, at the first day since.
+    back = (pd.Timestamp(day) - line["at"]).dt.days
+    begins = first
+    for of_key in (
+        line[back >= PACE_DAYS].groupby("api_key_id", sort=False).last(),
+        line[(back < PACE_DAYS) & (back >= LEAST_DAYS)].groupby("api_key_id", sort=False).first(),
+        line[(back >= PACE_DAYS) & (back < PACE_DAYS + 7)].groupby("api_key_id", sort=False).last(),
+    ):
+        found = of_key.reindex(last.index)
+        begins = found.where(found["at"].notna(), begins)
+    base = begins
     spent = (last["at"] - base["at"]).dt.days
     growth = ((last["used_bytes"] - base["used_bytes"]) / spent).where(spent >= LEAST_DAYS)
     # Weeks only: what lies between two days that are closer says nothing of a week.

@@ -16,10 +16,10 @@ _CUSTOMER = ["api_key_id", "customer"]
 
 
 def prices(locations: pd.DataFrame, policy: TierPolicy) -> pd.DataFrame:
-    """What a byte costs a month in each location: location_id, tier, price. Its own price, else its tier's."""
+    """What a byte costs a month in each location: location_id, tier, price, in_use. Its own price, else its tier's."""
     of_tier = locations["tier"].map({"hot": policy.hot_price, "warm": policy.warm_price, "cold": policy.cold_price})
     price = locations["price_per_gib_month"].astype("Float64").fillna(of_tier.astype("Float64"))
-    return locations[["location_id", "tier"]].assign(price=price.astype("float64") / GIB)
+    return locations[["location_id", "tier", "in_use"]].assign(price=price.astype("float64") / GIB)
 
 
 def usage(stored: pd.DataFrame, customers: pd.DataFrame, priced: pd.DataFrame) -> pd.DataFrame:
@@ -68,7 +68,7 @@ def savings(
     squeezed = held[held["codec"] != "identity"]
     squeezed = squeezed.assign(saved_bytes=squeezed["size_bytes"] - squeezed["stored_bytes"])
     cooler = held[held["tier"] != "hot"]
-    cheaper = policy.hot_price / GIB - cooler["price"]
+    cheaper = _hot_price(priced, policy) - cooler["price"]
     parts = [
         _summed("deduplication", duplicates.merge(priced, on="location_id")),
         _summed("compression", squeezed),
@@ -76,6 +76,12 @@ def savings(
         _summed(WIDER, shared.merge(priced, on="location_id")),
     ]
     return pd.concat(parts, ignore_index=True).merge(customers[_CUSTOMER], on="api_key_id")
+
+
+def _hot_price(priced: pd.DataFrame, policy: TierPolicy) -> float:
+    """What a byte would cost a month if it had stayed hot: where that is cheapest, since nobody knows where it was."""
+    hot = priced.loc[priced["tier"].eq("hot") & priced["in_use"], "price"]
+    return float(hot.min()) if len(hot) else policy.hot_price / GIB
 
 
 def _summed(source: str, table: pd.DataFrame, *, money: pd.Series | None = None) -> pd.DataFrame:

@@ -124,7 +124,7 @@ class _Snapshot:
         connection = self.connection
         known = analytics.snapshot_days(connection, self.day)
         same_zone = analytics.snapshot_days(connection, self.day, self.zone.key)
-        analytics.clear_day(connection, self.day)
+        analytics.clear_day(connection, self.day, self.at)
         analytics.thin_out(connection, self.day)
         analytics.note_snapshot(connection, self.day, self.at, run=self.run, zone=self.zone.key)
         priced = shapes.prices(facts.locations(connection), self.policy)

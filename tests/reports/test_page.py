@@ -12,6 +12,7 @@ from uuid import UUID
 
 import pandas as pd
 import pytest
+from pyarrow.dataset import dataset
 
 from blocks.catalog import CatalogDatabase
 from blocks.errors import NotFoundError
@@ -174,9 +175,55 @@ def test_a_customers_report_tells_of_nobody_else(played: CatalogDatabase, tmp_pa
     everything = text + "".join(path.read_text("utf-8") for path in tmp_path.glob("*.csv"))
     assert [name for name in others if name in everything] == []
     assert "wider deduplication" not in {cell[0] for row in page.tables["table-savings"][1:] for cell in row}
+    _, of_all = read(played, tmp_path)
+    saved = [float(cell[1]) for cell in of_all.column("savings", "saved per month")]
+    assert sum(saved) == pytest.approx(words.saved(read_figures(played))), "only what is really saved is a row"
+    text, page = read(played, tmp_path, "bergwerk-tv")
     assert {path.stem for path in tmp_path.glob("*.csv")} & {"findings", "backups"} == set()
     assert [cell[0] for cell in page.column("customers", "customer")] == ["bergwerk-tv"]
     assert "wider deduplication" in (tmp_path / PAGE).read_text("utf-8"), "its definition alone"
+
+
+def test_a_folder_that_held_the_report_of_all(played: CatalogDatabase, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("of somebody else")
+    read(played, tmp_path)
+    files = export(read_figures(played, customer="bergwerk-tv"), tmp_path, links=True)
+    assert {path.name for path in tmp_path.iterdir()} == {*(path.name for path in files), "mine.csv"}
+
+
+def test_files_of_several_days_are_read_as_one(played: CatalogDatabase, catalog: CatalogDatabase, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """Also of a catalog where nothing has been saved yet."""
+    refresh(catalog, TierPolicy(), now=NOW)
+    for name, database in (("full", played), ("empty", catalog)):
+        (tmp_path / name).mkdir()
+        export(read_figures(database), tmp_path / name, links=True)
+    for file in ("daily", "saved_daily", "operations"):
+        parts = [str(tmp_path / name / f"{file}.parquet") for name in ("full", "empty")]
+        table = dataset(parts).to_table()
+        assert str(table.schema.field("day").type) == "date32[day]", file
+        assert table.num_rows == len(pd.read_parquet(parts[0])), file
+
+
+def test_marks_tell_what_they_show(played: CatalogDatabase, tmp_path: Path) -> None:
+    """An area is one mark for all of its days: it says whose it is, and no day's figure."""
+    text, _ = read(played, tmp_path)
+    told = set(re.findall(r'aria-label="([^"]*)" role="graphics-symbol"', text.partition("<script>")[0]))
+    assert {"hot", "warm", "compression", "tiers", "deduplication"} <= told
+    assert [one for one in told if "rank" in one or (one.startswith("day: ") and "TiB" in one and "tier" in one)] == []
+    assert [one for one in told if re.fullmatch(r"bergwerk-tv: [\d.,]+ % of the quota, .*", one)] != []
+    assert [one for one in told if re.fullmatch(r"bergwerk-tv: [\d.,]+ a month, (hot|warm|cold)", one)] != []
+
+
+def test_one_far_past_its_quota_leaves_room_for_the_others(
+    catalog: CatalogDatabase, new_job: Callable[..., UUID], tmp_path: Path
+) -> None:
+    new_job(b"x" * 1000)
+    execute(catalog, "UPDATE api_keys SET storage_quota_bytes = 1")
+    refresh(catalog, TierPolicy(), now=NOW)
+    text, _ = read(catalog, tmp_path)
+    assert "acme: 100,000.0 % of the quota, full" in text
+    assert ">150<" in text or ">140<" in text
+    assert ">100,000<" not in text.partition("<table")[0]
 
 
 def test_an_empty_catalog(catalog: CatalogDatabase, tmp_path: Path) -> None:

@@ -132,6 +132,24 @@ def test_a_clock_that_fell_behind_removes_no_history(catalog: CatalogDatabase, a
     assert rows(catalog, "SELECT day FROM analytics.snapshots") == [(date(2025, 5, 10),)]
 
 
+@pytest.mark.parametrize("behind", [timedelta(days=1), timedelta(days=2, minutes=-5)])
+def test_a_clock_a_little_behind_removes_no_history(catalog: CatalogDatabase, acme: str, behind: timedelta) -> None:
+    """A time zone further west has such days too, but none whose figures are of later than now."""
+    for back in (2, 1, 0):
+        take(catalog, NOW - timedelta(days=back))
+    before = content(catalog)
+    with pytest.raises(RefusedError, match="figures of 2026-05-10, and by PostgreSQL's clock today is 2026-05-0"):
+        take(catalog, NOW - behind)
+    assert content(catalog) == before
+
+
+def test_what_was_done_in_a_day_that_has_not_begun_elsewhere(catalog: CatalogDatabase) -> None:
+    log(catalog, "2026-05-09T15:00Z", "purge", size=7)
+    take(catalog, datetime(2026, 5, 9, 20, tzinfo=UTC), zone=ZoneInfo("Pacific/Auckland"))
+    take(catalog, datetime(2026, 5, 9, 21, tzinfo=UTC), zone=ZoneInfo("UTC"))
+    assert rows(catalog, "SELECT day, bytes FROM analytics.operations") == [(date(2026, 5, 9), 7)]
+
+
 def test_a_past_day_while_another_run_writes(catalog: CatalogDatabase, acme: str) -> None:
     log(catalog, "2026-05-09T20:00Z", "purge")
     take(catalog, NOW - timedelta(days=1))

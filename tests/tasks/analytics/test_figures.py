@@ -220,6 +220,7 @@ def test_the_backup_that_counts_is_the_newest_that_is_good(catalog: CatalogDatab
     row = catalog.transaction(lambda connection: facts.backups(connection, now)).iloc[0]
     assert row["backup"] == "20260508T030000Z-00000002"
     assert row["hours_since_verified"] == 51.5
+    assert (row["taken"], row["failed"]) == (1, 0), "within a week, and good as far as is known"
 
 
 def test_growth_and_days_until_full(played: CatalogDatabase) -> None:

@@ -28,6 +28,17 @@ def test_the_pace_is_that_of_the_last_four_weeks() -> None:
     assert row.growth_low < 10 < row.growth_high
 
 
+@pytest.mark.parametrize("gap", [28, 35, 60])
+def test_a_gap_makes_the_pace_no_older(gap: int) -> None:
+    """Nothing for a long time, no figures for weeks, then 10 a day: it is 10 a day."""
+    days = [DAY - timedelta(days=back) for back in (gap + 30, gap, 21, 14, 7)]
+    used = [0, 0, *(10 * (21 - back) for back in (21, 14, 7))]
+    history = pd.DataFrame({"api_key_id": 1, "day": days, "used_bytes": [1000 + one for one in used]})
+    now = pd.DataFrame({"api_key_id": [1], "used_bytes": [1210], "free_bytes": [FREE], "quota_bytes": [FREE]})
+    (row,) = forecast(now, history, DAY).itertuples()
+    assert row.growth_bytes_per_day == pytest.approx(10 if gap >= 35 else 7.5)
+
+
 def test_a_key_that_waited_for_its_first_video() -> None:
     (row,) = line([0, 0, 0, 0, 0, 0, 0, 0, 70, 140]).itertuples()
     assert (row.growth_bytes_per_day, row.history_days) == (10, 14)

@@ -215,6 +215,48 @@ def test_a_price_of_a_location_goes_before_the_policys(catalog: CatalogDatabase,
     assert one(catalog, "SELECT monthly_cost FROM analytics.usage") == pytest.approx(1024 / 1024**3)
 
 
+def test_a_tier_saves_against_what_hot_costs_here(catalog: CatalogDatabase, location, cold, new_job) -> None:  # type: ignore[no-untyped-def]
+    new_job(b"x" * 1024)
+    execute(catalog, "UPDATE stored_objects SET location_id = :cold", cold=cold.place.id)
+    saved = "SELECT saved_per_month FROM analytics.savings WHERE source = 'tiers'"
+    take(catalog)
+    assert one(catalog, saved) == pytest.approx(1024 * (0.023 - 0.004) / 1024**3)
+    execute(catalog, "UPDATE locations SET price_per_gib_month = CASE tier WHEN 'hot' THEN 0.1 ELSE 0.05 END")
+    take(catalog)
+    assert one(catalog, saved) == pytest.approx(1024 * 0.05 / 1024**3)
+    # A cheap one that is not in use any more is no place where it would lie.
+    execute(
+        catalog,
+        "INSERT INTO locations (name, store, bucket, price_per_gib_month, retired_at) VALUES ('a', 'a', 'x', 0, now())",
+    )
+    take(catalog)
+    assert one(catalog, saved) == pytest.approx(1024 * 0.05 / 1024**3)
+
+
+def test_a_read_after_a_clock_that_was_ahead_is_seen(catalog: CatalogDatabase, new_job: Callable[..., UUID]) -> None:
+    new_job(b"a")
+    execute(catalog, "UPDATE jobs SET status = 'completed', completed_at = clock_timestamp()")
+    now = datetime.now(UTC)
+    take(catalog, now)
+    take(catalog, now + timedelta(hours=40))
+    execute(catalog, "UPDATE jobs SET last_accessed_at = clock_timestamp()")
+    take(catalog, now + timedelta(hours=72))
+    age = "SELECT age FROM analytics.ages WHERE since = 'read' AND day = (SELECT max(day) FROM analytics.snapshots)"
+    assert one(catalog, age) == "under 7 days"
+
+
+def test_trash_on_hold_is_nobodys_lag(catalog: CatalogDatabase, new_job: Callable[..., UUID]) -> None:
+    new_job(b"a")
+    execute(catalog, "UPDATE stored_objects SET state = 'trashed', trashed_state = 'live'")
+    execute(catalog, "UPDATE jobs SET deleted_at = now() - interval '9 days', purge_after = now() - interval '1 day'")
+    late = "SELECT count(*) FROM analytics.findings WHERE finding = 'trash past its date'"
+    take(catalog, datetime.now(UTC))
+    assert one(catalog, late) == 1
+    execute(catalog, "UPDATE jobs SET hold = 'a dispute'")
+    take(catalog, datetime.now(UTC))
+    assert one(catalog, late) == 0
+
+
 def test_findings_are_those_of_the_last_look(catalog: CatalogDatabase) -> None:
     for name in ("a", "b", "retired"):
         execute(
