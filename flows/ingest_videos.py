@@ -18,7 +18,7 @@ from blocks.policies import IngestPolicy
 from flows.batches import THREADS, progress_of, run_batches
 from flows.events import watching_quota
 from flows.opening import open_catalog, open_inbox, reported, run_label, show_table
-from tasks import ingest
+from tasks import ingest, intake
 from tasks.checks import told
 from tasks.ingest import IngestReport
 from tasks.intake import IngestOutcome
@@ -75,6 +75,7 @@ def ingest_videos(
     batches = ingest.plan_batches(found, files=rules.batch_files, size_bytes=ingest.BATCH_BYTES)
     with watching_quota(database, api_key=customer.label):
         outcomes = _run_batches(batches, rules.parallel_batches, customer.label, reprocess, store, catalog, policy)
+        outcomes = intake.settle_twins(database, customer, outcomes)
     report = ingest.make_report(customer.label, outcomes, refused, seconds=time.monotonic() - started)
     return _finish(report)
 

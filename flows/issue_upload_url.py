@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import State
 
 from blocks.loading import load_block
 from blocks.policies import AccessPolicy, IngestPolicy
+from flows.events import watching_quota
 from flows.opening import done, markdown_rows, open_catalog, open_inbox, reported
 from tasks import uploads
 from tasks.uploads import IssuedUpload
@@ -43,17 +44,19 @@ def issue_upload_url(
         policy: Name of the Access Policy and Ingest Policy blocks.
     """
     database = open_catalog(catalog)
-    issued = uploads.issue_upload_url(
-        database,
-        open_inbox(database, store),
-        load_block(AccessPolicy, policy),
-        load_block(IngestPolicy, policy),
-        api_key=api_key,
-        filename=filename,
-        size_bytes=size_bytes,
-        job_id=job_id,
-        expires_in=expires_in,
-    )
+    # The form holds its bytes from here on: it is here that a customer comes past 80 %.
+    with watching_quota(database, api_key=api_key):
+        issued = uploads.issue_upload_url(
+            database,
+            open_inbox(database, store),
+            load_block(AccessPolicy, policy),
+            load_block(IngestPolicy, policy),
+            api_key=api_key,
+            filename=filename,
+            size_bytes=size_bytes,
+            job_id=job_id,
+            expires_in=expires_in,
+        )
     create_markdown_artifact(key="upload-form", markdown=_form(issued), description=f"Upload form for {api_key}")
     return done(f"upload {issued.upload_id}: a form artifact, until {issued.expires_at:%Y-%m-%d %H:%M:%S} UTC")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -9,16 +10,16 @@ from uuid import UUID, uuid4
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.access import Handed, HandedFile, hand_out, hand_out_hls
-from blocks.errors import ContentMismatchError, RefusedError
+from blocks.errors import ContentMismatchError, InvalidInputError, RefusedError
 from blocks.object_store.presigning import presign_get, presign_many
 from blocks.object_store.transfer import put_bytes, read_bytes
 from blocks.policies import AccessPolicy, RelocationPolicy
-from tasks.checks import check_job_id, check_kind, check_lifetime
+from tasks.checks import check_job_id, check_kind, check_lifetime, shown
 from tasks.content import decode_whole
 from tasks.layout import PLAYLIST, content_type, friendly_name, playlist_key, playlist_name
 from tasks.playlists import presigned_playlist
 from tasks.rehydrate import bring_back
-from tasks.stores import Locations
+from tasks.stores import Locations, require_current
 
 LARGEST_PLAYLIST_BYTES = 16 * 1024**2
 
@@ -68,6 +69,8 @@ def issue_download_url(
         shortest=timedelta(seconds=policy.shortest_download_seconds),
         longest=timedelta(hours=policy.longest_download_hours),
     )
+    if wanted.is_hls and name is not None:
+        raise InvalidInputError(f"name={shown(name)} picks one of several files; {kind} is handed out by its playlist")
     for attempt in range(TRIES):
         # Committed before a URL exists: whoever moves the object later knows how long this URL lasts.
         if wanted.is_hls:
@@ -84,7 +87,7 @@ def issue_download_url(
                 lambda connection: hand_out(
                     connection, api_key=api_key, job_id=job, kind=wanted, lasts=lasts, name=name
                 )
-            )[-1]
+            )
             if _serves(locations, chosen, accept_encoding):
                 return _file_url(locations, chosen, lasts)
             away = [chosen.object_id]
@@ -103,8 +106,15 @@ def _serves(locations: Locations, one: Handed | HandedFile, accept_encoding: str
     if not location.place.serves_urls or location.place.needs_restore:
         return False
     # A presigned GET negotiates nothing: whoever did not say that it decodes zstd would get bytes it cannot read.
-    decodes = one.codec in {part.split(";")[0].strip() for part in accept_encoding.lower().split(",")}
-    return one.codec == "identity" or (decodes and location.capabilities.has("presigned_encoding"))
+    return one.codec == "identity" or (
+        one.codec in _accepted(accept_encoding) and location.capabilities.has("presigned_encoding")
+    )
+
+
+def _accepted(accept_encoding: str) -> set[str]:
+    """The encodings of an Accept-Encoding header (RFC 9110); one with a weight of 0 is refused by it."""
+    asked = [part.partition(";") for part in accept_encoding.lower().replace(" ", "").split(",")]
+    return {name for name, _, weight in asked if not re.fullmatch(r"q=0(\.0*)?", weight)}
 
 
 def _file_url(locations: Locations, chosen: Handed, lasts: timedelta) -> DownloadUrl:
@@ -126,6 +136,7 @@ def _playlist_url(
     except ContentMismatchError as error:
         raise ContentMismatchError(f"the playlist of job {job_id}: {error}; run verify-objects") from error
     signed = presigned_playlist(body.decode(errors="replace"), _presign_segments(locations, segments, lasts))
+    require_current(locations.catalog, locations.home)
     key, home = playlist_key(job_id, playlist.kind, uuid4()), locations.home.store
     put_bytes(home, key, signed.encode(), {"Content-Type": content_type(PLAYLIST)})
     filename = friendly_name(playlist.filename, playlist.kind, playlist.name)

@@ -132,7 +132,7 @@ def check_size(size_bytes: int, *, at_most: int) -> int:
 def check_lifetime(seconds: int | None, *, default: timedelta, shortest: timedelta, longest: timedelta) -> timedelta:
     """How long a URL or a form lasts, within the policy's limits."""
     if seconds is None:
-        return default
+        return min(max(default, shortest), longest)
     if not shortest.total_seconds() <= seconds <= longest.total_seconds():
         raise InvalidInputError(
             f"expires_in={shown(seconds)} s is outside the limits: {shortest.total_seconds():.0f} to "

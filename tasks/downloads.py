@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 from blocks.catalog import CatalogDatabase, due
 from blocks.catalog.downloads import Found, TakenAway, find_owners, record_downloads, still_there, take_jobs
 from blocks.catalog.jobs import JobRow
+from blocks.catalog.locations import require_in_use
 from blocks.catalog.tables import ObjectKind
 from blocks.errors import (
     ContentMismatchError,
@@ -31,7 +32,7 @@ from tasks.checks import LARGEST_OBJECT_BYTES, check_job_id, check_kind, shown
 from tasks.folders import Folder
 from tasks.layout import EXPORTS, friendly_name, playlist_name
 from tasks.reading import File, Reading, why_unreadable
-from tasks.stores import Locations
+from tasks.stores import Locations, require_current
 from tasks.zipping import CHECKSUMS, Member, UniqueNames, archive_bytes, safe_member_name, zip_stream
 
 DOWNLOAD_LASTS = timedelta(hours=24)
@@ -204,6 +205,7 @@ def _name_in_job(job: JobRow, found: Found) -> str:
 def _export(reading: Reading, plan: _Plan, policy: AccessPolicy, run: str) -> DownloadReport:
     home = reading.locations.home
     store = home.store
+    require_current(reading.catalog, home)
     size = archive_bytes((file.name, file.found.size_bytes) for file in plan.files)
     if size > LARGEST_OBJECT_BYTES:
         raise RefusedError(
@@ -245,6 +247,12 @@ def _export(reading: Reading, plan: _Plan, policy: AccessPolicy, run: str) -> Do
     if gone := _deleted_meanwhile(reading.catalog, plan):
         delete_keys(store, [key])
         raise OvertakenError(f"job {gone} was deleted while the archive was made; ask again without it")
+    try:
+        reading.catalog.transaction(lambda connection: require_in_use(connection, home.place.id))
+    except RefusedError:
+        # No age rule and no erasure looks there any more.
+        delete_keys(store, [key])
+        raise
     lasts = timedelta(hours=policy.export_hours)
     signed_at = reading.catalog.transaction(due.now)  # hours after it was begun, perhaps
     return DownloadReport(

@@ -15,8 +15,9 @@ from uuid import uuid4
 import httpx
 
 from blocks.errors import InvalidInputError, RefusedError, SourceUnavailableError
+from blocks.object_store.budget import Budget
 from blocks.object_store.transfer import MOST_PARTS, part_size, put_stream
-from blocks.policies import GIB, IngestPolicy
+from blocks.policies import GIB, MIB, IngestPolicy
 from tasks.checks import shown, told
 from tasks.layout import temp_key
 from tasks.pace import Pace
@@ -24,10 +25,16 @@ from tasks.sources import split_s3
 from tasks.stores import OpenLocation
 
 MOST_REDIRECTS = 5
+MOST_ADDRESSES = 4
+"""Of one host: one after the other, as far as a connection is refused."""
 READ_BYTES = 1024**2
 PARTS_AT_ONCE = 2
 """One is sent while the next one comes: a source is no faster than that, and many are read at once."""
+FETCHED_AT_ONCE = Budget(512 * MIB)
+"""Parts of URLs in memory. Files have a budget of their own, so that a slow source keeps none of them waiting."""
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+NOT_GLOBAL = [ipaddress.ip_network(one) for one in ("192.0.0.0/24", "fec0::/10", "3fff::/20", "5f00::/16")]
+"""What some of Python's versions take for public (IANA's special-purpose registries)."""
 TRANSLATED_PRIVATELY = [ipaddress.IPv6Network(one) for one in ("64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96")]
 """What else may come out as any IPv4 address: a site's own translation, and forms that nobody should use any more."""
 
@@ -61,7 +68,8 @@ def _fetch(location: OpenLocation, policy: IngestPolicy, url: str) -> Fetched:
     key = temp_key(uuid4())
     digest, size = hashlib.sha256(), 0
     largest = policy.largest_source_gib * GIB
-    with _opened(location, policy, url, largest) as (length, chunks):
+    in_memory = (PARTS_AT_ONCE + 1) * part_size(location.store, 0)
+    with FETCHED_AT_ONCE.share(in_memory, in_memory), _opened(location, policy, url, largest) as (length, chunks):
         part_bytes = part_size(location.store, length or 0)
 
         def hashed() -> Iterator[bytes]:
@@ -187,37 +195,44 @@ def _http(policy: IngestPolicy, url: str, largest: int) -> Iterator[tuple[int | 
 def _get(client: httpx.Client, url: str, policy: IngestPolicy, pace: Pace) -> Iterator[httpx.Response]:
     """GET from the very address that was checked: a name that resolves anew may point somewhere else by then."""
     parts = httpx.URL(url)
-    address = _checked_address(parts.host, parts.port or (443 if parts.scheme == "https" else 80), policy)
-    request = client.build_request(
-        "GET",
-        parts.copy_with(host=address),
-        headers={"Host": parts.netloc.decode(), "Accept-Encoding": "identity", "Connection": "close"},
-        extensions={"sni_hostname": parts.host, "trace": pace.connected},
-    )
-    with pace.waiting():
-        response = client.send(request, stream=True)
+    addresses = _checked_addresses(parts.host, parts.port or (443 if parts.scheme == "https" else 80), policy)
+    for address in addresses:
+        request = client.build_request(
+            "GET",
+            parts.copy_with(host=address),
+            headers={"Host": parts.netloc.decode(), "Accept-Encoding": "identity", "Connection": "close"},
+            extensions={"sni_hostname": parts.host, "trace": pace.connected},
+        )
+        try:
+            with pace.waiting():
+                response = client.send(request, stream=True)
+            break
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            if address == addresses[-1]:
+                raise
     try:
         yield response
     finally:
         response.close()
 
 
-def _checked_address(host: str, port: int, policy: IngestPolicy) -> str:
+def _checked_addresses(host: str, port: int, policy: IngestPolicy) -> list[str]:
+    """Where a host is, in the order in which one tries: all of it must be allowed."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise SourceUnavailableError(f"the host {shown(host)} was not found") from error
-    addresses = [str(one[4][0]).partition("%")[0] for one in found]
+    addresses = list(dict.fromkeys(str(one[4][0]).partition("%")[0] for one in found))
     private = [one for one in addresses if not _is_public(one)]
     if private and not policy.allow_private_addresses:
         raise RefusedError(
             f"the host {shown(host)} is at the private address {private[0]}; the ingest policy allows public ones only"
         )
-    return addresses[0]
+    return addresses[:MOST_ADDRESSES]
 
 
 def _is_public(address: str) -> bool:
-    one = ipaddress.ip_address(address)
+    one: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address)
     if isinstance(one, ipaddress.IPv6Address):
         if any(one in network for network in TRANSLATED_PRIVATELY):
             return False
@@ -225,9 +240,8 @@ def _is_public(address: str) -> bool:
         inner = one.ipv4_mapped or one.sixtofour or (one.teredo[1] if one.teredo else None)
         if one in NAT64:
             inner = ipaddress.IPv4Address(int(one) & 0xFFFF_FFFF)
-        if inner is not None:
-            return inner.is_global and not inner.is_multicast
-    return one.is_global and not one.is_multicast
+        one = one if inner is None else inner
+    return one.is_global and not one.is_multicast and not any(one in network for network in NOT_GLOBAL)
 
 
 def _check_answer(response: httpx.Response, url: str, largest: int) -> int | None:

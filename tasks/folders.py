@@ -54,11 +54,14 @@ class Folder:
                 file_fd = os.open(file_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
             except FileNotFoundError:
                 return False
-            with open(file_fd, "rb", buffering=0) as file:
+            try:
                 found = os.fstat(file_fd)
-                same = stat.S_ISREG(found.st_mode) and found.st_size == size_bytes
-                if same and hashlib.file_digest(file, "sha256").hexdigest() == sha256:
-                    return True
+                if stat.S_ISREG(found.st_mode) and found.st_size == size_bytes:
+                    with open(file_fd, "rb", buffering=0, closefd=False) as file:
+                        if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
+                            return True
+            finally:
+                os.close(file_fd)
         raise _occupied(name)
 
     def write(self, member: Member) -> None:

@@ -18,7 +18,7 @@ from blocks.policies import GIB, MIB, IngestPolicy
 from blocks.units import format_bytes
 from tasks.checks import shown, told
 from tasks.fetching import check_url, fetch
-from tasks.intake import Hashed, IngestOutcome, Result, take_in
+from tasks.intake import Hashed, IngestOutcome, Result, settle_twins, take_in
 from tasks.parallel import in_parallel, on_cores
 from tasks.sources import RefusedSource, Source, find_sources
 from tasks.stores import OpenLocation
@@ -84,6 +84,7 @@ def ingest_videos(
 
     with ThreadPoolExecutor(max_workers=policy.parallel_batches) as pool:
         outcomes = [outcome for batch in pool.map(ingest, batches) for outcome in batch]
+    outcomes = settle_twins(catalog, customer, outcomes)
     return make_report(customer.label, outcomes, refused, seconds=time.monotonic() - started)
 
 

@@ -36,7 +36,7 @@ from blocks.policies import MIB, IngestPolicy
 from tasks.healing import heal
 from tasks.layout import object_key, original_name
 from tasks.purging import purge_released
-from tasks.stores import OpenLocation
+from tasks.stores import OpenLocation, require_current
 from tasks.writing import LocalFile, StoredBlob, WriteResult, Writing, write_objects
 
 WAIT_FOR_OTHERS_SECONDS = 20
@@ -96,7 +96,8 @@ def take_in(
     """One batch of videos of one customer; the outcomes are in the order of `hashed`.
 
     Raises:
-        RefusedError: the key is disabled.
+        RefusedError: the key is disabled, or the location was retired since it was opened.
+        ForeignCatalogError: another catalog has taken its bucket over.
         CatalogUnavailableError: PostgreSQL did not answer; what was under way lapses by itself.
     """
     # Most of a nightly run is known already, and needs no lock to be told so.
@@ -128,13 +129,15 @@ def _note_sources(catalog: CatalogDatabase, outcomes: Sequence[IngestOutcome]) -
 
 
 def _digest(source: str) -> UUID:
+    # A URL that is signed anew each night is the same place: what `tasks.checks.told` says of its query is left out.
+    source = source.partition("?…")[0]
     return UUID(hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:32])
 
 
 Known = dict[str, tuple[KnownJob, tuple[Output, ...]]]
 
 
-def _meet_known(catalog: CatalogDatabase, customer: Customer, hashed: Sequence[Hashed]) -> Known:
+def _meet_known(catalog: CatalogDatabase, customer: Customer, hashed: Sequence[Hashed | IngestOutcome]) -> Known:
     return catalog.transaction(lambda connection: meet_known(connection, customer.id, hashes_of(hashed)))
 
 
@@ -147,6 +150,18 @@ def _wait_for_others(catalog: CatalogDatabase, customer: Customer, arriving: Seq
         if len(through) == len(known) or time.monotonic() > deadline:
             return through
         time.sleep(0.25)
+
+
+def settle_twins(
+    catalog: CatalogDatabase, customer: Customer, outcomes: Sequence[IngestOutcome]
+) -> list[IngestOutcome]:
+    """At the end of a run: who waited in vain for the same video in another batch of it is its duplicate by now."""
+    came = {one.sha256 for one in outcomes if one.result == "ingested"}
+    waited = [one for one in outcomes if one.job_status == JobStatus.UPLOADING and one.sha256 in came]
+    if not waited:
+        return list(outcomes)
+    known = _meet_known(catalog, customer, waited)
+    return [_duplicate(one, *known[one.sha256]) if one in waited and one.sha256 in known else one for one in outcomes]
 
 
 def _tell_when_free(catalog: CatalogDatabase, outcomes: Sequence[IngestOutcome]) -> list[IngestOutcome]:
@@ -162,7 +177,7 @@ def _tell_when_free(catalog: CatalogDatabase, outcomes: Sequence[IngestOutcome])
     ]  # fmt: skip
 
 
-def hashes_of(hashed: Sequence[Hashed]) -> list[str]:
+def hashes_of(hashed: Sequence[Hashed | IngestOutcome]) -> list[str]:
     """Each hash once."""
     return list({one.sha256 for one in hashed})
 
@@ -181,6 +196,7 @@ def _take_in_fresh(
 ) -> list[IngestOutcome]:
     if not hashed:
         return []
+    require_current(catalog, location)
     batch_bytes = sum(one.size_bytes for one in hashed)
     arrivals = [plan_arrival(one, location, policy, batch_bytes=batch_bytes) for one in hashed]
     admission = catalog.transaction(
@@ -326,7 +342,7 @@ def _heal_missing(
     return healed
 
 
-def _duplicate(one: Hashed, known: KnownJob, outputs: tuple[Output, ...]) -> IngestOutcome:
+def _duplicate(one: Hashed | IngestOutcome, known: KnownJob, outputs: tuple[Output, ...]) -> IngestOutcome:
     # A job that is still being uploaded has no bytes yet, and whoever uploads it may be dead.
     arriving = known.status == JobStatus.UPLOADING
     return IngestOutcome(

@@ -35,7 +35,7 @@ from tasks.layout import PLAYLIST, TEMP, Named, name_output, object_key, rewritt
 from tasks.playlists import segment_names
 from tasks.purging import give_up, purge_released
 from tasks.sources import allowed_path, walk
-from tasks.stores import OpenLocation
+from tasks.stores import OpenLocation, require_current
 from tasks.writing import LocalFile, StoredBlob, Writing, write_objects
 
 REGISTERABLE = ("queued", "processing", "transcoding", "completed")
@@ -101,6 +101,7 @@ def register_outputs(
         StorageError: an output could not be written or proved; nothing of it stays.
     """
     job_id = check_job_id(job_id)
+    require_current(catalog, location)
     job = catalog.transaction(lambda connection: _registerable(connection, job_id))
     found, skipped = read_outputs(location, policy, outputs)
 

@@ -76,19 +76,24 @@ def rehydrate_job(
     wanted = check_job_id(job_id)
     asked = tuple(check_kind(kind).value for kind in kinds)
 
-    def read(connection: Connection) -> tuple[JobRow, list[Content]]:
+    def read(connection: Connection) -> tuple[JobRow, list[Content], list[Content]]:
         job = require_readable(find_job(connection, wanted))
         places = tuple(place.id for place in list_places(connection))
-        return job, objects_of(connection, [wanted], Wanted(places, asked or None))
+        rows = objects_of(connection, [wanted], Wanted(places, asked or None))
+        return job, rows, objects_of(connection, [wanted], Wanted(places, asked or None, states=("missing", "corrupt")))
 
-    job, rows = catalog.transaction(read)
-    if not rows:
+    job, rows, lost = catalog.transaction(read)
+    if not rows and not lost:
         raise NotFoundError(f"job {wanted} has no {', '.join(asked) or 'objects'} that could be brought back")
     _require_free(job)
     place = locations.of_tier(tier)
     away = _away(locations, rows, place)
     results = _bring(catalog, locations, policy, wanted, away, place, restored=restored, run=run)
-    return RehydrateReport(wanted, place.place.name, tuple(results), len(rows) - len(away))
+    unsound = [
+        Relocated(row.id, wanted, row.name, "failed", f"it is {row.state}; explain-object says what could heal it")
+        for row in lost
+    ]
+    return RehydrateReport(wanted, place.place.name, (*unsound, *results), len(rows) - len(away))
 
 
 def bring_back(

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from tasks.checks import check_filename, check_sha256, shown, told
 
 VIDEO_ENDINGS = frozenset({"mp4", "mov", "mkv", "webm", "avi", "m4v", "mpg", "mpeg", "ts", "mts", "wmv", "flv", "3gp"})
 LARGEST_MANIFEST_BYTES = 64 * 1024**2
+FIELDS = ("source", "filename", "sha256")
+"""Of a manifest's entry."""
 
 
 @dataclass(frozen=True)
@@ -112,15 +115,30 @@ def read_manifest(path: Path) -> list[Entry]:
     for number, row in enumerate(rows, 1):
         if isinstance(row, str):
             row = {"source": row}  # noqa: PLW2901 -- a bare string is a source
+        if isinstance(row, dict):
+            row = {_field(name): value for name, value in row.items()}  # noqa: PLW2901 -- as people write them
+            # What is meant for a hash, and is not compared, would protect nothing. Other fields are for other readers.
+            if hashes := [name for name, value in row.items() if _HASH.search(name) and name != "sha256" and value]:
+                raise InvalidInputError(
+                    f"entry {number} of the manifest {path.name} has a field {shown(hashes[0])}, which nobody "
+                    f"compares: the fields are {', '.join(FIELDS)}"
+                )
         if not isinstance(row, dict) or not isinstance(row.get("source"), str) or not row["source"].strip():
             raise InvalidInputError(f"entry {number} of the manifest {path.name} names no source")
         entries.append(Entry(row["source"].strip(), str(row.get("filename") or ""), str(row.get("sha256") or "")))
     return entries
 
 
+_HASH = re.compile("hash|sha|digest|checksum|md5|etag")
+
+
+def _field(name: object) -> str:
+    return re.sub("[ _-]", "", str(name or "")).lower()
+
+
 def _manifest_rows(path: Path, text: str) -> Iterable[object]:
     if path.suffix == ".csv":
-        return list(csv.DictReader(io.StringIO(text)))
+        return list(csv.DictReader(io.StringIO(text), skipinitialspace=True))
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in text.split("\n") if line.strip()]
     if path.suffix == ".json":

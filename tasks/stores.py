@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -18,6 +20,7 @@ from blocks.catalog.locations import (
     place_name,
     place_of_tier,
     read_identity,
+    require_in_use,
     retire,
     same_place,
 )
@@ -243,6 +246,30 @@ def require_own(catalog: CatalogDatabase, location: OpenLocation) -> None:
     require_epoch(catalog, location)
 
 
+LOOKED_AT_FOR_SECONDS = 60
+_looked_at: dict[tuple[object, ...], float] = {}
+"""When this process saw last that a bucket was a catalog's."""
+
+
+def require_current(catalog: CatalogDatabase, location: OpenLocation) -> None:
+    """See that a location still takes files, before something is written there: services keep them open for weeks.
+
+    The bucket itself is asked again after a minute.
+
+    Raises:
+        RefusedError: it was retired since.
+        ForeignCatalogError: another catalog has taken the bucket over.
+    """
+    catalog.transaction(lambda connection: require_in_use(connection, location.place.id))
+    if time.monotonic() - _looked_at.get(_bucket_of(catalog, location.store), -math.inf) > LOOKED_AT_FOR_SECONDS:
+        _check_marker(catalog, location.store, claim=False)
+        _looked_at[_bucket_of(catalog, location.store)] = time.monotonic()
+
+
+def _bucket_of(catalog: CatalogDatabase, store: ObjectStore) -> tuple[object, ...]:
+    return catalog.host, catalog.port, catalog.database, store.endpoint_url, store.bucket, store.prefix
+
+
 def require_epoch(catalog: CatalogDatabase, location: OpenLocation) -> None:
     """See that no restore has come between opening a location and now.
 
@@ -260,6 +287,7 @@ def require_epoch(catalog: CatalogDatabase, location: OpenLocation) -> None:
 def _opened(catalog: CatalogDatabase, place: Place, store: ObjectStore) -> OpenLocation:
     _check_same_place(place, store)
     _check_marker(catalog, store, claim=False)
+    _looked_at[_bucket_of(catalog, store)] = time.monotonic()
     epoch = catalog.transaction(read_identity).epoch
     return OpenLocation(place, store, Capabilities.from_json(place.capabilities), epoch)
 

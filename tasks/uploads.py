@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.admission import reserve, reserve_now, settle
 from blocks.catalog.customers import Customer, find_customer, lock_customer, require_enabled
-from blocks.catalog.jobs import find_job, list_outputs, require_readable
+from blocks.catalog.jobs import content_hash, find_job, list_outputs, require_readable
 from blocks.catalog.log import Change, record
 from blocks.catalog.moving import start_over
 from blocks.catalog.objects import NewObject, find_named, find_used_names, insert_pending, make_live, release_objects
@@ -32,7 +32,7 @@ from tasks.checks import check_filename, check_job_id, check_lifetime, check_sha
 from tasks.intake import Hashed, IngestOutcome, outputs_bytes, take_in
 from tasks.layout import temp_key, upload_key
 from tasks.purging import give_up
-from tasks.stores import Locations, OpenLocation
+from tasks.stores import Locations, OpenLocation, require_current
 from tasks.writing import StoredBlob, Writing, write_objects
 
 TAKES_UPLOADS = ("queued", "processing", "transcoding", "completed")
@@ -79,6 +79,7 @@ def issue_upload_url(
             f"bucket {location.store.bucket} takes no upload forms: {because}; take the file in with ingest-videos, or "
             "send new files to a location whose server takes forms"
         )
+    require_current(catalog, location)
     check_filename(filename)
     check_size(size_bytes, at_most=access.largest_upload_mib * MIB)
     job = check_job_id(job_id) if job_id is not None else None
@@ -140,15 +141,19 @@ def complete_upload(
     expected_sha256 = check_sha256(expected_sha256) if expected_sha256 else None
     customer, upload = catalog.transaction(lambda connection: _owned(connection, api_key, wanted))
     if upload.status == UploadStatus.COMPLETED and upload.result_job_id is not None:
-        return _as_before(catalog, upload, upload.result_job_id)
+        return _as_before(catalog, upload, upload.result_job_id, expected_sha256)
     if upload.status == UploadStatus.FAILED:
         raise RefusedError(f"upload {wanted} failed before; ask for a new form with issue-upload-url")
     location = locations.of(upload.location_id)
     try:
         size = head(location.store, upload.key).size_bytes
+        sha256, read_bytes = hash_object(location.store, upload.key)
     except NotFoundError:
+        # Asked twice at once, the other call may have taken it in meanwhile.
+        _, now = catalog.transaction(lambda connection: _owned(connection, api_key, wanted))
+        if now.status == UploadStatus.COMPLETED and now.result_job_id is not None:
+            return _as_before(catalog, now, now.result_job_id, expected_sha256)
         raise RefusedError(f"nothing has arrived for upload {wanted} yet; send the file with the form first") from None
-    sha256, read_bytes = hash_object(location.store, upload.key)
     if not size == read_bytes == upload.size_bytes or expected_sha256 not in (None, sha256):
         _close(catalog, location, customer, upload)
         raise InvalidInputError(
@@ -183,9 +188,19 @@ def _owned(connection: Connection, api_key: str, upload_id: UUID) -> tuple[Custo
     return customer, upload
 
 
-def _as_before(catalog: CatalogDatabase, upload: UploadRow, job_id: UUID) -> IngestOutcome:
+def _as_before(
+    catalog: CatalogDatabase, upload: UploadRow, job_id: UUID, expected_sha256: str | None = None
+) -> IngestOutcome:
     def read(connection: Connection) -> IngestOutcome:
         job = find_job(connection, job_id)
+        if job.deleted_at is not None:
+            require_readable(job)
+        now = find_upload(connection, upload.id) or upload
+        taken = content_hash(connection, job_id, now.result_object_id)
+        if expected_sha256 not in (None, taken):
+            raise InvalidInputError(
+                f"upload {upload.id} was taken in before, with SHA-256 {taken}; expected was {expected_sha256}"
+            )
         return IngestOutcome(
             source=str(upload.id),
             result="duplicate",
@@ -193,6 +208,7 @@ def _as_before(catalog: CatalogDatabase, upload: UploadRow, job_id: UUID) -> Ing
             job_id=job_id,
             original_job_id=job_id,
             job_status=job.status,
+            sha256=taken,
             size_bytes=upload.size_bytes,
             outputs=list_outputs(connection, [job_id]).get(job_id, ()),
         )
@@ -209,6 +225,7 @@ def _add_to_job(
     hashed: Hashed,
     run: str,
 ) -> IngestOutcome:
+    require_current(catalog, location)
     # The user's file name lives in the row; the key holds only ids.
     name = f"uploads/{upload.id}/{upload.filename}"
 

@@ -60,12 +60,17 @@ _HAND_OUT = text(
            AND (k.label = :key OR k.id = :key_id) AND j.deleted_at IS NULL
            AND j.status NOT IN ('uploading', 'failed', 'cleaned_up')
         RETURNING j.id, j.filename
+    ), newest AS (
+        -- Of all states: where the last one is lost, an older one is not what was asked for.
+        SELECT o.id FROM stored_objects o, job
+         WHERE o.job_id = job.id AND o.kind = :kind AND o.state NOT IN ('pending', 'purging')
+           AND (CAST(:name AS text) IS NULL OR o.name = :name)
+         ORDER BY o.created_at DESC, o.id LIMIT 1
     )
     UPDATE stored_objects o
        SET url_expires_at = greatest(o.url_expires_at, clock_timestamp() + :lasts)
-      FROM job
-     WHERE o.job_id = job.id AND o.kind = :kind AND o.state = 'live'
-       AND (CAST(:name AS text) IS NULL OR o.name = :name)
+      FROM job, newest
+     WHERE o.id = newest.id AND o.state = 'live'
        AND NOT EXISTS (SELECT 1 FROM locations l WHERE l.id = o.location_id AND l.needs_restore)
     RETURNING o.id, o.kind, o.name, o.key, o.codec, o.location_id, o.size_bytes, o.sha256,
               job.filename, o.created_at, clock_timestamp() + :lasts AS expires_at
@@ -75,8 +80,8 @@ _HAND_OUT = text(
 
 def hand_out(
     connection: Connection, *, api_key: str, job_id: UUID, kind: str, lasts: timedelta, name: str | None = None
-) -> list[Handed]:
-    """The live objects of this kind, if the job is this customer's and readable; the newest last.
+) -> Handed:
+    """The newest object of this kind, or that of a name, if the job is this customer's and readable.
 
     Raises:
         NotFoundError: no such key, job of that key, or object of that kind.
@@ -84,12 +89,12 @@ def hand_out(
     """
     number = int(api_key) if api_key.isascii() and api_key.isdigit() and len(api_key) <= 18 else None
     if storable(api_key) and storable(name or ""):
-        rows = connection.execute(
+        row = connection.execute(
             _HAND_OUT,
             {"job": str(job_id), "key": api_key, "key_id": number, "kind": kind, "name": name, "lasts": lasts},
-        ).all()
-        if rows:
-            return sorted((Handed(*row) for row in rows), key=lambda handed: handed.created_at)
+        ).one_or_none()
+        if row is not None:
+            return Handed(*row)
     raise _why_not(connection, api_key, job_id, kind, name)
 
 
@@ -101,7 +106,7 @@ def hand_out_hls(
     Raises:
         NotFoundError, RefusedError: as `hand_out`; also where a segment is not live.
     """
-    (handed,) = hand_out(connection, api_key=api_key, job_id=job_id, kind=kind, lasts=lasts, name=playlist)
+    handed = hand_out(connection, api_key=api_key, job_id=job_id, kind=kind, lasts=lasts, name=playlist)
     # A statement of its own: its snapshot is younger than the lock on the playlist's row, and so than any move.
     rows = connection.execute(
         text(
@@ -124,15 +129,19 @@ def _why_not(connection: Connection, api_key: str, job_id: UUID, kind: str, name
     rows = connection.execute(
         text(
             "SELECT o.kind, o.state, o.name, l.name AS location, l.needs_restore FROM stored_objects o "
-            "  JOIN locations l ON l.id = o.location_id WHERE o.job_id = CAST(:job AS uuid) AND o.state <> 'purging'"
+            "  JOIN locations l ON l.id = o.location_id WHERE o.job_id = CAST(:job AS uuid) AND o.state <> 'purging' "
+            " ORDER BY o.state = 'pending', o.created_at DESC, o.id"
         ),
         {"job": str(job.id)},
     ).all()
     same = [row for row in rows if row.kind == kind and name in (None, row.name)]
-    if any(row.needs_restore for row in same):
+    if same and same[0].needs_restore:
         return restore_first(f"{kind} of job {job_id}", same[0].location)
     if same:
-        return RefusedError(f"{kind} of job {job_id} is {same[0].state}; run explain-object to see what happened to it")
+        return RefusedError(
+            f"{kind if len(same) == 1 else same[0].name} of job {job_id} is {same[0].state}; run explain-object to see "
+            "what happened to it"
+        )
     kinds = ", ".join(sorted({row.kind for row in rows if row.state == "live"})) or "nothing yet"
     wanted = f"{kind} named {shown(name)}" if name else kind
     return NotFoundError(f"job {job_id} has no {wanted}; it has: {kinds}")

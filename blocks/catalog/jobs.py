@@ -154,6 +154,19 @@ def require_readable(job: JobRow) -> JobRow:
     return job
 
 
+def content_hash(connection: Connection, job_id: UUID, object_id: UUID | None) -> str:
+    """The SHA-256 of one object, or of the job's video where none is named; empty where it is gone."""
+    found = connection.execute(
+        text(
+            "SELECT sha256 FROM stored_objects WHERE id = CAST(:object AS uuid) "
+            "UNION ALL "
+            "SELECT source_file_hash FROM jobs WHERE id = CAST(:job AS uuid) AND CAST(:object AS uuid) IS NULL"
+        ),
+        {"object": str(object_id) if object_id else None, "job": str(job_id)},
+    ).scalar()
+    return str(found or "")
+
+
 def list_outputs(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, tuple[Output, ...]]:
     """What there is of each job, by kind."""
     rows = connection.execute(

@@ -225,6 +225,17 @@ IN_USE = "SELECT id FROM locations WHERE id = ANY (CAST(:locations AS bigint[]))
 """Locations that something is about to be written to: none of them can be retired until the transaction ends."""
 
 
+def require_in_use(connection: Connection, location_id: int) -> None:
+    """See that a location is not retired; to be asked again once something was written there without a row.
+
+    Raises:
+        RefusedError: it is.
+    """
+    used = "SELECT 1 FROM locations WHERE id = :id AND retired_at IS NULL"
+    if connection.execute(text(used), {"id": location_id}).one_or_none() is None:
+        raise gone_out_of_use()
+
+
 def gone_out_of_use() -> RefusedError:
     """Why nothing is written into a location that was open before it was retired, as a service keeps it."""
     return RefusedError("the location was retired since it was opened, and takes no new files: open it anew")

@@ -107,7 +107,7 @@ class ObjectStore(Block):
         default=120,
         ge=1,
         le=3600,
-        description="Seconds one request may take. An ingest has 256 MiB under way: more, on a line below 2 MiB/s.",
+        description="Seconds one request may take. Files on their way are 256 MiB: more, on a line below 2 MiB/s.",
         json_schema_extra={"position": 10},
     )
     retries: int = Field(

@@ -88,18 +88,18 @@ def open_regular(path: Path) -> io.FileIO:
         OSError: it cannot be read, or is something else or elsewhere by now.
     """
     # Without waiting: a pipe that nobody writes to would keep the run for ever.
-    file = io.FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", str(path))
         # A folder above it may have become a link as well. Linux says where the file lies that was opened.
         with suppress(FileNotFoundError):
-            if os.readlink(f"/proc/self/fd/{file.fileno()}") != str(path):
+            if os.readlink(f"/proc/self/fd/{fd}") != str(path):
                 raise OSError(errno.ELOOP, "a folder above it was replaced", str(path))
+        return io.FileIO(fd, "rb")
     except BaseException:
-        file.close()
+        os.close(fd)
         raise
-    return file
 
 
 def put_bytes(

@@ -25,6 +25,7 @@ from flows import events
 from flows.cleanup import cleanup
 from flows.cli import app
 from flows.ingest_videos import ingest_videos
+from flows.issue_upload_url import issue_upload_url
 from flows.reconcile_quota import reconcile_quota
 from flows.refresh_analytics import refresh_analytics
 from flows.set_quota import set_quota
@@ -124,6 +125,13 @@ def test_quotas_are_told_when_they_fill(catalog: CatalogDatabase, tmp_path: Path
     set_quota(api_key="acme", quota="950")
     (told,) = heard(events.QUOTA_FULL, "customer.acme", began)
     assert told["free"] == "0 B"
+    # The form holds the bytes: it is the last that is asked for before it is full.
+    set_quota(api_key="acme", quota="2000")
+    began = datetime.now(UTC)
+    issue_upload_url(api_key="acme", filename="more.mp4", size_bytes=800)
+    (told,) = heard(events.QUOTA_NEARLY_FULL, "customer.acme", began)
+    assert told["free"] == "250 B"
+    set_quota(api_key="acme", quota="950")
     # And once a day, by whoever is past it.
     later = datetime.now(UTC)
     refresh_analytics(store="")

@@ -9,10 +9,11 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 
-from blocks.catalog.access import hand_out
+from blocks.catalog.access import hand_out_hls
 from blocks.catalog.tables import ObjectKind
 from blocks.errors import InvalidInputError, NotFoundError, RefusedError
-from tasks.access import issue_download_url
+from blocks.policies import AccessPolicy
+from tasks.access import _accepted, issue_download_url
 from tasks.customers import create_key, set_disabled
 from tasks.outputs import register_outputs
 from tasks.stores import Locations
@@ -92,6 +93,51 @@ def test_an_hour_unless_asked_and_within_limits(issue) -> None:  # type: ignore[
             issue(expires_in=seconds)
 
 
+def test_a_default_that_is_longer_than_the_longest(catalog, location, acme, job) -> None:  # type: ignore[no-untyped-def]
+    policy = AccessPolicy(longest_download_hours=1, download_minutes=300)
+    issued = issue_download_url(
+        catalog, Locations(catalog, location), policy, api_key=acme, job_id=job, kind="original"
+    )
+    assert issued.expires_at - datetime.now(UTC) < timedelta(minutes=61)
+
+
+@pytest.mark.parametrize("state", ["missing", "corrupt"])
+def test_an_older_file_is_not_the_last_one(  # type: ignore[no-untyped-def]
+    issue, catalog, location, access, policy, acme, job, state: str
+) -> None:
+    for name in ("first.png", "last.png"):
+        upload = issue_upload_url(
+            catalog, location, access, policy, api_key=acme, filename=name, size_bytes=5, job_id=job
+        )
+        httpx.post(upload.form.url, data=upload.form.fields, files={"file": b"thumb"}).raise_for_status()
+        complete_upload(catalog, Locations(catalog, location), policy, api_key=acme, upload_id=upload.upload_id)
+    assert issue(kind="upload").filename == "last.png"
+    lost = one(catalog, "SELECT name FROM stored_objects WHERE name LIKE '%/last.png'")
+    first = one(catalog, "SELECT name FROM stored_objects WHERE name LIKE '%/first.png'")
+    execute(catalog, "UPDATE stored_objects SET state = :state WHERE name = :name", state=state, name=lost)
+    with pytest.raises(RefusedError, match=f"last.png of job .* is {state}"):
+        issue(kind="upload")
+    assert issue(kind="upload", name=first).filename == "first.png"
+    execute(catalog, "UPDATE stored_objects SET state = 'pending' WHERE name = :name", name=lost)
+    assert issue(kind="upload").filename == "first.png", "one that is only being written is not there yet"
+
+
+def test_a_playlist_has_no_other_name(issue) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InvalidInputError, match="hls_720p is handed out by its playlist"):
+        issue(kind="hls_720p", name="720p/segments/segment_0000.ts")
+
+
+@pytest.mark.parametrize(
+    ("header", "wanted"),
+    [
+        ("zstd", {"zstd"}), ("gzip, zstd;q=1.0", {"gzip", "zstd"}), ("identity, zstd;q=0", {"identity"}),
+        ("zstd; q=0.000, br", {"br"}), ("zstd;q=0.5", {"zstd"}), ("", {""}),
+    ],
+)  # fmt: skip
+def test_what_a_caller_decodes(header: str, wanted: set[str]) -> None:
+    assert _accepted(header) == wanted
+
+
 def test_who_gets_none(issue, catalog, acme, job) -> None:  # type: ignore[no-untyped-def]
     create_key(catalog, "stranger")
     with pytest.raises(NotFoundError, match="of key stranger"):
@@ -165,10 +211,13 @@ def test_handing_out_many_segments_is_one_statement(issue, catalog, acme, job) -
         "  'processed/' || j.id || '/s' || n, 1, 1, repeat('0', 64), 'live' FROM jobs j, generate_series(1, 2000) n",
     )
     started = time.perf_counter()
-    handed = catalog.transaction(
-        lambda c: hand_out(c, api_key=acme, job_id=job, kind="hls_720p", lasts=timedelta(hours=1))
+    playlist = "720p/segments/playlist.m3u8"
+    _, segments = catalog.transaction(
+        lambda c: hand_out_hls(
+            c, api_key=acme, job_id=job, kind="hls_720p", playlist=playlist, lasts=timedelta(hours=1)
+        )
     )
-    assert len(handed) == 2004
+    assert len(segments) == 2003
     assert time.perf_counter() - started < 30, "and not one after the other"
 
 

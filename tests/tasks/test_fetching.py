@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -11,13 +12,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+import tasks.fetching
 from blocks.catalog import CatalogDatabase
 from blocks.errors import InvalidInputError, RefusedError, SourceUnavailableError
+from blocks.object_store.budget import Budget
+from blocks.object_store.transfer import part_size
 from blocks.policies import IngestPolicy
 from tasks.fetching import check_url, fetch
 from tasks.ingest import ingest_videos
+from tasks.parallel import in_parallel
 from tasks.stores import OpenLocation
-from tests.helpers import assert_sound, sha256, stored_keys
+from tests.helpers import assert_sound, one, sha256, stored_keys
 
 VIDEO = b"video over http " * 50_000
 
@@ -138,6 +143,52 @@ def test_a_byte_now_and_then_is_given_up(
     assert stored_keys(location, "temp") == []
 
 
+def test_a_host_with_an_address_that_does_not_answer(location, open_policy, site, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Such as a host with an IPv6 address on a line without: the next one is tried, as every client does."""
+    port = int(site.rpartition(":")[2])
+    there = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in ("127.0.0.2", "127.0.0.1")]
+    found = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *a, **k: there if host == "two.example" else found(host, *a, **k)
+    )
+    assert fetch(location, open_policy, f"http://two.example:{port}/good.mp4").sha256 == sha256(VIDEO)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: there[:1])
+    with pytest.raises(SourceUnavailableError, match="refused"):
+        fetch(location, open_policy, f"http://two.example:{port}/good.mp4")
+
+
+def test_a_url_that_is_signed_anew_is_the_same_place(catalog, location, open_policy, acme, site) -> None:  # type: ignore[no-untyped-def]
+    """A video that a partner's feed names again each night is stored once, and was never saved from being stored."""
+    for night in range(3):
+        url = f"{site}/good.mp4?X-Amz-Date={night}&X-Amz-Signature={night:064x}"
+        assert not ingest_videos(catalog, location, open_policy, api_key=acme, sources=[url]).unsuccessful
+    assert one(catalog, "SELECT count(DISTINCT source) FROM source_hits") == 1
+    url = f"{site.replace('127.0.0.1', 'localhost')}/good.mp4"
+    assert not ingest_videos(catalog, location, open_policy, api_key=acme, sources=[url]).unsuccessful
+    assert one(catalog, "SELECT count(DISTINCT source) FROM source_hits") == 2
+
+
+def test_urls_share_the_memory_there_is(location, open_policy, site, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    under_way, most = set(), 0
+    sent = tasks.fetching.put_stream
+
+    def counted(store, key, *arguments, **options):  # type: ignore[no-untyped-def]
+        nonlocal most
+        under_way.add(key)
+        most = max(most, len(under_way))
+        time.sleep(0.05)
+        try:
+            return sent(store, key, *arguments, **options)
+        finally:
+            under_way.remove(key)
+
+    monkeypatch.setattr(tasks.fetching, "put_stream", counted)
+    monkeypatch.setattr(tasks.fetching, "FETCHED_AT_ONCE", Budget(2 * 3 * part_size(location.store, 0)))
+    found = in_parallel(lambda _: fetch(location, open_policy, f"{site}/good.mp4").sha256, range(6), threads=6)
+    assert set(found) == {sha256(VIDEO)}
+    assert most == 2
+
+
 def test_a_known_url_sends_nothing_on(catalog, location, open_policy, acme, site) -> None:  # type: ignore[no-untyped-def]
     for expected in ("ingested", "duplicate"):
         report = ingest_videos(catalog, location, open_policy, api_key=acme, sources=[f"{site}/good.mp4"])
@@ -161,6 +212,7 @@ def test_a_wrong_expected_hash_of_a_url(catalog, location, open_policy, acme, si
         "http://10.1.2.3/x.mp4", "http://192.168.1.1/x.mp4", "http://169.254.169.254/x.mp4",
         "http://[::ffff:127.0.0.1]/x.mp4", "http://[fd00::1]/x.mp4", "http://[2002:7f00:1::]/x.mp4",
         "http://2130706433/x.mp4", "http://0x7f.1/x.mp4", "http://[64:ff9b::a9fe:a9fe]/x.mp4",
+        "http://[fec0::1]/x.mp4", "http://192.0.0.8/x.mp4", "http://[3fff::1]/x.mp4", "http://[5f00::1]/x.mp4",
         "http://[64:ff9b:1::a00:1]/x.mp4", "http://[::7f00:1]/x.mp4", "http://[::ffff:0:7f00:1]/x.mp4",
     ],
 )  # fmt: skip
@@ -170,8 +222,6 @@ def test_private_addresses_are_never_asked(location: OpenLocation, url: str) -> 
 
 
 def test_a_redirect_inward_is_refused(location: OpenLocation, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import tasks.fetching
-
     # The site itself counts as public here, as one on the internet would; where it points to is judged for real.
     real = tasks.fetching._is_public
     monkeypatch.setattr(tasks.fetching, "_is_public", lambda address: address == "127.0.0.1" or real(address))

@@ -10,6 +10,7 @@ import pytest
 
 from blocks.errors import ContentMismatchError, InvalidInputError, RefusedError
 from tasks.folders import Folder
+from tasks.sources import read_manifest
 from tasks.zipping import CHECKSUMS
 from tests.helpers import sha256
 from tests.tasks.test_zipping import member
@@ -35,6 +36,19 @@ def test_files_in_a_folder(folder: Folder) -> None:
     with pytest.raises(RefusedError, match="never overwritten"):
         folder.write(member("a/b/c.txt", b"CONTENT"))
     assert Path(folder.path, "a/b/c.txt").read_bytes() == b"content"
+
+
+def test_a_folder_where_a_file_should_be(folder: Folder, tmp_path: Path) -> None:
+    """Refused in words, and nothing of it stays open."""
+    Path(folder.path, "a.mp4").mkdir()
+    (tmp_path / "m.csv").mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        with pytest.raises(RefusedError, match="a.mp4 is there already"):
+            folder.has("a.mp4", 1, "0" * 64)
+        with pytest.raises(InvalidInputError, match="manifest m.csv cannot be read: m.csv: it is no regular file"):
+            read_manifest(tmp_path / "m.csv")
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_wrong_content_leaves_nothing(folder: Folder) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from blocks.object_store.deletion import delete_keys
 from blocks.object_store.probing import Capabilities
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import IngestPolicy
+from tasks import intake
 from tasks.customers import set_disabled
 from tasks.ingest import BATCH_BYTES, IngestReport, plan_batches
 from tasks.intake import Hashed, take_in
@@ -270,7 +272,26 @@ def test_a_missing_original_is_healed(ingest, catalog, location, tmp_path) -> No
     assert one(catalog, "SELECT storage_used_bytes FROM api_keys") == 8
 
 
-def test_the_store_stops_answering(ingest, catalog, location, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_one_video_under_two_names_in_batches_side_by_side(ingest, catalog, policy, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """The second waits for the first, in vain where that is long; at the end of the run it is its duplicate."""
+    monkeypatch.setattr(intake, "WAIT_FOR_OTHERS_SECONDS", 0)
+    write = intake.write_objects
+
+    def slowly(*arguments, **options):  # type: ignore[no-untyped-def]
+        time.sleep(1)
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(intake, "write_objects", slowly)
+    for name in ("a", "b"):
+        write_video(tmp_path / "in" / f"{name}.mp4", b"the same")
+    report = ingest(tmp_path / "in", policy=policy.model_copy(update={"batch_files": 1, "parallel_batches": 2}))
+    assert report.counts == {"ingested": 1, "duplicate": 1}
+    assert len({one.job_id for one in report.outcomes}) == 1
+    assert [one.error for one in report.outcomes] == ["", ""]
+
+
+def test_the_store_stops_answering(ingest, catalog, location, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("tasks.intake.require_current", lambda *_: None)  # it answered that last minute
     store = location.store.model_copy(update={"endpoint_url": "http://127.0.0.1:9", "retries": 0})
     (outcome,) = ingest(write_video(tmp_path / "a.mp4"), location=replace(location, store=store)).outcomes
     assert outcome.result == "failed"

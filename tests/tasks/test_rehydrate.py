@@ -79,6 +79,17 @@ def test_the_whole_job_comes_back(compressed, catalog, location, cold, locations
     assert "were there" in again.summary()
 
 
+def test_what_is_lost_is_told_among_what_comes_back(catalog, locations, job) -> None:  # type: ignore[no-untyped-def]
+    execute(catalog, "UPDATE stored_objects SET state = 'missing' WHERE kind = 'original'")
+    report = rehydrate_job(catalog, locations, POLICY, job_id=job)
+    ((lost, why),) = [(one.name, one.error) for one in report.others]
+    assert (lost, report.there) == ("raw/video_original.mp4", len(everything(catalog)))
+    assert "it is missing; explain-object says what could heal it" in why
+    assert lost in report.summary()
+    (only,) = rehydrate_job(catalog, locations, POLICY, job_id=job, kinds=["original"]).others
+    assert only.result == "failed"
+
+
 def test_a_place_that_customers_do_not_reach(catalog, location, declare, job, access) -> None:  # type: ignore[no-untyped-def]
     inner = declare("inner", tier="warm", serves_urls=False)
     locations = Locations(catalog, location, [inner])

@@ -32,6 +32,7 @@ def find(
     [
         ("a.csv", f'\ufeffsource,filename,sha256\r\n /a.mp4 ,b.mp4,{HASH}\r\n"c,""d.mp4",,\r\n'),
         ("a.csv", f'sha256,other,source,filename\n{HASH},x,/a.mp4,b.mp4\n\n,,"c,""d.mp4"\n'),
+        ("a.csv", f'Source, FileName, SHA-256\n/a.mp4, b.mp4, {HASH}\n"c,""d.mp4",,\n'),
         ("a.json", json.dumps([{"source": "/a.mp4", "filename": "b.mp4", "sha256": HASH}, 'c,"d.mp4'])),
         ("a.jsonl", json.dumps({"source": "/a.mp4", "filename": "b.mp4", "sha256": HASH}) + '\n\n"c,\\"d.mp4"\n'),
     ],
@@ -39,6 +40,16 @@ def find(
 def test_manifests_in_every_format(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_bytes(text.encode())
     assert read_manifest(tmp_path / name) == [Entry("/a.mp4", "b.mp4", HASH), Entry('c,"d.mp4')]
+
+
+@pytest.mark.parametrize("field", ["hash", "SHA_512", "md5", "content-digest"])
+def test_a_hash_that_nobody_compares_is_refused(tmp_path: Path, field: str) -> None:
+    """Ignored, it would look as if the file had been held against it."""
+    (tmp_path / "a.csv").write_text(f"source,{field}\n/a.mp4,{HASH}\n")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"source": "/a.mp4", field: HASH}))
+    for name in ("a.csv", "a.jsonl"):
+        with pytest.raises(InvalidInputError, match="which nobody compares: the fields are source, filename, sha256"):
+            read_manifest(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,38 @@ def test_an_upload_of_a_known_video(issue, complete, catalog, location, policy, 
     assert one(catalog, "SELECT storage_reserved_bytes FROM api_keys") == 0
 
 
+@pytest.mark.parametrize("step", ["head", "hash_object"])
+def test_asked_again_while_the_first_call_finishes(issue, complete, catalog, monkeypatch, step: str) -> None:  # type: ignore[no-untyped-def]
+    """A client whose first call timed out: it is not told to send gigabytes again."""
+    issued = issue()
+    post(issued, BODY)
+    look, first = getattr(uploads, step), []
+
+    def late(store, key):  # type: ignore[no-untyped-def]
+        monkeypatch.setattr(uploads, step, look)
+        first.append(complete(issued))
+        return look(store, key)
+
+    monkeypatch.setattr(uploads, step, late)
+    again = complete(issued)
+    assert (first[0].result, again.result, again.job_id) == ("ingested", "duplicate", first[0].job_id)
+    assert one(catalog, "SELECT count(*) FROM jobs") == 1
+
+
+def test_what_was_taken_in_before_is_still_compared(issue, complete, catalog, new_job) -> None:  # type: ignore[no-untyped-def]
+    for beside in ({}, {"job_id": new_job(), "filename": "thumb.png"}):
+        issued = issue(**beside)
+        post(issued, BODY)
+        complete(issued)
+        assert complete(issued, expected_sha256=sha256(BODY)).sha256 == sha256(BODY)
+        with pytest.raises(InvalidInputError, match=f"taken in before, with SHA-256 {sha256(BODY)}; expected was 0000"):
+            complete(issued, expected_sha256="0" * 64)
+    execute(catalog, "UPDATE stored_objects SET state = 'trashed', trashed_state = 'live'")
+    execute(catalog, "UPDATE jobs SET deleted_at = now(), purge_after = now() + interval '1 day'")
+    with pytest.raises(RefusedError, match="deleted"):
+        complete(issued)
+
+
 def test_a_file_beside_a_job(issue, complete, catalog, location, new_job) -> None:  # type: ignore[no-untyped-def]
     job = new_job()
     issued = issue(job_id=job, filename="thumb ☀.jpg")
