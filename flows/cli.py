@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from blocks.errors import InvalidInputError
+from blocks.errors import InvalidInputError, RefusedError, StorageError
 from blocks.units import shown
 from flows.cli_alarms import alarms, show_alarms
 from flows.cli_backup import backup_app, show_health
@@ -59,10 +59,16 @@ def up(
         inbox.mkdir(parents=True, exist_ok=True)
         roots = ", ".join(str(root) for root in (inbox, more) if root)
         with out.status("starting") as status:
-            bring_up(stack, source_roots=roots, say=lambda part: status.update(f"starting: {part}"))
+
+            def say(part: str) -> None:
+                status.update(f"starting: {part}")
+                if not out.is_terminal:  # a log shows no status
+                    err.print(f"· {part}", highlight=False)
+
+            bring_up(stack, source_roots=roots, say=say)
         _show_addresses()
         out.print(
-            f"Videos in {inbox} can be taken in. To use Prefect's own commands in this shell:\n"
+            f"Videos in {roots} can be taken in. To use Prefect's own commands in this shell:\n"
             f"  export PREFECT_API_URL={stack.environment()['PREFECT_API_URL']}",
             soft_wrap=True, highlight=False,
         )  # fmt: skip
@@ -78,21 +84,34 @@ def down() -> None:
 
 @app.command()
 def status() -> None:
-    """Show which parts run, where they are, and what the catalog holds."""
+    """Show which parts run, where they are, and what the catalog holds; exit code 3 where something does not run.
+
+    Where Prefect's settings name a server elsewhere, as in production, what runs on this machine is left out.
+    """
     with clear_errors():
         running = local_stack().status()
-        _show_addresses()
-        if running["prefect"] is not None and running["postgres"] is not None:
+        here = running["prefect"] is not None
+        elsewhere = not here and _has_prefect()
+        if not elsewhere:
+            _show_addresses()
+        whole = elsewhere or None not in running.values()
+        if elsewhere or (here and running["postgres"] is not None):
             use_local_prefect()
             catalog = _catalog("main")
+            _show_freeze(catalog)
             _show_customers(catalog)
             _show_lost(catalog)
-            show_health(open_backups())
+            try:
+                show_health(open_backups())
+            except StorageError as error:
+                # The rest is needed most just then.
+                out.print(f"[red]backups: {plain(str(error))}[/]", soft_wrap=True, highlight=False)
+                whole = False
             from flows.alarms import list_alarms
 
             show_alarms(list_alarms)
             _show_schedules()
-    if None in running.values():
+    if not whole:
         raise typer.Exit(3)
 
 
@@ -300,6 +319,22 @@ def _show_addresses() -> None:
         table.add_row(title, f"[green]runs[/], pid {pid}" if pid else "[red]stopped[/]", where)
     table.add_row("files", "", f"{stack.folder} (logs in logs/)")
     out.print(table)
+
+
+def _has_prefect() -> bool:
+    """Whether the settings name a server, and none is embedded."""
+    try:
+        use_local_prefect()
+    except RefusedError:
+        return False
+    return True
+
+
+def _show_freeze(catalog: CatalogDatabase) -> None:
+    from blocks.catalog.restored import read_freeze
+
+    if (frozen := catalog.transaction(read_freeze)) is not None:
+        out.print(f"[red]{plain(str(frozen.refusal()))}[/]", soft_wrap=True, highlight=False)
 
 
 def _show_schedules() -> None:

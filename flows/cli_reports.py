@@ -95,20 +95,25 @@ def example(
     """
     with clear_errors():
         stack = local_stack()
-        if stack.status()["postgres"] is None or stack.status()["prefect"] is None:
-            raise RefusedError("the embedded stack does not run: start it with `make up`")
+        if missing := [part for part in ("postgres", "s3", "prefect") if stack.status()[part] is None]:
+            raise RefusedError(f"the embedded stack does not run ({', '.join(missing)}): start it with `make up`")
         use_local_prefect()
         from flows.local_stack import prepare_example
         from tasks.example import seed_example
 
         database = prepare_example(stack, EXAMPLE_DATABASE, EXAMPLE, again=again)
+        finished = stack.folder / "example.finished"
         if _is_empty(database):
+            finished.unlink(missing_ok=True)
             with Progress(TextColumn("playing a year"), BarColumn(), TimeRemainingColumn(), console=err) as bar:
                 task = bar.add_task("days", total=days)
                 jobs = seed_example(
                     database, now=datetime.now(UTC), days=days, progress=lambda more: bar.update(task, advance=more)
                 )
+            finished.touch()
             err.print(f"{jobs} jobs came in, over {days} days", highlight=False)
+        elif not finished.exists():
+            raise RefusedError("the example that is there was not played to its end: --again makes it anew")
         elif folder is None:
             err.print("the example is there already; --again makes a new one")
         write_report(database, folder or stack.folder / EXAMPLE)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Literal
 from uuid import uuid4
 
 import typer
 
 from blocks.errors import InvalidInputError, RefusedError
-from blocks.units import shown
+from blocks.units import format_bytes, shown
 from flows.console import clear_errors, err, out, plain
 from flows.local_stack import use_local_prefect
 from flows.reaching import (
@@ -52,7 +52,8 @@ def restore(
     """Restore the catalog from a backup: verified, beside, compared; with --cutover in its place.
 
     With blocks of a Prefect server, or, where nothing is left but the backups and a PostgreSQL, with --store-url and
-    --database-url. The old database is kept, and nothing is removed from any store until confirm-restore.
+    --database-url. The old database is kept, and nothing is removed from any store until confirm-restore. Exit code 3:
+    the cut-over is done, and a store could not be looked after.
     """
     with clear_errors():
         if not store_url:
@@ -109,7 +110,7 @@ def restore(
                 out.print("The catalog in use is untouched. With --cutover it takes that place.")
                 return
             if in_use is not None and not yes:
-                typer.confirm(f"{plan.summary()}. Replace {database.database}, and keep it aside?", abort=True)
+                typer.confirm(_question(database.database, chosen, plan), abort=True)
             cut = cutting.cut_over(
                 database, restored.database, chosen.manifest, run=run, wait=timedelta(minutes=10),
                 waiting=lambda by: err.print(f"waiting for {plain(by)}", highlight=False),
@@ -117,12 +118,7 @@ def restore(
             )  # fmt: skip
             kept = f"; the old one is {cut.kept_as}, read-only" if cut.kept_as else ""
             out.print(f"{database.database} is backup {chosen.id} now{kept}", highlight=False)
-            if checks is not None:
-                _settle(opened, chosen, metadata_objects, checks, take_over=cut.owned)
-            out.print(
-                "Nothing is removed from any store until somebody runs the flow confirm-restore (with "
-                "take_over_buckets, where the buckets do not carry this restore's epoch yet)."
-            )
+            _settle(opened, chosen, metadata_objects, checks, take_over=cut.owned)
 
 
 def _show(plan: Plan) -> None:
@@ -135,17 +131,45 @@ def _show(plan: Plan) -> None:
         out.print(f"  … and {len(others) - SHOWN} more; the flow restore shows 500", highlight=False)
 
 
-def _settle(opened: Opened, chosen: Backup, metadata: str, checks: IntegrityPolicy, *, take_over: bool) -> None:
+def _question(database: str, chosen: Backup, plan: Plan) -> str:
+    manifest = chosen.manifest
+    assert manifest is not None  # noqa: S101 -- it was restored
+    age = datetime.now(UTC) - manifest.snapshot_at
+    newer = plan.objects
+    lost = f"{newer} objects ({format_bytes(plan.size_bytes)}) made since are forgotten" if newer else "no newer object"
+    return (
+        f"Replace {database} by backup {chosen.id} of {manifest.snapshot_at:%Y-%m-%d %H:%M:%S} UTC, {_span(age)} ago "
+        f"({lost}), and keep the old one aside?"
+    )
+
+
+def _span(age: timedelta) -> str:
+    minutes = int(age.total_seconds()) // 60
+    days, hours = minutes // 1440, minutes // 60
+    return f"{days} days" if days > 1 else f"{hours} hours" if hours > 1 else f"{minutes} minutes"
+
+
+def _settle(opened: Opened, chosen: Backup, metadata: str, checks: IntegrityPolicy | None, *, take_over: bool) -> None:
     from flows.restored import settle
 
     assert opened.database is not None  # noqa: S101 -- opened by its block
-    result = settle(
-        opened.database, opened.store, chosen.manifest, metadata=_metadata(metadata, ""), rules=opened.policy,
-        integrity=checks, run="by hand", take_over=take_over, key=opened.key,
-    )  # fmt: skip
-    out.print(plain(result.summary()), highlight=False)
-    for line in [*(f"lost its bytes: {key}" for key in result.lost[:20]), *result.failed[:20]]:
-        out.print(f"  {plain(line)}", highlight=False)
+    complete = True
+    if checks is not None:
+        result = settle(
+            opened.database, opened.store, chosen.manifest, metadata=_metadata(metadata, ""), rules=opened.policy,
+            integrity=checks, run="by hand", take_over=take_over, key=opened.key,
+        )  # fmt: skip
+        out.print(plain(result.summary()), highlight=False)
+        for line in [*(f"lost its bytes: {key}" for key in result.lost[:20]), *result.failed[:20]]:
+            out.print(f"  {plain(line)}", highlight=False)
+        complete = result.complete
+    out.print(
+        "Nothing is removed from any store until somebody runs the flow confirm-restore (with "
+        "take_over_buckets, where the buckets do not carry this restore's epoch yet)."
+    )
+    if not complete:
+        err.print("[yellow]the catalog is restored, and not all of its stores could be looked after (above)[/]")
+        raise typer.Exit(3)
 
 
 def _metadata(said: str, store_url: str) -> Literal["none", "missing", "all"]:

@@ -27,8 +27,10 @@ def clear_errors() -> Iterator[None]:
     except httpx.HTTPError as error:
         where = os.environ.get("PREFECT_API_URL", "the Prefect server")
         reason = first_line(error)
-        if isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error:
-            reason += " (Prefect's own database may be down)"
+        if isinstance(error, httpx.HTTPStatusError):
+            reason = f"it said {error.response.status_code} to {error.request.method} {error.request.url.path}"
+            if error.response.is_server_error:
+                reason += "; its own database may be down: `make status` tells of the embedded one"
         err.print(f"[bold red]error:[/] {where} did not answer as it should: {plain(reason)}", highlight=False)
         raise typer.Exit(1) from error
     except OSError as error:

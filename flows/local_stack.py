@@ -67,8 +67,8 @@ def bring_up(
 
 
 def _bring_up(stack: Stack, source_roots: str, *, worker: bool, deploy: bool, say: Callable[[str], None]) -> Endpoints:
-    had_worker = stack.status()["worker"] is not None
     endpoints = stack.start(say=say)
+    had_worker = stack.status()["worker"] is not None
     os.environ.update(stack.environment())
     from blocks.loading import load_block
     from blocks.policies import BackupPolicy
@@ -121,6 +121,7 @@ def save_blocks(endpoints: Endpoints, *, source_roots: str) -> None:
     catalog.save("main", overwrite=True)
     # Loaded back, so that the store holds a reference to the credentials block and no copy of its secret.
     saved = MinIOCredentials.load("main")
+    _follow_server(endpoints)
     store = ObjectStore(credentials=saved, endpoint_url=endpoints.s3_url, bucket=BUCKETS[0])
     store.save("main", overwrite=True)
     ObjectStore(credentials=saved, endpoint_url=endpoints.s3_url, bucket=BUCKETS[1]).save("backups", overwrite=True)
@@ -135,6 +136,27 @@ def save_blocks(endpoints: Endpoints, *, source_roots: str) -> None:
             existing.source_roots = _joined(existing.source_roots, source_roots)
         existing.save("default", overwrite=True)
     probe_store(catalog, store, "main")
+
+
+def _follow_server(endpoints: Endpoints) -> None:
+    """Where the S3 server got another port, all stores that people saved on it go along."""
+    from prefect.client.orchestration import get_client
+
+    from blocks.object_store import ObjectStore
+
+    try:
+        before = cast(ObjectStore, ObjectStore.load("main")).endpoint_url
+    except ValueError:
+        return  # the first start
+    if before == endpoints.s3_url:
+        return
+    with get_client(sync_client=True) as client:
+        names = [one.name for one in client.read_block_documents_by_type(ObjectStore.get_block_type_slug())]
+    for name in filter(None, names):
+        store = cast(ObjectStore, ObjectStore.load(name))
+        if store.endpoint_url == before:
+            store.endpoint_url = endpoints.s3_url
+            store.save(name, overwrite=True)
 
 
 def prepare_example(stack: Stack, database: str, name: str, *, again: bool) -> CatalogDatabase:
@@ -251,11 +273,14 @@ def wait_for_deployed_run(deployment: str, parameters: dict[str, object], *, sec
 def _create_bucket(store: ObjectStore) -> None:
     from botocore.exceptions import ClientError
 
-    try:
-        store.s3.create_bucket(Bucket=store.bucket)
-    except ClientError as error:
-        if error.response["Error"]["Code"] not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
-            raise
+    from blocks.object_store.failures import store_errors
+
+    with store_errors(store, "making it"):
+        try:
+            store.s3.create_bucket(Bucket=store.bucket)
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                raise
 
 
 def _joined(roots: str, more: str) -> str:

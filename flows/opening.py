@@ -73,16 +73,23 @@ def reach_stores(catalog: CatalogDatabase, names: Sequence[str]) -> Reached:
     """
     if names:
         return Reached(open_stores(catalog, names), {})
+    reached = open_each(catalog)
+    for name, error in reached.left_out.items():
+        get_run_logger().error("%s is left out: %s", name, error)
+    if not reached.locations:
+        raise next(iter(reached.left_out.values()))
+    return reached
+
+
+def open_each(catalog: CatalogDatabase, *, to_look: bool = False) -> Reached:
+    """All locations that can be opened, and why others cannot; `to_look` as `tasks.stores.open_named`."""
     opened: list[OpenLocation] = []
     left_out: dict[str, StorageError] = {}
-    for name in _names_of_stores(catalog, names):
+    for name in _names_of_stores(catalog, []):
         try:
-            opened.append(open_store(catalog, name))
+            opened.append(open_named(catalog, name, to_look=to_look))
         except StorageError as error:
             left_out[name] = error
-            get_run_logger().error("%s is left out: %s", name, error)
-    if not opened:
-        raise next(iter(left_out.values()))
     return Reached(_one_a_shelf(opened), left_out)
 
 

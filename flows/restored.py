@@ -13,7 +13,7 @@ from blocks.loading import load_block
 from blocks.object_store import ObjectStore
 from blocks.policies import BackupPolicy, IntegrityPolicy
 from flows.backing_up import open_key
-from flows.opening import escaped, open_stores, show_table
+from flows.opening import escaped, open_each, show_table
 from flows.planned import SHOWN
 from tasks.backups.aftermath import Aftermath, claim_buckets, reconcile_restored, restore_metadata
 from tasks.backups.manifest import Manifest
@@ -44,11 +44,16 @@ def settle(
     if take_over and not look_only:
         claim_buckets(database, lambda name: load_block(ObjectStore, name), result)
     try:
-        locations = open_stores(database, [])
+        reached = open_each(database, to_look=look_only)
     except StorageError as error:
         result.failed.append(str(error))
+        result.unlooked = ["none of them"]
         return result
-    sweep = Sweep(database, locations, run)
+    result.failed += [f"{name}: {error}" for name, error in reached.left_out.items()]
+    result.unlooked = list(reached.left_out)
+    if not reached.locations:
+        return result
+    sweep = Sweep(database, reached.locations, run)
     if manifest is not None and not look_only:
         restore_metadata(
             sweep, source, manifest, metadata, result,

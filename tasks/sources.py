@@ -17,8 +17,8 @@ from blocks.errors import InvalidInputError, RefusedError, StorageError
 from blocks.object_store.transfer import open_regular
 from blocks.policies import IngestPolicy
 from tasks.checks import check_filename, check_sha256, shown, told
+from tasks.endings import VIDEO_ENDINGS
 
-VIDEO_ENDINGS = frozenset({"mp4", "mov", "mkv", "webm", "avi", "m4v", "mpg", "mpeg", "ts", "mts", "wmv", "flv", "3gp"})
 LARGEST_MANIFEST_BYTES = 64 * 1024**2
 FIELDS = ("source", "filename", "sha256")
 """Of a manifest's entry."""

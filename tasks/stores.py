@@ -21,6 +21,7 @@ from blocks.catalog.locations import (
     place_of_tier,
     read_identity,
     require_in_use,
+    require_no_rows,
     retire,
     same_place,
 )
@@ -177,8 +178,10 @@ def open_location(catalog: CatalogDatabase, store: ObjectStore, name: str) -> Op
     return _opened(catalog, place, store)
 
 
-def open_named(catalog: CatalogDatabase, name: str) -> OpenLocation:
+def open_named(catalog: CatalogDatabase, name: str, *, to_look: bool = False) -> OpenLocation:
     """The location of this name, through the store block that it was declared with.
+
+    Only `to_look`, its bucket may still carry an epoch of this catalog from before a restore.
 
     Raises:
         NotFoundError: the location was never declared, or its block is gone.
@@ -186,7 +189,7 @@ def open_named(catalog: CatalogDatabase, name: str) -> OpenLocation:
     """
     require_current_schema(catalog)
     place = catalog.transaction(lambda connection: find_place(connection, name))
-    return _opened(catalog, place, load_block(ObjectStore, place.store))
+    return _opened(catalog, place, load_block(ObjectStore, place.store), to_look=to_look)
 
 
 def open_for_new_files(catalog: CatalogDatabase, name: str) -> OpenLocation:
@@ -211,6 +214,8 @@ def retire_location(catalog: CatalogDatabase, name: str, *, gone: bool = False) 
             raise RefusedError(f"location {name} answers: leave --gone out, so that nothing there is forgotten")
         catalog.transaction(lambda connection: retire(connection, find_place(connection, name), gone=True))
         return
+    # What the catalog knows of it first: that says where it should go.
+    catalog.transaction(lambda connection: require_no_rows(connection, find_place(connection, name)))
     location = open_named(catalog, name)
     others = [place.id for place in catalog.transaction(list_places) if place.id != location.place.id]
     # What lies in the same bucket under another class is looked after by that one's location.
@@ -284,10 +289,10 @@ def require_epoch(catalog: CatalogDatabase, location: OpenLocation) -> None:
         )
 
 
-def _opened(catalog: CatalogDatabase, place: Place, store: ObjectStore) -> OpenLocation:
+def _opened(catalog: CatalogDatabase, place: Place, store: ObjectStore, *, to_look: bool = False) -> OpenLocation:
     _check_same_place(place, store)
-    _check_marker(catalog, store, claim=False)
-    _looked_at[_bucket_of(catalog, store)] = time.monotonic()
+    if _check_marker(catalog, store, claim=False, to_look=to_look) and not to_look:
+        _looked_at[_bucket_of(catalog, store)] = time.monotonic()
     epoch = catalog.transaction(read_identity).epoch
     return OpenLocation(place, store, Capabilities.from_json(place.capabilities), epoch)
 
@@ -339,7 +344,9 @@ def _require_bucket(store: ObjectStore) -> None:
         ) from error
 
 
-def _check_marker(catalog: CatalogDatabase, store: ObjectStore, *, claim: bool, unknown: bool = False) -> bool:
+def _check_marker(
+    catalog: CatalogDatabase, store: ObjectStore, *, claim: bool, unknown: bool = False, to_look: bool = False
+) -> bool:
     """Whether the bucket was this catalog's before it was asked.
 
     One that is `unknown` to the catalog may have been declared after the backup that it was restored from: it is
@@ -358,6 +365,8 @@ def _check_marker(catalog: CatalogDatabase, store: ObjectStore, *, claim: bool, 
         return False
     if found != identity.as_text():
         if is_older(found, identity):
+            if to_look:
+                return True
             frozen = catalog.transaction(read_freeze)
             if claim and unknown and (frozen is None or not frozen.claims_pending):
                 put_bytes(store, IDENTITY_KEY, identity.as_text().encode(), {"Content-Type": "text/plain"})

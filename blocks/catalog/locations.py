@@ -241,6 +241,22 @@ def gone_out_of_use() -> RefusedError:
     return RefusedError("the location was retired since it was opened, and takes no new files: open it anew")
 
 
+def require_no_rows(connection: Connection, place: Place) -> None:
+    """See that no row names something in a location.
+
+    Raises:
+        RefusedError: one does.
+    """
+    # In the index's own order: where everything was moved away, statistics still tell of rows in plenty, and the
+    # planner would look for the first of them all through the table.
+    held = connection.execute(
+        text("SELECT key FROM stored_objects WHERE location_id = :id ORDER BY key LIMIT 1"), {"id": place.id}
+    ).scalar()
+    if held is not None:
+        rows, _ = stored_in(connection).get(place.id, (1, 0))
+        raise RefusedError(f"location {place.name} still holds {rows} objects: migrate-storage moves them")
+
+
 def retire(connection: Connection, place: Place, *, gone: bool = False) -> None:
     """No longer look after a location that holds nothing; whoever is writing into it is waited for.
 
@@ -250,14 +266,7 @@ def retire(connection: Connection, place: Place, *, gone: bool = False) -> None:
         RefusedError: rows or unfinished intents still name something in it.
     """
     connection.execute(text("SELECT 1 FROM locations WHERE id = :id FOR UPDATE"), {"id": place.id})
-    # In the index's own order: where everything was moved away, statistics still tell of rows in plenty, and the
-    # planner would look for the first of them all through the table.
-    held = connection.execute(
-        text("SELECT key FROM stored_objects WHERE location_id = :id ORDER BY key LIMIT 1"), {"id": place.id}
-    ).scalar()
-    if held is not None:
-        rows, _ = stored_in(connection).get(place.id, (1, 0))
-        raise RefusedError(f"location {place.name} still holds {rows} objects: migrate-storage moves them")
+    require_no_rows(connection, place)
     if gone:
         connection.execute(
             text(

@@ -32,6 +32,11 @@ class Freeze:
             f"the catalog was restored from backup {self.restored_from} at {self.since:%Y-%m-%d %H:%M} UTC, and nobody "
             "has confirmed it yet: nothing is removed or moved in any store; look at the restore's report, then run "
             "confirm-restore"
+            + (
+                " with take_over_buckets: its buckets are not its own yet, so that no backup is made either"
+                if self.claims_pending
+                else ""
+            )
         )
 
 

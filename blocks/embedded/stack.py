@@ -76,7 +76,11 @@ class Stack:
                 )
             if prefect and processes.find(state.processes.get("prefect")) is None:
                 say("Prefect server (its first start takes 15 s)")
+                before = state.ports.get("prefect")
                 self._choose_ports(state, ("prefect",))
+                if state.ports["prefect"] != before:
+                    # It would ask at the old address for ever.
+                    processes.stop(state.processes.pop("worker", None))
                 self.create_database("prefect")
                 state.processes["prefect"] = prefect_server.start_prefect(
                     self.folder / "prefect", state.ports["prefect"], self.data, log=self.log("prefect"),

@@ -22,6 +22,7 @@ from flows.demo.recovery import Recovery
 from flows.demo.steps import Steps, check
 from flows.demo.transcoding import CLIPS, LARGE_CLIP, make_clip, play, transcode
 from flows.local_stack import bring_up, deploy_all, local_stack, wait_for_deployed_run
+from tasks.endings import VIDEO_ENDINGS
 
 SMALL_QUOTA = "3 MiB"
 
@@ -122,7 +123,8 @@ class Demo(Steps):
             check(len(report.outcomes) == len(self.clips), "the report does not list every video")
             jobs = {str(outcome.job_id) for outcome in report.outcomes if outcome.succeeded}
             by_content = {_sha256(clip) for clip in self.clips}
-            check(len(jobs) == len(by_content), report.summary())
+            refused = "".join(f"; {Path(one.source).name}: {one.error}" for one in report.unsuccessful)
+            check(len(jobs) == len(by_content), report.summary() + refused)
             self.jobs = {Path(outcome.source): str(outcome.job_id) for outcome in report.outcomes}
             say(report.summary())
 
@@ -296,8 +298,6 @@ def _stop(stack: Stack) -> None:
 
 
 def _own_videos(folder: Path) -> list[Path]:
-    from tasks.sources import VIDEO_ENDINGS
-
     return sorted(one for one in folder.rglob("*") if one.is_file() and one.suffix.lower()[1:] in VIDEO_ENDINGS)
 
 

@@ -58,10 +58,18 @@ class Aftermath:
     uncounted: int = 0
     """Disagreements beyond those that one pass looks at."""
     failed: list[str] = field(default_factory=list)
+    unlooked: list[str] = field(default_factory=list)
+    """Stores that nobody could look into: what is lost or newer there is not among the figures."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every store was looked into, every bucket is this catalog's, and nothing failed."""
+        return not (self.failed or self.unlooked or self.unclaimed or self.metadata_failed)
 
     def summary(self) -> str:
         """One line for a person."""
-        parts = [
+        parts = [f"NOT LOOKED INTO: {', '.join(self.unlooked)}; of the others"] if self.unlooked else []
+        parts += [
             f"{self.lost_rows} rows have lost their bytes",
             f"{len(self.newer)} objects are newer than the catalog, or nobody's",
             f"{len(self.healed)} rows were healed",
@@ -230,6 +238,7 @@ def _look(sweep: Sweep, policy: IntegrityPolicy, result: Aftermath) -> list[Drif
             arrived += _arrived(sweep, location, policy)
         except StorageError as error:
             result.failed.append(f"{location.place.name}: {error}")
+            result.unlooked += [location.place.name] if location.place.name not in result.unlooked else []
             continue
         looked.append((location, ranges))
     found: list[Drift] = []

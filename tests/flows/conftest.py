@@ -21,11 +21,13 @@ from pydantic import SecretStr
 from pydantic_core import to_jsonable_python
 
 from blocks.catalog import CatalogDatabase
+from blocks.catalog.locations import declare_place
 from blocks.embedded import Endpoints
 from blocks.object_store import ObjectStore
 from blocks.policies import POLICIES, BackupPolicy, IngestPolicy
 from tasks.backups.cutover import drop_leftovers
 from tasks.customers import create_key
+from tasks.stores import OpenLocation
 from tests.conftest import RunningStack
 from tests.helpers import assert_sound, write_video
 
@@ -112,6 +114,31 @@ def new_jobs(saved: str, tmp_path: Path) -> Callable[[int], list[UUID]]:
         return [outcome.job_id for outcome in report.outcomes]
 
     return make
+
+
+@pytest.fixture
+def cold(
+    saved: str, catalog: CatalogDatabase, store: ObjectStore, location: OpenLocation, default_blocks: MinIOCredentials
+) -> str:
+    """A second store, on a server that is down."""
+    save_block(
+        store.model_copy(
+            update={
+                "endpoint_url": "http://127.0.0.1:9",
+                "prefix": "cold",
+                "credentials": default_blocks,
+                "attempts": 1,
+            }
+        ),
+        "cold",
+    )
+    catalog.transaction(
+        lambda connection: declare_place(
+            connection, name="cold", store="cold", bucket=store.bucket, prefix="cold",
+            capabilities=location.capabilities.as_json(),
+        )
+    )  # fmt: skip
+    return saved
 
 
 @pytest.fixture(scope="session")

@@ -24,13 +24,13 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect_aws.credentials import MinIOCredentials
 
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.restored import read_freeze
+from blocks.catalog.restored import freeze, read_freeze
 from blocks.embedded import postgres
 from blocks.encryption import BackupKey, new_key
 from blocks.errors import InvalidInputError, NotFoundError
 from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
-from blocks.object_store.transfer import exists, put_bytes
+from blocks.object_store.transfer import exists, put_bytes, read_bytes
 from blocks.policies import BackupPolicy
 from flows.alarms import FORMERLY, PREFIX, list_alarms, set_alarms, wanted
 from flows.events import DRILL_FAILED, VERIFIED, tell
@@ -105,6 +105,33 @@ def test_a_night_a_restore_and_its_confirmation(  # type: ignore[no-untyped-def]
     assert cleanup(return_state=True).name == "Completed"
     assert exists(store, newer_key), "an orphan as any other, for its grace"
     delete_keys(store, [newer_key])
+
+
+def test_a_look_after_a_restore_tells_what_it_has_not_seen(  # type: ignore[no-untyped-def]  # fixtures
+    cold: str, catalog: CatalogDatabase, store: ObjectStore, vault: ObjectStore, backup, new_jobs
+) -> None:
+    """One store is down, and the buckets carry the epoch before: what can be looked into is, and nothing is changed."""
+    from flows.confirm_restore import confirm_restore
+
+    new_jobs(2)
+    execute(catalog, "UPDATE locations SET retired_at = now() WHERE name = 'cold'")
+    made = backup()
+    assert made.name == "Completed", made.message
+    execute(catalog, "UPDATE locations SET retired_at = NULL WHERE name = 'cold'")
+    lost = one(catalog, "SELECT key FROM stored_objects ORDER BY key LIMIT 1")
+    kept = read_bytes(store, lost, at_most=100)
+    delete_keys(store, [lost])
+    (taken,) = backups_of(catalog, vault)
+    epoch = one(catalog, "SELECT epoch FROM catalog_identity")
+    catalog.transaction(lambda connection: freeze(connection, backup=taken.id, epoch=epoch + 1, run="restore"))
+    looked = confirm_restore(return_state=True)
+    assert looked.name == "DryRun"
+    assert "NOT LOOKED INTO: cold; of the others; 1 rows have lost their bytes" in str(looked.message)
+    refused = confirm_restore(dry_run=False, return_state=True)
+    assert refused.is_failed()
+    assert "run it with take_over_buckets" in str(refused.message)
+    put_bytes(store, lost, kept, {})
+    execute(catalog, "UPDATE catalog_identity SET frozen_since = NULL, claims_pending = false, epoch = :was", was=epoch)
 
 
 def test_a_catalog_that_lost_a_table_is_replaced_where_somebody_says_so(  # type: ignore[no-untyped-def]  # fixtures

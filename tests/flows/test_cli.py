@@ -15,6 +15,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from blocks.catalog import CatalogDatabase
+from blocks.errors import StoreUnavailableError
 from blocks.object_store import ObjectStore
 from blocks.policies import IngestPolicy
 from flows.cli import app
@@ -77,6 +78,43 @@ def test_status(
     execute(catalog, "UPDATE stored_objects SET state = 'missing'")
     key = one(catalog, "SELECT key FROM stored_objects")
     assert f"1 objects are missing or corrupt, such as {key};" in told()
+    execute(catalog, "UPDATE catalog_identity SET frozen_since = now(), restored_from = 'b1', claims_pending = true")
+    frozen = told()
+    assert "restored from backup b1" in frozen
+    assert "run confirm-restore with take_over_buckets: its buckets are not its own yet" in frozen
+    execute(catalog, "UPDATE catalog_identity SET frozen_since = NULL, claims_pending = false")
+
+    def away(*_: object) -> None:
+        raise StoreUnavailableError("listing folders in bucket backups: it does not answer")
+
+    monkeypatch.setattr("flows.cli.show_health", away)
+    broken = run("status", code=3).stdout
+    assert "backups: listing folders in bucket backups: it does not answer" in " ".join(broken.split())
+    assert "alarm" in broken, "and what else there is to see"
+
+
+def test_status_in_production(
+    saved: str, running_stack: RunningStack, vault: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server that the settings name is asked; nothing was ever embedded here."""
+    monkeypatch.setenv("TRANSCODE_FLOW_HOME", str(tmp_path / "nothing"))
+    monkeypatch.setenv("PREFECT_API_URL", running_stack.stack.environment()["PREFECT_API_URL"])
+    shown = run("status").stdout
+    assert "acme" in shown
+    assert "on this machine" not in shown
+    assert "backups" in shown
+
+
+def test_a_demo_of_ones_own_videos_knows_no_server_yet(tmp_path: Path) -> None:
+    """Prefect reads its settings when it is imported: before the demo's server runs, it would start one of its own."""
+    (tmp_path / "a.MP4").touch()
+    (tmp_path / "a.txt").touch()
+    code = (
+        "import sys; from pathlib import Path; from flows.demo.show import _own_videos; "
+        f"print([one.name for one in _own_videos(Path({str(tmp_path)!r}))], 'prefect' in sys.modules)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert printed.stdout == "['a.MP4'] False\n"
 
 
 def test_without_a_server_there_is_one_clear_line(tmp_path: Path) -> None:
@@ -110,7 +148,7 @@ def test_a_server_without_its_database_is_told(capsys: pytest.CaptureFixture[str
         thread.join()
     told = capsys.readouterr().err
     assert "503" in told
-    assert told.strip().endswith("(Prefect's own database may be down)")
+    assert told.strip().endswith("its own database may be down: `make status` tells of the embedded one")
 
 
 def test_upgrade_and_unknown_names(saved: str) -> None:

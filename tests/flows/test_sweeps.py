@@ -14,10 +14,8 @@ from uuid import UUID
 
 import httpx
 import pytest
-from prefect_aws.credentials import MinIOCredentials
 
 from blocks.catalog import CatalogDatabase
-from blocks.catalog.locations import declare_place
 from blocks.catalog.restored import freeze, read_freeze, thaw
 from blocks.catalog.sweeps import sweep_lock
 from blocks.errors import (
@@ -28,14 +26,13 @@ from blocks.errors import (
     RefusedError,
     StoreUnavailableError,
 )
-from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy
 from flows import planned
 from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
-from tests.flows.conftest import save_block, save_policy
+from tests.flows.conftest import save_policy
 from tests.flows.test_flows import latest_artifact
 from tests.helpers import execute, one, rows, stored_keys
 
@@ -82,31 +79,6 @@ def test_cleanup(
         cleanup(as_of="2100-01-01T00:00:00Z")
     with pytest.raises(NotFoundError, match="no location 'nowhere' in the catalog; there are: main"):
         cleanup(stores=["nowhere"])
-
-
-@pytest.fixture
-def cold(
-    saved: str, catalog: CatalogDatabase, store: ObjectStore, location: OpenLocation, default_blocks: MinIOCredentials
-) -> str:
-    """A second store, on a server that is down."""
-    save_block(
-        store.model_copy(
-            update={
-                "endpoint_url": "http://127.0.0.1:9",
-                "prefix": "cold",
-                "credentials": default_blocks,
-                "attempts": 1,
-            }
-        ),
-        "cold",
-    )
-    catalog.transaction(
-        lambda connection: declare_place(
-            connection, name="cold", store="cold", bucket=store.bucket, prefix="cold",
-            capabilities=location.capabilities.as_json(),
-        )
-    )  # fmt: skip
-    return saved
 
 
 def test_a_store_that_is_down_keeps_no_sweep_from_the_others(

@@ -107,7 +107,7 @@ def test_a_whole_life_by_every_name(
     assert now.sentence() == f"original raw/video_original.mp4 is live in main, under {key}"
     assert now.after is not None
     assert now.after["url_expires_at"] is not None
-    assert explained.next_steps[0].startswith("raw/video_original.mp4: stays; verify-objects reads it again (last 20")
+    assert explained.next_steps[0].startswith(f"raw/video_original.mp4: {STAYS} (last 20")
 
     step(sweep, "trash", job, "delete-1")
     step(sweep, "undelete", job, "undelete-1")
@@ -257,11 +257,17 @@ def stamp(later: timedelta) -> str:
     return f"{AT + later:%Y-%m-%d %H:%M}"
 
 
+STAYS = (
+    "stays readable; tier-jobs moves it and compress-jobs makes texts smaller, by age and last access; verify-objects "
+    "reads it again"
+)
+
+
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
-        ({}, "stays; verify-objects reads it again (last 2026-04-30)"),
-        ({"verified_at": None}, "stays; verify-objects reads it again (last never)"),
+        ({}, f"{STAYS} (last 2026-04-30)"),
+        ({"verified_at": None}, f"{STAYS} (last never)"),
         ({"hold": "case 7"}, "stays, whatever its age: its job is on hold (case 7)"),
         ({"hold": "case 7", "state": "trashed"}, "stays, whatever its age: its job is on hold (case 7)"),
         ({"hold": "case 7", "job_status": "failed"}, "stays, whatever its age: its job is on hold (case 7)"),

@@ -133,8 +133,10 @@ def test_what_still_has_rows_is_not_gone(
     with pytest.raises(FrozenCatalogError):
         retire_location(catalog, "spare", gone=True)
     execute(catalog, "UPDATE catalog_identity SET frozen_since = NULL, epoch = 1, claims_pending = false")
-    with pytest.raises(RefusedError, match="still holds 1 objects"):
+    with pytest.raises(RefusedError, match="still holds 1 objects: migrate-storage moves them"):
         retire_location(catalog, "spare", gone=True)
+    with pytest.raises(RefusedError, match="still holds 1 objects: migrate-storage moves them"):
+        retire_location(catalog, "spare")
     execute(catalog, "UPDATE stored_objects SET location_id = :main", main=location.place.id)
 
 
