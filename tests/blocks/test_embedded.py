@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import stat
+import subprocess
+import sys
 import tempfile
 from contextlib import suppress
 from dataclasses import replace
@@ -15,8 +18,8 @@ import httpx
 import psutil
 import pytest
 
-from blocks.embedded import Stack, postgres, seaweedfs
-from blocks.embedded.processes import find, free_port, identify, stop
+from blocks.embedded import Stack, postgres, prefect_server, seaweedfs
+from blocks.embedded.processes import Running, find, free_port, identify, stop
 from blocks.errors import InvalidInputError
 from tests.conftest import RunningStack
 
@@ -50,6 +53,43 @@ def test_started_twice_killed_and_started_again() -> None:
         assert stack.stop() == []
     finally:
         stack.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_worker_follows_its_server_to_another_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would ask at the old one for ever, and look well."""
+    folder = Path(tempfile.mkdtemp(prefix="tf-"))
+    folder.chmod(0o755)
+    stack = Stack(folder)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def begin(*_: object, **__: object) -> Running:
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]))
+        return identify(psutil.Process(started[-1].pid))
+
+    def kill_prefect() -> None:
+        psutil.Process(stack.status()["prefect"]).kill()
+        started[-1].wait()
+
+    monkeypatch.setattr(prefect_server, "start_prefect", begin)
+    monkeypatch.setattr(prefect_server, "start_worker", begin)
+    try:
+        stack.start()
+        kill_prefect()
+        stack.start_worker(cwd=folder)
+        worker = stack.status()["worker"]
+        stack.start()
+        assert stack.status()["worker"] == worker is not None, "at the same port"
+        kill_prefect()
+        with socket.create_server(("127.0.0.1", stack._read().ports["prefect"])):
+            stack.start()
+        assert stack.status()["worker"] is None
+        assert stack.status()["prefect"] == started[-1].pid
+    finally:
+        stack.stop()
+        for one in started:
+            one.kill()
+            one.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 

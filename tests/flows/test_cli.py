@@ -12,17 +12,21 @@ from pathlib import Path
 import httpx
 import pytest
 import typer
+from prefect_aws.credentials import MinIOCredentials
 from typer.testing import CliRunner, Result
 
 from blocks.catalog import CatalogDatabase
 from blocks.errors import StoreUnavailableError
 from blocks.object_store import ObjectStore
+from blocks.object_store.transfer import exists
 from blocks.policies import IngestPolicy
 from flows.cli import app
 from flows.console import clear_errors
+from flows.local_stack import _follow_server
 from tasks.ingest import ingest_videos
 from tasks.stores import OpenLocation
 from tests.conftest import RunningStack
+from tests.flows.conftest import save_block
 from tests.helpers import execute, one, write_video
 
 pytestmark = pytest.mark.prefect
@@ -103,6 +107,22 @@ def test_status_in_production(
     assert "acme" in shown
     assert "on this machine" not in shown
     assert "backups" in shown
+
+
+def test_stores_follow_the_embedded_server_to_another_port(
+    saved: str, store: ObjectStore, default_blocks: MinIOCredentials, running_stack: RunningStack
+) -> None:
+    there = store.model_copy(update={"credentials": default_blocks, "endpoint_url": "http://127.0.0.1:9"})
+    for name, endpoint in (("main", "http://127.0.0.1:9"), ("archive", "http://127.0.0.1:9"), ("far", "https://far:1")):
+        save_block(there.model_copy(update={"endpoint_url": endpoint, "prefix": name}), name)
+    _follow_server(running_stack.endpoints)
+    found = {name: ObjectStore.load(name) for name in ("main", "archive", "far")}
+    here = running_stack.endpoints.s3_url
+    assert {name: one.endpoint_url for name, one in found.items()} == {
+        "main": here, "archive": here, "far": "https://far:1",
+    }  # fmt: skip
+    assert found["archive"].prefix == "archive"
+    assert exists(found["archive"], "nothing") is False, "its credentials are what they were"
 
 
 def test_a_demo_of_ones_own_videos_knows_no_server_yet(tmp_path: Path) -> None:
