@@ -75,7 +75,7 @@ class UnfitStoreError(TerminalError):
 
 
 class LeftOutError(TransientError):
-    """A sweep of all stores could not open some of them; what it did in the others is done, and the message says it."""
+    """A sweep of all stores could not work in some; what it did in the others is done, and the message says it."""
 
 
 class StoreUnavailableError(TransientError):

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 from rich.table import Table
@@ -91,7 +92,7 @@ def status() -> None:
     with clear_errors():
         running = local_stack().status()
         here = running["prefect"] is not None
-        elsewhere = not here and _has_prefect()
+        elsewhere = not here and _is_elsewhere()
         if not elsewhere:
             _show_addresses()
         whole = elsewhere or None not in running.values()
@@ -321,8 +322,11 @@ def _show_addresses() -> None:
     out.print(table)
 
 
-def _has_prefect() -> bool:
-    """Whether the settings name a server, and none is embedded."""
+def _is_elsewhere() -> bool:
+    """Whether the settings name a server that is not the embedded one of this folder, which may be stopped."""
+    named = urlsplit(os.environ.get("PREFECT_API_URL", "")).hostname
+    if (local_stack().folder / "stack.json").exists() and named in (None, "127.0.0.1", "localhost"):
+        return False
     try:
         use_local_prefect()
     except RefusedError:

@@ -113,7 +113,9 @@ def example(
             finished.touch()
             err.print(f"{jobs} jobs came in, over {days} days", highlight=False)
         elif not finished.exists():
-            raise RefusedError("the example that is there was not played to its end: --again makes it anew")
+            raise RefusedError(
+                "the example that is there was not played to its end, or by another version: --again makes it anew"
+            )
         elif folder is None:
             err.print("the example is there already; --again makes a new one")
         write_report(database, folder or stack.folder / EXAMPLE)

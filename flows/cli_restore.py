@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Literal
 from uuid import uuid4
 
@@ -58,6 +58,7 @@ def restore(
     with clear_errors():
         if not store_url:
             use_local_prefect()
+        from blocks.catalog import due
         from blocks.catalog.sweeps import database_lock
         from blocks.loading import load_block
         from blocks.policies import IntegrityPolicy
@@ -110,7 +111,8 @@ def restore(
                 out.print("The catalog in use is untouched. With --cutover it takes that place.")
                 return
             if in_use is not None and not yes:
-                typer.confirm(_question(database.database, chosen, plan), abort=True)
+                now = database.transaction(due.now)
+                typer.confirm(_question(database.database, chosen, plan, now), abort=True)
             cut = cutting.cut_over(
                 database, restored.database, chosen.manifest, run=run, wait=timedelta(minutes=10),
                 waiting=lambda by: err.print(f"waiting for {plain(by)}", highlight=False),
@@ -131,12 +133,16 @@ def _show(plan: Plan) -> None:
         out.print(f"  … and {len(others) - SHOWN} more; the flow restore shows 500", highlight=False)
 
 
-def _question(database: str, chosen: Backup, plan: Plan) -> str:
+def _question(database: str, chosen: Backup, plan: Plan, now: datetime) -> str:
     manifest = chosen.manifest
     assert manifest is not None  # noqa: S101 -- it was restored
-    age = datetime.now(UTC) - manifest.snapshot_at
-    newer = plan.objects
-    lost = f"{newer} objects ({format_bytes(plan.size_bytes)}) made since are forgotten" if newer else "no newer object"
+    age = now - manifest.snapshot_at
+    forgotten = sum(item.action == "forget" for item in plan.items)
+    lost = f"{plan.objects} objects, {format_bytes(plan.size_bytes)}, that came since are forgotten" if forgotten else (
+        "nothing came since"
+    )  # fmt: skip
+    if plan.skipped:
+        lost = "what came since cannot be read"
     return (
         f"Replace {database} by backup {chosen.id} of {manifest.snapshot_at:%Y-%m-%d %H:%M:%S} UTC, {_span(age)} ago "
         f"({lost}), and keep the old one aside?"

@@ -152,8 +152,12 @@ def _follow_server(endpoints: Endpoints) -> None:
         return
     with get_client(sync_client=True) as client:
         names = [one.name for one in client.read_block_documents_by_type(ObjectStore.get_block_type_slug())]
-    for name in filter(None, names):
-        store = cast(ObjectStore, ObjectStore.load(name))
+    # Not `main`, which is saved next: interrupted here, the next start comes back to the others.
+    for name in (name for name in names if name and name != "main"):
+        try:
+            store = cast(ObjectStore, ObjectStore.load(name))
+        except (ValueError, RuntimeError):
+            continue  # who uses it is told what is wrong with it
         if store.endpoint_url == before:
             store.endpoint_url = endpoints.s3_url
             store.save(name, overwrite=True)

@@ -155,7 +155,7 @@ def show_report(report: Report) -> None:
 
 
 def _with_left_out(plan: Plan, left_out: Mapping[str, StorageError]) -> Plan:
-    items = [Item("look through", "not opened", name, str(error), place=name) for name, error in left_out.items()]
+    items = [Item("look through", "left out", name, str(error), place=name) for name, error in left_out.items()]
     return replace(plan, skipped=(*items, *plan.skipped))
 
 

@@ -47,11 +47,12 @@ def settle(
         reached = open_each(database, to_look=look_only)
     except StorageError as error:
         result.failed.append(str(error))
-        result.unlooked = ["none of them"]
+        result.blind = True
         return result
     result.failed += [f"{name}: {error}" for name, error in reached.left_out.items()]
     result.unlooked = list(reached.left_out)
     if not reached.locations:
+        result.blind = True
         return result
     sweep = Sweep(database, reached.locations, run)
     if manifest is not None and not look_only:

@@ -58,13 +58,14 @@ def find_due(
                     now=now,
                     abandoned_before=now - timedelta(hours=policy.abandoned_hours),
                     # Those of a store that is down would leave no room for others.
-                    location_ids=[place for location in sweep.locations for place in location.place.shelf],
+                    location_ids=[place for location in sweep.reached for place in location.place.shelf],
                 )
             ),
         )
 
-    facts = sweep.catalog.transaction(read)
+    # First: what fails there is not reached any more.
     places = tuple(found for _, found in sweep.each(lambda location: _place_facts(sweep, location, policy, ahead)))
+    facts = sweep.catalog.transaction(read)
     leftovers = find_leftovers(timedelta(days=policy.scratch_days), now=now)
     return CleanupFacts(**{**vars(facts), "places": places, "leftovers": tuple(leftovers)})
 
@@ -112,8 +113,9 @@ def apply_cleanup(sweep: Sweep, policy: RetentionPolicy, facts: CleanupFacts, pl
     if erasures := [one for one in plan.items if one.action == "erase job"]:
         # With some stores only it is refused: the rest of the night goes on, and the next whole one erases.
         say(_attempted(erasures, lambda some: list(apply_erasure(sweep, Plan("cleanup", tuple(some))).outcomes)))
-    for location in sweep.reached:
-        say(_clean_place(sweep, location, facts, plan))
+    # What was done before is told also where no store answers any more.
+    for _, cleaned in sweep.each(lambda location: _clean_place(sweep, location, facts, plan), some=False):
+        say(cleaned)
     say([_remove_folder(one) for one in plan.items if one.action == "remove folder"])
     sweep.catalog.transaction(
         lambda connection: relocations.forget_done(connection, facts.now - timedelta(days=FORGET_INTENTS_DAYS))
@@ -197,6 +199,10 @@ def _remove_released(sweep: Sweep, claims: Sequence[Outcome], leftovers: Sequenc
             if item.place == location.place.name:
                 result = "failed" if purged.failed else "done"
                 outcomes.append(Outcome(item, result, _first(purged.failed), others.objects, others.stored_bytes))
+    outcomes += [
+        Outcome(item, "failed", f"{item.place} was left out: {sweep.left_out[item.place]}")
+        for item in leftovers if item.place in sweep.left_out
+    ]  # fmt: skip
     kept_of = {job_of(key): why for key, why in failed.items()}
     for claim in claims:
         # A job can be claimed by two rules at once, such as its abandoned writing and its trash: counted once.

@@ -6,9 +6,11 @@ import hashlib
 import ipaddress
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from urllib.parse import urljoin, urlsplit
 from uuid import uuid4
 
@@ -17,7 +19,7 @@ import httpx
 from blocks.errors import InvalidInputError, RefusedError, SourceUnavailableError
 from blocks.object_store.budget import Budget
 from blocks.object_store.transfer import MOST_PARTS, part_size, put_stream
-from blocks.policies import GIB, MIB, IngestPolicy
+from blocks.policies import GIB, IngestPolicy
 from tasks.checks import shown, told
 from tasks.layout import temp_key
 from tasks.pace import Pace
@@ -30,7 +32,7 @@ MOST_ADDRESSES = 4
 READ_BYTES = 1024**2
 PARTS_AT_ONCE = 2
 """One is sent while the next one comes: a source is no faster than that, and many are read at once."""
-FETCHED_AT_ONCE = Budget(512 * MIB)
+FETCHED_AT_ONCE = Budget(GIB)
 """Parts of URLs in memory. Files have a budget of their own, so that a slow source keeps none of them waiting."""
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 NOT_GLOBAL = [ipaddress.ip_network(one) for one in ("192.0.0.0/24", "fec0::/10", "3fff::/20", "5f00::/16")]
@@ -68,8 +70,7 @@ def _fetch(location: OpenLocation, policy: IngestPolicy, url: str) -> Fetched:
     key = temp_key(uuid4())
     digest, size = hashlib.sha256(), 0
     largest = policy.largest_source_gib * GIB
-    in_memory = (PARTS_AT_ONCE + 1) * part_size(location.store, 0)
-    with FETCHED_AT_ONCE.share(in_memory, in_memory), _opened(location, policy, url, largest) as (length, chunks):
+    with _opened(location, policy, url, largest) as (length, chunks):
         part_bytes = part_size(location.store, length or 0)
 
         def hashed() -> Iterator[bytes]:
@@ -90,7 +91,11 @@ def _fetch(location: OpenLocation, policy: IngestPolicy, url: str) -> Fetched:
             if size == 0:
                 raise InvalidInputError(f"{shown(told(url))} is empty")
 
-        put_stream(location.store, key, hashed(), part_bytes=part_bytes, attributes={}, parts_at_once=PARTS_AT_ONCE)
+        # Beside those that are sent, the one that comes. Waiting for room is not the source's time.
+        in_memory = (PARTS_AT_ONCE + 1) * part_bytes
+        in_memory = in_memory if length is None else min(length, in_memory)
+        with FETCHED_AT_ONCE.share(in_memory, in_memory):
+            put_stream(location.store, key, hashed(), part_bytes=part_bytes, attributes={}, parts_at_once=PARTS_AT_ONCE)
     return Fetched(key, digest.hexdigest(), size)
 
 
@@ -196,6 +201,7 @@ def _get(client: httpx.Client, url: str, policy: IngestPolicy, pace: Pace) -> It
     """GET from the very address that was checked: a name that resolves anew may point somewhere else by then."""
     parts = httpx.URL(url)
     addresses = _checked_addresses(parts.host, parts.port or (443 if parts.scheme == "https" else 80), policy)
+    until = time.monotonic() + policy.url_timeout_seconds
     for address in addresses:
         request = client.build_request(
             "GET",
@@ -208,7 +214,8 @@ def _get(client: httpx.Client, url: str, policy: IngestPolicy, pace: Pace) -> It
                 response = client.send(request, stream=True)
             break
         except (httpx.ConnectError, httpx.ConnectTimeout):
-            if address == addresses[-1]:
+            pace.require()  # cut by us for its slowness: nobody would watch over the next one
+            if address == addresses[-1] or time.monotonic() > until:
                 raise
     try:
         yield response
@@ -217,7 +224,7 @@ def _get(client: httpx.Client, url: str, policy: IngestPolicy, pace: Pace) -> It
 
 
 def _checked_addresses(host: str, port: int, policy: IngestPolicy) -> list[str]:
-    """Where a host is, in the order in which one tries: all of it must be allowed."""
+    """Where a host is, in the order in which one tries (RFC 8305): all of it must be allowed."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -228,7 +235,10 @@ def _checked_addresses(host: str, port: int, policy: IngestPolicy) -> list[str]:
         raise RefusedError(
             f"the host {shown(host)} is at the private address {private[0]}; the ingest policy allows public ones only"
         )
-    return addresses[:MOST_ADDRESSES]
+    kinds = [[one for one in addresses if (":" in one) == (":" in addresses[0])],
+             [one for one in addresses if (":" in one) != (":" in addresses[0])]]  # fmt: skip
+    in_turn = [one for pair in zip_longest(*kinds) for one in pair if one is not None]
+    return in_turn[:MOST_ADDRESSES]
 
 
 def _is_public(address: str) -> bool:

@@ -30,7 +30,7 @@ from blocks.catalog.jobs import (
 )
 from blocks.catalog.objects import NewObject
 from blocks.catalog.tables import JobStatus, ObjectKind
-from blocks.errors import CatalogUnavailableError, StorageError
+from blocks.errors import CatalogUnavailableError, StorageError, is_transient
 from blocks.object_store.deletion import delete_keys
 from blocks.policies import MIB, IngestPolicy
 from tasks.healing import heal
@@ -96,8 +96,7 @@ def take_in(
     """One batch of videos of one customer; the outcomes are in the order of `hashed`.
 
     Raises:
-        RefusedError: the key is disabled, or the location was retired since it was opened.
-        ForeignCatalogError: another catalog has taken its bucket over.
+        RefusedError: the key is disabled.
         CatalogUnavailableError: PostgreSQL did not answer; what was under way lapses by itself.
     """
     # Most of a nightly run is known already, and needs no lock to be told so.
@@ -160,8 +159,12 @@ def settle_twins(
     waited = [one for one in outcomes if one.job_status == JobStatus.UPLOADING and one.sha256 in came]
     if not waited:
         return list(outcomes)
-    known = _meet_known(catalog, customer, waited)
-    return [_duplicate(one, *known[one.sha256]) if one in waited and one.sha256 in known else one for one in outcomes]
+    known: Known = {}
+    with suppress(CatalogUnavailableError):  # the report of all that was done is not lost for the want of it
+        known = _meet_known(catalog, customer, waited)
+    settled = {id(one): _duplicate(one, *known[one.sha256]) for one in waited if one.sha256 in known}
+    _note_sources(catalog, list(settled.values()))
+    return [settled.get(id(one), one) for one in outcomes]
 
 
 def _tell_when_free(catalog: CatalogDatabase, outcomes: Sequence[IngestOutcome]) -> list[IngestOutcome]:
@@ -196,7 +199,17 @@ def _take_in_fresh(
 ) -> list[IngestOutcome]:
     if not hashed:
         return []
-    require_current(catalog, location)
+    try:
+        require_current(catalog, location)
+    except CatalogUnavailableError:
+        raise
+    except StorageError as error:
+        # What is known already is told all the same.
+        why: Result = "failed" if is_transient(error) else "refused"
+        return [
+            IngestOutcome(one.source, why, one.filename, sha256=one.sha256, size_bytes=one.size_bytes, error=str(error))
+            for one in hashed
+        ]
     batch_bytes = sum(one.size_bytes for one in hashed)
     arrivals = [plan_arrival(one, location, policy, batch_bytes=batch_bytes) for one in hashed]
     admission = catalog.transaction(

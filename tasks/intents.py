@@ -77,7 +77,7 @@ def recover(sweep: Sweep) -> Finished:
 
     Writers that hold no lock, such as a healing ingest, may still be at it: what they left is for cleanup to judge.
     """
-    places = sorted({place for location in sweep.locations for place in location.place.shelf})
+    places = sorted({place for location in sweep.reached for place in location.place.shelf})
     now = sweep.catalog.transaction(due.now)
     result = Finished()
     while True:

@@ -53,7 +53,7 @@ class Pace:
         Raises:
             SourceUnavailableError: they did not come.
         """
-        self._since = time.monotonic()
+        self._socket, self._since = None, time.monotonic()
         try:
             yield
         finally:

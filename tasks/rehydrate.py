@@ -20,7 +20,7 @@ from tasks.checks import check_job_id, check_kind
 from tasks.parallel import Turns
 from tasks.relocate import Relocated, Why, relocate
 from tasks.rewriting import Target
-from tasks.stores import Locations, OpenLocation
+from tasks.stores import Locations, OpenLocation, require_current
 
 OPERATION = "rehydrate-job"
 
@@ -164,6 +164,7 @@ def _bring(
     results: list[Relocated] = []
     targets = {row.id: _target(locations.of(row.location_id), home) for row in rows}
     for target in {one.place.id: one for one in targets.values()}.values():
+        require_current(catalog, target)
         own = [row for row in rows if targets[row.id].place.id == target.place.id]
         why = Why(OPERATION, "asked for", run)
         results += relocate(catalog, locations, policy, own, Target(target, "identity"), why)

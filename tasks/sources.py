@@ -116,24 +116,36 @@ def read_manifest(path: Path) -> list[Entry]:
         if isinstance(row, str):
             row = {"source": row}  # noqa: PLW2901 -- a bare string is a source
         if isinstance(row, dict):
-            row = {_field(name): value for name, value in row.items()}  # noqa: PLW2901 -- as people write them
-            # What is meant for a hash, and is not compared, would protect nothing. Other fields are for other readers.
-            if hashes := [name for name, value in row.items() if _HASH.search(name) and name != "sha256" and value]:
-                raise InvalidInputError(
-                    f"entry {number} of the manifest {path.name} has a field {shown(hashes[0])}, which nobody "
-                    f"compares: the fields are {', '.join(FIELDS)}"
-                )
+            try:
+                row = _fields(row)  # noqa: PLW2901 -- as people write them
+            except ValueError as error:
+                raise InvalidInputError(f"entry {number} of the manifest {path.name} has {error}") from error
         if not isinstance(row, dict) or not isinstance(row.get("source"), str) or not row["source"].strip():
             raise InvalidInputError(f"entry {number} of the manifest {path.name} names no source")
         entries.append(Entry(row["source"].strip(), str(row.get("filename") or ""), str(row.get("sha256") or "")))
     return entries
 
 
-_HASH = re.compile("hash|sha|digest|checksum|md5|etag")
+_HASH = re.compile(r"(^|[ _-])((file|content)?hash|sha[ _-]?\d*|md5|digest|checksum|etag)($|[ _-])", re.IGNORECASE)
 
 
-def _field(name: object) -> str:
-    return re.sub("[ _-]", "", str(name or "")).lower()
+def _fields(row: dict[object, object]) -> dict[str, object]:
+    """An entry by the names of its fields, however they are written; other fields are for other readers.
+
+    Raises:
+        ValueError: one is meant for a hash and would not be compared, or comes twice.
+    """
+    found: dict[str, object] = {}
+    for written, value in row.items():
+        name = re.sub("[ _-]", "", str(written or "")).lower()
+        if value and name not in FIELDS and _HASH.search(str(written)):
+            raise ValueError(
+                f"a field {shown(str(written))}, which nobody compares: the fields are {', '.join(FIELDS)}"
+            )
+        if name in FIELDS and name in found:
+            raise ValueError(f"the field {name} more than once")
+        found[name] = value
+    return found
 
 
 def _manifest_rows(path: Path, text: str) -> Iterable[object]:

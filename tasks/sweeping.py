@@ -39,11 +39,11 @@ class Sweep:
         """The locations without those that were left out."""
         return tuple(one for one in self.locations if one.place.name not in self.left_out)
 
-    def each(self, look: Callable[[OpenLocation], T]) -> list[tuple[OpenLocation, T]]:
+    def each(self, look: Callable[[OpenLocation], T], *, some: bool = True) -> list[tuple[OpenLocation, T]]:
         """What `look` finds in each location; one whose store fails is left out, and keeps no other from its turn.
 
         Raises:
-            StorageError: every one failed; or the catalog did, or the lock is lost.
+            StorageError: every one failed, where there have to be `some`; or the catalog did, or the lock is lost.
         """
         found: list[tuple[OpenLocation, T]] = []
         for location in self.reached:
@@ -53,7 +53,7 @@ class Sweep:
                 raise
             except StorageError as error:
                 self.left_out[location.place.name] = error
-        if self.left_out and not found:
+        if some and self.left_out and not found:
             raise next(reversed(self.left_out.values()))
         return found
 

@@ -167,7 +167,7 @@ def complete_upload(
             catalog, location, policy, customer, [hashed], release=upload.id, run=run, operation="upload"
         )
     else:
-        outcome = _add_to_job(catalog, location, customer, upload, upload.job_id, hashed, run)
+        outcome = _add_to_job(catalog, location, customer, upload, upload.job_id, hashed, expected_sha256, run)
     # A job that is still being uploaded, by a call that runs at this moment or was killed, is no success: then the blob
     # stays, and the next call takes it in.
     if outcome.succeeded:
@@ -188,9 +188,7 @@ def _owned(connection: Connection, api_key: str, upload_id: UUID) -> tuple[Custo
     return customer, upload
 
 
-def _as_before(
-    catalog: CatalogDatabase, upload: UploadRow, job_id: UUID, expected_sha256: str | None = None
-) -> IngestOutcome:
+def _as_before(catalog: CatalogDatabase, upload: UploadRow, job_id: UUID, expected_sha256: str | None) -> IngestOutcome:
     def read(connection: Connection) -> IngestOutcome:
         job = find_job(connection, job_id)
         if job.deleted_at is not None:
@@ -223,6 +221,7 @@ def _add_to_job(
     upload: UploadRow,
     job_id: UUID,
     hashed: Hashed,
+    expected_sha256: str | None,
     run: str,
 ) -> IngestOutcome:
     require_current(catalog, location)
@@ -249,7 +248,7 @@ def _add_to_job(
 
     begun = catalog.transaction(begin)
     if begun is None:
-        return _as_before(catalog, upload, job_id)
+        return _as_before(catalog, upload, job_id, expected_sha256)
     new = begun
     written = write_objects(location, [Writing(new, StoredBlob(upload.key))], parallel=1)
 
@@ -287,7 +286,7 @@ def _add_to_job(
         raise
     if not committed:
         give_up(catalog, location, [new], run=run)
-        return _as_before(catalog, upload, job_id)
+        return _as_before(catalog, upload, job_id, expected_sha256)
     return IngestOutcome(
         source=str(upload.id), result="ingested", filename=upload.filename, job_id=job_id, job_status="",
         sha256=new.sha256, size_bytes=new.size_bytes, sent_bytes=new.size_bytes,

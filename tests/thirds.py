@@ -1,8 +1,8 @@
 """`make test`: three parts side by side, each with a stack of its own.
 
 What needs a Prefect server waits for runs to be picked up, what is broken on purpose (`tests/chaos`) for those who try
-again, and the others for disks: together they take little more than the longest of them. `tests/hostile` and
-`tests/growth` go where there is time.
+again, and the others for disks: together they take little more than the longest of them. `tests/hostile`,
+`tests/growth` and `tests/contract` go where there is time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-BROKEN = ["tests/chaos", "tests/growth"]
+BROKEN = ["tests/chaos", "tests/growth", "tests/contract"]
 FLOWS = ["tests/flows", "tests/hostile"]
 """All that needs a Prefect server is there."""
 PARTS = {

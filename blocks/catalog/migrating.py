@@ -9,7 +9,7 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from blocks.catalog.block import CatalogDatabase, is_interrupted
@@ -48,7 +48,7 @@ def current_revision(catalog: CatalogDatabase) -> str | None:
     """The revision the database is at; None for an empty database."""
 
     def read(connection: Connection) -> str | None:
-        if not inspect(connection).has_table("alembic_version"):
+        if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar() is None:
             return None
         return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
@@ -157,8 +157,9 @@ def is_known_revision(revision: str) -> bool:
     return revision in _known_revisions()
 
 
-def _known_revisions() -> set[str]:
-    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+@lru_cache(maxsize=1)
+def _known_revisions() -> frozenset[str]:
+    return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def _unknown(catalog: CatalogDatabase, found: str) -> str:

@@ -60,17 +60,21 @@ class Aftermath:
     failed: list[str] = field(default_factory=list)
     unlooked: list[str] = field(default_factory=list)
     """Stores that nobody could look into: what is lost or newer there is not among the figures."""
+    blind: bool = False
+    """Whether nobody could look into any."""
 
     @property
     def complete(self) -> bool:
         """Whether every store was looked into, every bucket is this catalog's, and nothing failed."""
-        return not (self.failed or self.unlooked or self.unclaimed or self.metadata_failed)
+        return not (self.blind or self.failed or self.unlooked or self.unclaimed or self.metadata_failed)
 
     def summary(self) -> str:
         """One line for a person."""
-        parts = [f"NOT LOOKED INTO: {', '.join(self.unlooked)}; of the others"] if self.unlooked else []
-        parts += [
-            f"{self.lost_rows} rows have lost their bytes",
+        if self.blind:
+            return f"NO STORE COULD BE LOOKED INTO: {'; '.join([*self.failed, *self.unclaimed.values()])}"
+        others = f"NOT LOOKED INTO: {', '.join(self.unlooked)}; of the others " if self.unlooked else ""
+        parts = [
+            f"{others}{self.lost_rows} rows have lost their bytes",
             f"{len(self.newer)} objects are newer than the catalog, or nobody's",
             f"{len(self.healed)} rows were healed",
             f"{self.metadata_restored} metadata objects came back",

@@ -6,8 +6,11 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -21,9 +24,11 @@ from blocks.object_store import ObjectStore
 from blocks.object_store.transfer import exists
 from blocks.policies import IngestPolicy
 from flows.cli import app
+from flows.cli_restore import _question
 from flows.console import clear_errors
 from flows.local_stack import _follow_server
 from tasks.ingest import ingest_videos
+from tasks.plans import Item, Plan
 from tasks.stores import OpenLocation
 from tests.conftest import RunningStack
 from tests.flows.conftest import save_block
@@ -109,6 +114,39 @@ def test_status_in_production(
     assert "backups" in shown
 
 
+def test_status_where_the_embedded_server_is_stopped(
+    saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`make up` tells people to export its address: that makes it no other server."""
+    (tmp_path / "stack.json").write_text("{}")
+    monkeypatch.setenv("TRANSCODE_FLOW_HOME", str(tmp_path))
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    shown = run("status", code=3).stdout
+    assert shown.count("stopped") == 4
+
+
+FORGET = Item("forget", "newer than the backup", "a job", "")
+
+
+@pytest.mark.parametrize(
+    ("items", "skipped", "told"),
+    [
+        ((), (), "(nothing came since)"),
+        ((replace(FORGET, objects=2, size_bytes=2048),), (), "(2 objects, 2 KiB, that came since are forgotten)"),
+        ((FORGET,), (), "(0 objects, 0 B, that came since are forgotten)"),
+        ((), (FORGET,), "(what came since cannot be read)"),
+    ],
+)
+def test_what_is_asked_before_a_cut_over(items, skipped, told: str) -> None:  # type: ignore[no-untyped-def]
+    at = datetime(2026, 11, 24, 3, tzinfo=UTC)
+    backup = SimpleNamespace(id="b1", manifest=SimpleNamespace(snapshot_at=at))
+    plan = Plan("restore", (Item("cut over", "restore", "beside", ""), *items), skipped)
+    for span, ago in {"5 minutes": {"minutes": 5}, "3 hours": {"hours": 3}, "9 days": {"days": 9}}.items():
+        question = _question("catalog", backup, plan, at + timedelta(**ago))  # type: ignore[arg-type]  # what it reads
+        assert question.startswith(f"Replace catalog by backup b1 of 2026-11-24 03:00:00 UTC, {span} ago ")
+        assert told in question
+
+
 def test_stores_follow_the_embedded_server_to_another_port(
     saved: str, store: ObjectStore, default_blocks: MinIOCredentials, running_stack: RunningStack
 ) -> None:
@@ -118,8 +156,9 @@ def test_stores_follow_the_embedded_server_to_another_port(
     _follow_server(running_stack.endpoints)
     found = {name: ObjectStore.load(name) for name in ("main", "archive", "far")}
     here = running_stack.endpoints.s3_url
+    # `main` is saved after them: a start that was interrupted comes back to those that are left.
     assert {name: one.endpoint_url for name, one in found.items()} == {
-        "main": here, "archive": here, "far": "https://far:1",
+        "main": "http://127.0.0.1:9", "archive": here, "far": "https://far:1",
     }  # fmt: skip
     assert found["archive"].prefix == "archive"
     assert exists(found["archive"], "nothing") is False, "its credentials are what they were"

@@ -96,7 +96,7 @@ def test_a_store_that_is_down_keeps_no_sweep_from_the_others(
     dry = cleanup(dry_run=True, return_state=True)
     assert dry.name == "DryRun"
     left = [row for row in artifact(cold, "cleanup-plan") if row["what"] == "left alone"]
-    assert [(row["rule"], row["subject"]) for row in left] == [("not opened", "cold")]
+    assert [(row["rule"], row["subject"]) for row in left] == [("left out", "cold")]
     state = cleanup(return_state=True)
     assert state.is_failed()
     assert "1 done; 1 objects, 7 B" in str(state.message)

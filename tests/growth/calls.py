@@ -17,17 +17,19 @@ from blocks.catalog.admission import find_known, reserve_now
 from blocks.catalog.content import metadata_after
 from blocks.catalog.customers import list_customers
 from blocks.catalog.lifecycle import find_old_objects
-from blocks.catalog.locations import find_place, retire, stored_in
+from blocks.catalog.locations import find_place, read_identity, retire, stored_in
 from blocks.catalog.restored import erased_since, newer_jobs
 from blocks.errors import StorageError
 from blocks.object_store import ObjectStore
 from blocks.object_store.probing import Capabilities
+from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy, IngestPolicy, IntegrityPolicy, RetentionPolicy
 from tasks import reconcile, verify
 from tasks.access import issue_download_url
 from tasks.customers import set_quota
 from tasks.deletion import Wanted, hold, select
 from tasks.history import explain
+from tasks.layout import IDENTITY_KEY
 from tasks.migration import Migration, find_jobs
 from tasks.stores import Locations, OpenLocation
 from tasks.uploads import issue_upload_url
@@ -70,7 +72,8 @@ class Crowd:
 
 
 def look_into(catalog: CatalogDatabase, store: ObjectStore, capabilities: Capabilities) -> Crowd:
-    """Somebody to ask for."""
+    """Somebody to ask for, in a place of this catalog's own."""
+    store = store.model_copy(update={"prefix": f"{store.prefix}/{catalog.database}"})
     big, cold = (
         OpenLocation(
             catalog.transaction(lambda connection, name=name: find_place(connection, name)), store, capabilities
@@ -89,7 +92,15 @@ def look_into(catalog: CatalogDatabase, store: ObjectStore, capabilities: Capabi
     hashes = rows(catalog, "SELECT source_file_hash FROM jobs WHERE api_key_id = :customer LIMIT 20", customer=OTHERS)
     (few,) = rows(catalog, "SELECT label FROM api_keys WHERE id >= :others ORDER BY id DESC LIMIT 1", others=OTHERS)
     shown = tuple(row.source_file_hash for row in hashes)
-    return Crowd(catalog, big, cold, job.job_id, job.key, gone.id, shown, few.label)
+    crowd = Crowd(catalog, big, cold, job.job_id, job.key, gone.id, shown, few.label)
+    claim(crowd)
+    return crowd
+
+
+def claim(crowd: Crowd) -> None:
+    """Its bucket is its catalog's, whatever that is called by now."""
+    identity = crowd.catalog.transaction(read_identity)
+    put_bytes(crowd.big.store, IDENTITY_KEY, identity.as_text().encode(), {})
 
 
 def _url(crowd: Crowd, kind: str = "video_720p", job: UUID | None = None) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from blocks.catalog import CatalogDatabase
 from tests.chaos.acts import ACTS
 from tests.chaos.walking import Worlds
-from tests.growth.calls import BY_CUSTOMERS, BY_FLOWS, Crowd
+from tests.growth.calls import BY_CUSTOMERS, BY_FLOWS, Crowd, claim
 from tests.growth.grafting import grafted
 from tests.growth.judging import BY_CUSTOMERS as TABLES_BY_CUSTOMERS
 from tests.growth.judging import Grown, Trouble, judge
@@ -49,6 +49,7 @@ def play_acts(
 
 def play_calls(crowd: Crowd, grown: Grown) -> dict[str, list[Trouble]]:
     """What is wrong with the statements of each call."""
+    claim(crowd)  # the acts have left another identity
     found = {}
     for calls in (BY_CUSTOMERS, BY_FLOWS):
         for name, call in calls.items():

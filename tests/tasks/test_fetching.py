@@ -16,7 +16,6 @@ import tasks.fetching
 from blocks.catalog import CatalogDatabase
 from blocks.errors import InvalidInputError, RefusedError, SourceUnavailableError
 from blocks.object_store.budget import Budget
-from blocks.object_store.transfer import part_size
 from blocks.policies import IngestPolicy
 from tasks.fetching import check_url, fetch
 from tasks.ingest import ingest_videos
@@ -157,6 +156,32 @@ def test_a_host_with_an_address_that_does_not_answer(location, open_policy, site
         fetch(location, open_policy, f"http://two.example:{port}/good.mp4")
 
 
+def test_addresses_of_both_kinds_are_tried_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many of a host's addresses as are tried: not all of them of the kind that this line lacks."""
+    six = [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", (f"2606:4700::{n}", 443, 0, 0)) for n in range(8)]
+    four = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"1.1.1.{n}", 443)) for n in range(3)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [*six, *four])
+    found = tasks.fetching._checked_addresses("cdn.example", 443, IngestPolicy())
+    assert found == ["2606:4700::0", "1.1.1.0", "2606:4700::1", "1.1.1.1"]
+
+
+def test_all_addresses_of_a_host_share_the_time(location, open_policy, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Where the time is over, whoever watches over slow answers may have gone: no other address is asked."""
+    patient, asked = open_policy.model_copy(update={"url_timeout_seconds": 1}), []
+
+    def connect(address: tuple[str, int], *_: object, **__: object) -> None:
+        asked.append(address[0])
+        time.sleep(0.7)
+        raise ConnectionRefusedError("it never answered")
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    there = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", 9)) for n in (2, 3, 4, 5)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: there)
+    with pytest.raises(SourceUnavailableError):
+        fetch(location, patient, "http://slow.example:9/a.mp4")
+    assert asked == ["127.0.0.2", "127.0.0.3"]
+
+
 def test_a_url_that_is_signed_anew_is_the_same_place(catalog, location, open_policy, acme, site) -> None:  # type: ignore[no-untyped-def]
     """A video that a partner's feed names again each night is stored once, and was never saved from being stored."""
     for night in range(3):
@@ -183,7 +208,7 @@ def test_urls_share_the_memory_there_is(location, open_policy, site, monkeypatch
             under_way.remove(key)
 
     monkeypatch.setattr(tasks.fetching, "put_stream", counted)
-    monkeypatch.setattr(tasks.fetching, "FETCHED_AT_ONCE", Budget(2 * 3 * part_size(location.store, 0)))
+    monkeypatch.setattr(tasks.fetching, "FETCHED_AT_ONCE", Budget(2 * len(VIDEO)))
     found = in_parallel(lambda _: fetch(location, open_policy, f"{site}/good.mp4").sha256, range(6), threads=6)
     assert set(found) == {sha256(VIDEO)}
     assert most == 2

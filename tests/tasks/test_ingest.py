@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from blocks.errors import (
+    CatalogUnavailableError,
     ForeignCatalogError,
     InvalidInputError,
     NotFoundError,
@@ -24,7 +25,7 @@ from blocks.policies import IngestPolicy
 from tasks import intake
 from tasks.customers import set_disabled
 from tasks.ingest import BATCH_BYTES, IngestReport, plan_batches
-from tasks.intake import Hashed, take_in
+from tasks.intake import Hashed, IngestOutcome, take_in
 from tasks.layout import IDENTITY_KEY
 from tasks.sources import Source
 from tasks.stores import open_location, probe_store
@@ -270,6 +271,31 @@ def test_a_missing_original_is_healed(ingest, catalog, location, tmp_path) -> No
     assert one(catalog, "SELECT state FROM stored_objects") == "live"
     assert one(catalog, "SELECT state FROM relocations") == "swapped"
     assert one(catalog, "SELECT storage_used_bytes FROM api_keys") == 8
+
+
+def test_what_is_known_needs_no_store(ingest, catalog, location, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """It is told beside what fails, in one batch."""
+    known = ingest(write_video(tmp_path / "in" / "a.mp4", b"known")).outcomes[0]
+    write_video(tmp_path / "in" / "b.mp4", b"new")
+    store = location.store.model_copy(update={"endpoint_url": "http://127.0.0.1:9", "retries": 0})
+    first, second = ingest(tmp_path / "in", location=replace(location, store=store)).outcomes
+    assert (first.result, first.job_id) == ("duplicate", known.job_id)
+    assert (second.result, second.sha256) == ("failed", sha256(b"new"))
+    assert "the store did not answer" in second.error
+    assert one(catalog, "SELECT count(*) FROM jobs") == 1, "nothing was begun"
+
+
+def test_a_run_is_reported_though_its_last_look_fails(ingest, catalog, policy, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    outcomes = [
+        IngestOutcome("a", "ingested", sha256="1"),
+        IngestOutcome("b", "failed", job_status="uploading", sha256="1"),
+    ]
+
+    def away(*_: object) -> None:
+        raise CatalogUnavailableError("restarting")
+
+    monkeypatch.setattr(intake, "_meet_known", away)
+    assert intake.settle_twins(catalog, None, outcomes) == outcomes
 
 
 def test_one_video_under_two_names_in_batches_side_by_side(ingest, catalog, policy, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]

@@ -10,10 +10,12 @@ import pytest
 from blocks.catalog import CatalogDatabase
 from blocks.errors import ForeignCatalogError, RefusedError
 from blocks.object_store.transfer import put_bytes
+from blocks.policies import RelocationPolicy
 from tasks import downloads, stores
 from tasks.access import issue_download_url
 from tasks.downloads import bulk_download
 from tasks.layout import IDENTITY_KEY
+from tasks.rehydrate import rehydrate_job
 from tasks.stores import Locations, OpenLocation, retire_location
 from tasks.uploads import complete_upload, issue_upload_url
 from tests.helpers import assert_sound, execute, one, stored_keys, write_video
@@ -71,16 +73,19 @@ def test_a_bucket_of_another_catalog_takes_nothing(  # type: ignore[no-untyped-d
     put_bytes(location.store, IDENTITY_KEY, f"{uuid4()} 7\n".encode(), {})
     monkeypatch.setattr(stores, "LOOKED_AT_FOR_SECONDS", 0)
     (outcome,) = ingest(write_video(tmp_path / "b.mp4", b"another")).outcomes
-    assert outcome.result == "refused"
+    uploaded = complete_upload(catalog, service, policy, api_key=acme, upload_id=issued.upload_id)
+    assert (outcome.result, uploaded.result) == ("refused", "refused")
     assert "belongs to catalog" in outcome.error
+    execute(catalog, "UPDATE stored_objects SET codec = 'zstd' WHERE kind = 'audio'")
     for write in (
         lambda: issue_upload_url(catalog, location, access, policy, api_key=acme, filename="c.mp4", size_bytes=1),
-        lambda: complete_upload(catalog, service, policy, api_key=acme, upload_id=issued.upload_id),
+        lambda: rehydrate_job(catalog, service, RelocationPolicy(), job_id=job),
         lambda: bulk_download(catalog, service, access, job_ids=[job]),
         lambda: issue_download_url(catalog, service, access, api_key=acme, job_id=job, kind="hls_720p"),
     ):
         with pytest.raises(ForeignCatalogError, match="belongs to catalog"):
             write()
+    execute(catalog, "UPDATE stored_objects SET codec = 'identity'")
     assert (stored_keys(location, "processed"), stored_keys(location, "exports")) == (kept, [])
     assert one(catalog, "SELECT count(*) FROM stored_objects WHERE state = 'pending'") == 0
     assert_sound(catalog, location)

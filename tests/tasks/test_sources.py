@@ -52,6 +52,19 @@ def test_a_hash_that_nobody_compares_is_refused(tmp_path: Path, field: str) -> N
             read_manifest(tmp_path / name)
 
 
+@pytest.mark.parametrize("field", ["hashtags", "share_url", "shape", "language tag", "shared_with", "Title"])
+def test_other_fields_are_for_others(tmp_path: Path, field: str) -> None:
+    (tmp_path / "a.csv").write_text(f"source,{field},sha256\n/a.mp4,x,{HASH}\n")
+    assert read_manifest(tmp_path / "a.csv") == [Entry("/a.mp4", "", HASH)]
+
+
+def test_a_field_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    """The second one, empty, would take the hash away."""
+    (tmp_path / "a.csv").write_text(f"source,sha256,SHA-256\n/a.mp4,{HASH},\n")
+    with pytest.raises(InvalidInputError, match="has the field sha256 more than once"):
+        read_manifest(tmp_path / "a.csv")
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

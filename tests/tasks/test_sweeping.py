@@ -11,14 +11,20 @@ import pytest
 
 from blocks.catalog import CatalogDatabase
 from blocks.errors import CatalogUnavailableError, LockLostError, NotFoundError, RefusedError, StoreUnavailableError
+from blocks.object_store.transfer import put_bytes
 from blocks.policies import RetentionPolicy
+from tasks import cleanup
 from tasks.cleanup import apply_cleanup, find_due
 from tasks.cleanup_plan import plan_cleanup
 from tasks.lifecycle import apply_all, plan_all
 from tasks.plans import Item, Plan
+from tasks.relocate import relocate
+from tasks.rewriting import Target
 from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
 from tests.helpers import execute, one, stored_keys
+from tests.tasks.moves import POLICY as MOVES
+from tests.tasks.moves import WHY, everything
 from tests.wires import Clock, wired
 
 POLICY = RetentionPolicy()
@@ -77,6 +83,54 @@ def test_a_store_that_is_gone_between_plan_and_removal(
     assert list(late.left_out) == ["cold"]
     state = "SELECT state FROM stored_objects WHERE job_id = :id"
     assert one(catalog, state, id=kept) == "purging"
+
+
+def test_a_store_that_is_gone_when_its_old_files_would_go(
+    sweep: Sweep, location: OpenLocation, cold: OpenLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last thing that is done in a store: what the others have is removed, and what was done before is told."""
+    for place in (location, cold):
+        put_bytes(place.store, "probe/left", b"1", {})
+    policy = POLICY.model_copy(update={"probe_days": -1})
+    facts = find_due(sweep, policy)
+    plan = plan_cleanup(facts)
+    assert {item.place for item in plan.items} == {"main", "cold"}
+    aged = cleanup.remove_aged
+
+    def away(catalog, place, *arguments, **options):  # type: ignore[no-untyped-def]
+        if place.place.name == "main":
+            raise StoreUnavailableError("it is down")
+        return aged(catalog, place, *arguments, **options)
+
+    monkeypatch.setattr(cleanup, "remove_aged", away)
+    report = apply_cleanup(sweep, policy, facts, plan)
+    assert [(one.item.place, one.result) for one in report.outcomes] == [("cold", "done")]
+    assert list(sweep.left_out) == ["main"]
+
+
+def test_intents_of_a_store_that_is_left_out_wait(
+    behind: Sweep, catalog: CatalogDatabase, location: OpenLocation, cold: OpenLocation, locations, new_job
+) -> None:  # type: ignore[no-untyped-def]
+    new_job(b"moved out of the cold store")
+    relocate(catalog, locations, MOVES, everything(catalog), Target(cold), WHY)
+    relocate(catalog, locations, MOVES, everything(catalog), Target(location), WHY)
+    execute(catalog, "UPDATE relocations SET release_after = now() - interval '1 day' WHERE state = 'swapped'")
+    facts = find_due(behind, POLICY)
+    assert {one.location_id for one in facts.intents} == {location.place.id}
+    report = apply_cleanup(behind, POLICY, facts, plan_cleanup(facts))
+    assert [one.result for one in report.outcomes if one.item.action == "finish intents"] == ["done"]
+
+
+def test_bytes_given_up_before_in_a_store_that_is_gone(
+    sweep: Sweep, catalog: CatalogDatabase, location: OpenLocation, cold: OpenLocation, new_job
+) -> None:  # type: ignore[no-untyped-def]
+    new_job(b"given up")
+    execute(catalog, "UPDATE stored_objects SET state = 'purging', location_id = :cold", cold=cold.place.id)
+    facts = find_due(sweep, POLICY)
+    late = replace(sweep, locations=(location, gone(cold)))
+    (outcome,) = apply_cleanup(late, POLICY, facts, plan_cleanup(facts)).outcomes
+    assert (outcome.item.action, outcome.result) == ("remove bytes", "failed")
+    assert outcome.error.startswith("cold was left out: ")
 
 
 def test_rules_of_the_others_are_written(sweep: Sweep, location: OpenLocation, cold: OpenLocation) -> None:

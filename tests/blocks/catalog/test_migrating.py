@@ -10,7 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlmodel import SQLModel
 
-from blocks.catalog import CatalogDatabase, migrating
+from blocks.catalog import CatalogDatabase, block, migrating
 from blocks.catalog.migrating import TABLES
 from blocks.embedded import Endpoints
 from blocks.errors import CatalogUnavailableError, SchemaError
@@ -92,7 +92,8 @@ def test_the_logs_months_are_there(catalog: CatalogDatabase) -> None:
     migrating.upgrade(catalog)
 
 
-def test_a_server_that_is_not_there() -> None:
+def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block, "LONGEST_PAUSE_SECONDS", 0.01)
     nowhere = CatalogDatabase(host="127.0.0.1", port=9, username="x", password="hunter2")
     with pytest.raises(CatalogUnavailableError, match="did not answer") as caught:
         nowhere.transaction(lambda connection: None)

@@ -188,7 +188,7 @@ def _hand_out_what_was_moved(world: World) -> None:
     job = world.job_named("summer")
     issue_download_url(
         world.catalog, world.locations, world.access_policy, api_key=CUSTOMER, job_id=job, kind="hls_720p",
-        name="720p/segments/playlist.m3u8", accept_encoding="gzip",
+        accept_encoding="gzip",
     )  # fmt: skip
 
 

@@ -87,11 +87,12 @@ def test_days_to_compare() -> None:
 def test_the_range_holds_as_often_as_it_says() -> None:
     """Weeks of few large videos, growing over the time: how often the next six weeks' pace falls into the range."""
     chance = np.random.default_rng(7)
-    held = []
-    for _ in range(300):
-        weeks = [chance.lognormal(0, 0.7, chance.poisson(4 + week / 8)).sum() * 1e9 for week in range(19)]
-        used = np.cumsum([0, *weeks])
-        (row,) = line(list(used[:14])).itertuples()
-        pace = (used[19] - used[13]) / 42
-        held.append(row.growth_low <= pace <= row.growth_high)
-    assert 0.75 < np.mean(held) < 0.95
+    weeks = [[chance.lognormal(0, 0.7, chance.poisson(4 + week / 8)).sum() * 1e9 for week in range(19)]
+             for _ in range(300)]  # fmt: skip
+    used = np.cumsum(np.pad(weeks, ((0, 0), (1, 0))), axis=1)
+    keys, days = np.arange(1, 301), [DAY - timedelta(days=7 * back) for back in range(13, 0, -1)]
+    history = pd.DataFrame({"api_key_id": np.repeat(keys, 13), "day": days * 300, "used_bytes": used[:, :13].ravel()})
+    now = pd.DataFrame({"api_key_id": keys, "used_bytes": used[:, 13], "free_bytes": FREE, "quota_bytes": FREE})
+    found = forecast(now, history, DAY)
+    pace = (used[:, 19] - used[:, 13]) / 42
+    assert 0.75 < ((found["growth_low"] <= pace) & (pace <= found["growth_high"])).mean() < 0.95

@@ -200,3 +200,11 @@ def test_afterwards_what_is_provable_is_healed_and_the_rest_is_told(
 def assert_sound_but_for(catalog: CatalogDatabase, location: OpenLocation, keys: list[str]) -> None:
     delete_keys(location.store, keys)
     assert_sound(catalog, location)
+
+
+def test_what_nobody_looked_into_is_told_first() -> None:
+    some = Aftermath(unlooked=["cold"], failed=["cold: it is down"], lost_rows=2)
+    assert some.summary().startswith("NOT LOOKED INTO: cold; of the others 2 rows have lost their bytes; ")
+    none = Aftermath(blind=True, failed=["main: it is down", "cold: it is down"])
+    assert none.summary() == "NO STORE COULD BE LOOKED INTO: main: it is down; cold: it is down"
+    assert [one.complete for one in (some, none, Aftermath())] == [False, False, True]

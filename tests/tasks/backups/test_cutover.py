@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg2
 import pytest
 
-from blocks.catalog import CatalogDatabase, drift
+from blocks.catalog import CatalogDatabase, block, drift
 from blocks.catalog.databases import is_open, maintenance, read_note, set_open, write_note
 from blocks.catalog.drift import Fenced
 from blocks.catalog.locations import read_identity
@@ -228,7 +228,8 @@ def test_an_empty_database_says_nothing_of_epochs(catalog: CatalogDatabase, job:
     sql(f"DROP DATABASE {empty.database} WITH (FORCE)")
 
 
-def test_databases_of_others_are_no_leftovers(catalog: CatalogDatabase, sql) -> None:  # type: ignore[no-untyped-def]  # a fixture
+def test_databases_of_others_are_no_leftovers(catalog: CatalogDatabase, sql, monkeypatch) -> None:  # type: ignore[no-untyped-def]  # a fixture
+    monkeypatch.setattr(block, "LONGEST_PAUSE_SECONDS", 0.01)
     sql(f"CREATE DATABASE {catalog.database}_restore_analysis")
     assert drop_leftovers(catalog, "restore", keep=lambda note: False) == []
     sql(f"DROP DATABASE {catalog.database}_restore_analysis")

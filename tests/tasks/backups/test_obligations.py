@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import Connection
 
-from blocks.catalog import CatalogDatabase
+from blocks.catalog import CatalogDatabase, block
 from blocks.catalog.checks import checks_since, keep_checks, record_check
 from blocks.catalog.locations import declare_place
 from blocks.catalog.restored import Obligations, erased_since, read_freeze, thaw
@@ -37,6 +37,7 @@ def test_nothing_is_bound_once_its_obligations_are_read(
     catalog: CatalogDatabase, job: UUID, take, swap, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # type: ignore[no-untyped-def]  # fixtures
     """A hold that somebody sets when the cut-over has begun would be told as set, and be gone a second later."""
+    monkeypatch.setattr(block, "LONGEST_PAUSE_SECONDS", 0.01)
     made = take().manifest
     set_open, obligations = cutover.set_open, InUse.obligations
     refused = []
