@@ -116,6 +116,12 @@ def apply_cleanup(sweep: Sweep, policy: RetentionPolicy, facts: CleanupFacts, pl
     # What was done before is told also where no store answers any more.
     for _, cleaned in sweep.each(lambda location: _clean_place(sweep, location, facts, plan), some=False):
         say(cleaned)
+    if sweep.left_out:
+        told = {one.item for one in outcomes}
+        say([
+            Outcome(item, "failed", f"{item.place} was left out: {sweep.left_out[item.place]}")
+            for item in plan.items if item.place in sweep.left_out and item not in told
+        ])  # fmt: skip
     say([_remove_folder(one) for one in plan.items if one.action == "remove folder"])
     sweep.catalog.transaction(
         lambda connection: relocations.forget_done(connection, facts.now - timedelta(days=FORGET_INTENTS_DAYS))
@@ -199,10 +205,6 @@ def _remove_released(sweep: Sweep, claims: Sequence[Outcome], leftovers: Sequenc
             if item.place == location.place.name:
                 result = "failed" if purged.failed else "done"
                 outcomes.append(Outcome(item, result, _first(purged.failed), others.objects, others.stored_bytes))
-    outcomes += [
-        Outcome(item, "failed", f"{item.place} was left out: {sweep.left_out[item.place]}")
-        for item in leftovers if item.place in sweep.left_out
-    ]  # fmt: skip
     kept_of = {job_of(key): why for key, why in failed.items()}
     for claim in claims:
         # A job can be claimed by two rules at once, such as its abandoned writing and its trash: counted once.

@@ -126,7 +126,7 @@ def test_a_look_after_a_restore_tells_what_it_has_not_seen(  # type: ignore[no-u
     catalog.transaction(lambda connection: freeze(connection, backup=taken.id, epoch=epoch + 1, run="restore"))
     looked = confirm_restore(return_state=True)
     assert looked.name == "DryRun"
-    assert "NOT LOOKED INTO: cold; of the others; 1 rows have lost their bytes" in str(looked.message)
+    assert "NOT LOOKED INTO: cold; of the others 1 rows have lost their bytes" in str(looked.message)
     refused = confirm_restore(dry_run=False, return_state=True)
     assert refused.is_failed()
     assert "run it with take_over_buckets" in str(refused.message)
