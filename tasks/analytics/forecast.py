@@ -66,6 +66,7 @@ def forecast(customers: pd.DataFrame, history: pd.DataFrame, day: date) -> pd.Da
     # The pace begins at the last day that is four weeks back; after a gap there, at the first day since.
     back = (pd.Timestamp(day) - line["at"]).dt.days
     begins = first
+    # Each is better than those before it, where a customer has one.
     for of_key in (
         line[back >= PACE_DAYS].groupby("api_key_id", sort=False).last(),
         line[(back < PACE_DAYS) & (back >= LEAST_DAYS)].groupby("api_key_id", sort=False).first(),
@@ -73,9 +74,8 @@ def forecast(customers: pd.DataFrame, history: pd.DataFrame, day: date) -> pd.Da
     ):
         found = of_key.reindex(last.index)
         begins = found.where(found["at"].notna(), begins)
-    base = begins
-    spent = (last["at"] - base["at"]).dt.days
-    growth = ((last["used_bytes"] - base["used_bytes"]) / spent).where(spent >= LEAST_DAYS)
+    spent = (last["at"] - begins["at"]).dt.days
+    growth = ((last["used_bytes"] - begins["used_bytes"]) / spent).where(spent >= LEAST_DAYS)
     # Weeks only: what lies between two days that are closer says nothing of a week.
     line["days"] = by_key["at"].diff().dt.days
     line["rate"] = (by_key["used_bytes"].diff() / line["days"]).where(line["days"] >= LEAST_DAYS - 1)
