@@ -13,14 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.admission import Admission, Arrival, KnownJob, admit, reserved_until
 from blocks.catalog.customers import Customer
 from blocks.catalog.housekeeping import analyse_new
 from blocks.catalog.jobs import (
-    Arrived,
     Output,
     commit_arrivals,
     fail_jobs,
@@ -28,16 +27,15 @@ from blocks.catalog.jobs import (
     meet_known,
     note_sources,
 )
-from blocks.catalog.objects import NewObject
-from blocks.catalog.tables import JobStatus, ObjectKind
+from blocks.catalog.tables import JobStatus
 from blocks.errors import CatalogUnavailableError, StorageError, is_transient
 from blocks.object_store.deletion import delete_keys
-from blocks.policies import MIB, IngestPolicy
+from blocks.policies import IngestPolicy
+from tasks.arrivals import plan_arrival, plan_commit
 from tasks.healing import heal
-from tasks.layout import object_key, original_name
 from tasks.purging import purge_released
 from tasks.stores import OpenLocation, require_current
-from tasks.writing import LocalFile, StoredBlob, WriteResult, Writing, write_objects
+from tasks.writing import LocalFile, StoredBlob, Writing, write_objects
 
 WAIT_FOR_OTHERS_SECONDS = 20
 """How long a run waits for another one that is uploading the same video."""
@@ -232,36 +230,6 @@ def _take_in_fresh(
     ]
 
 
-def plan_arrival(hashed: Hashed, location: OpenLocation, policy: IngestPolicy, *, batch_bytes: int) -> Arrival:
-    """The rows a video will have, the quota it needs with its outputs, and how long that is held.
-
-    A batch is committed as one, so that its first video waits for its last.
-    """
-    job_id = uuid4()
-    name = original_name(hashed.filename)
-    seconds = batch_bytes / (policy.slowest_upload_mib_per_second * MIB)
-    return Arrival(
-        filename=hashed.filename,
-        original=NewObject(
-            id=uuid4(),
-            job_id=job_id,
-            kind=ObjectKind.ORIGINAL,
-            name=name,
-            location_id=location.place.id,
-            key=object_key(job_id, name),
-            size_bytes=hashed.size_bytes,
-            sha256=hashed.sha256,
-        ),
-        reserve_bytes=hashed.size_bytes + outputs_bytes(hashed.size_bytes, policy),
-        lifetime=timedelta(minutes=policy.reservation_minutes, seconds=seconds),
-    )
-
-
-def outputs_bytes(size_bytes: int, policy: IngestPolicy) -> int:
-    """Room for what will be made of a video of this size."""
-    return int(size_bytes * policy.expected_outputs_ratio)
-
-
 def _write_and_commit(
     catalog: CatalogDatabase,
     location: OpenLocation,
@@ -300,25 +268,6 @@ def _write_and_commit(
             keys = [arrival.original.key for _, arrival in entering if arrival.original.job_id in reasons]
             delete_keys(location.store, keys)
     return reasons
-
-
-def plan_commit(
-    written: WriteResult, arrivals: Sequence[Arrival], location: OpenLocation, policy: IngestPolicy
-) -> list[Arrived]:
-    """What is to become live, and what each reservation keeps for the outputs to come."""
-    by_object = {arrival.original.id: arrival.original for arrival in arrivals}
-    hours = policy.outputs_reservation_hours
-    return [
-        Arrived(
-            job_id=original.job_id,
-            verified=verified,
-            size_bytes=original.size_bytes,
-            keep_bytes=outputs_bytes(original.size_bytes, policy) if hours else 0,
-            after={"state": "live", "location": location.place.name, "key": original.key},
-        )
-        for verified in written.verified
-        for original in [by_object[verified.object_id]]
-    ]
 
 
 def _give_up(
