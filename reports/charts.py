@@ -108,13 +108,14 @@ def pressure(figures: Figures, size: Size) -> Drawing:
     # One that is far past a quota which was lowered would leave no room for the others.
     furthest = min(max(100.0, float(share.max())), FURTHEST_PERCENT)
     data["drawn"] = data["percent"].clip(upper=furthest)
+    title = "percent of the quota" + (f"; bars end at {furthest:.0f}" if float(share.max()) > furthest else "")
     data["told"] = [f"{one.customer}: {one.percent:,} % of the quota, {one.state}" for one in data.itertuples()]
     bars = (
         alt.Chart(data, width=size.width, height=alt.Step(22))
         .mark_bar(cornerRadiusEnd=2)
         .encode(
             y=alt.Y("customer:N", sort=None, title=None, axis=_names(size)),
-            x=alt.X("drawn:Q", title="percent of the quota", axis=_axis(size), scale=alt.Scale(domain=[0, furthest])),
+            x=alt.X("drawn:Q", title=title, axis=_axis(size), scale=alt.Scale(domain=[0, furthest])),
             color=_color("state", ("room left", "nearly full", "full")),
             description="told:N",
         )

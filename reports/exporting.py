@@ -49,7 +49,7 @@ def _dated(frame: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
     import pyarrow as pa
 
-    return frame.astype({name: pd.ArrowDtype(pa.date32()) for name in ("day",) if name in frame.columns})
+    return frame.astype({"day": pd.ArrowDtype(pa.date32())}) if "day" in frame.columns else frame
 
 
 def _harmless(frame: pd.DataFrame) -> pd.DataFrame:

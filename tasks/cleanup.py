@@ -114,8 +114,7 @@ def apply_cleanup(sweep: Sweep, policy: RetentionPolicy, facts: CleanupFacts, pl
         # With some stores only it is refused: the rest of the night goes on, and the next whole one erases.
         say(_attempted(erasures, lambda some: list(apply_erasure(sweep, Plan("cleanup", tuple(some))).outcomes)))
     # What was done before is told also where no store answers any more.
-    for _, cleaned in sweep.each(lambda location: _clean_place(sweep, location, facts, plan), some=False):
-        say(cleaned)
+    sweep.each(lambda location: _clean_place(sweep, location, facts, plan, say), some=False)
     if sweep.left_out:
         told = {one.item for one in outcomes}
         say([
@@ -233,32 +232,37 @@ def _finish_intents(sweep: Sweep, facts: CleanupFacts, items: Sequence[Item]) ->
     return outcomes
 
 
-def _clean_place(sweep: Sweep, location: OpenLocation, facts: CleanupFacts, plan: Plan) -> list[Outcome]:
+def _clean_place(
+    sweep: Sweep, location: OpenLocation, facts: CleanupFacts, plan: Plan, say: Callable[[Sequence[Outcome]], None]
+) -> None:
+    """Each batch is told when it is done: what went before the store failed did go."""
     name = location.place.name
     items = {one.subject: one for one in plan.items if one.action == "remove object" and one.place == name}
     (place,) = (one for one in facts.places if one.place == name)
     aged = [one for one in place.aged if one.listed.key in items]
     sizes = {one.listed.key: one.listed.size_bytes for one in aged}
-    outcomes: list[Outcome] = []
     for start in range(0, len(aged), MOST_KEYS):
         sweep.before_batch()
-        batch = aged[start : start + MOST_KEYS]
-        for key, result, error in remove_aged(sweep.catalog, location, batch, run=sweep.run):
+        outcomes = []
+        for key, result, error in remove_aged(sweep.catalog, location, aged[start : start + MOST_KEYS], run=sweep.run):
             size = sizes[key] if result == "done" else 0
             outcomes.append(Outcome(items[key], result, error, int(result == "done"), size))
+        say(outcomes)
     for item in plan.items:
         if item.action == "abort upload" and item.place == name:
             sweep.before_batch()
-            key, _, upload_id = item.subject.rpartition(" ")
-            if under_way(sweep.catalog, location, [key]):
-                outcomes.append(Outcome(item, "skipped", "under way"))
-                continue
-            try:
-                abort_multipart_upload(location.store, key, upload_id)
-                outcomes.append(Outcome(item, "done"))
-            except StorageError as error:
-                outcomes.append(Outcome(item, "failed", str(error)))
-    return outcomes
+            say([_abort(sweep, location, item)])
+
+
+def _abort(sweep: Sweep, location: OpenLocation, item: Item) -> Outcome:
+    key, _, upload_id = item.subject.rpartition(" ")
+    if under_way(sweep.catalog, location, [key]):
+        return Outcome(item, "skipped", "under way")
+    try:
+        abort_multipart_upload(location.store, key, upload_id)
+    except StorageError as error:
+        return Outcome(item, "failed", str(error))
+    return Outcome(item, "done")
 
 
 def _remove_folder(item: Item) -> Outcome:

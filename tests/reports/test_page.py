@@ -222,6 +222,7 @@ def test_one_far_past_its_quota_leaves_room_for_the_others(
     refresh(catalog, TierPolicy(), now=NOW)
     text, _ = read(catalog, tmp_path)
     assert "acme: 100,000.0 % of the quota, full" in text
+    assert "percent of the quota; bars end at 150" in text
     assert ">150<" in text or ">140<" in text
     assert ">100,000<" not in text.partition("<table")[0]
 

@@ -15,6 +15,7 @@ from tasks import downloads, stores
 from tasks.access import issue_download_url
 from tasks.downloads import bulk_download
 from tasks.layout import IDENTITY_KEY
+from tasks.outputs import register_outputs
 from tasks.rehydrate import rehydrate_job
 from tasks.stores import Locations, OpenLocation, retire_location
 from tasks.uploads import complete_upload, issue_upload_url
@@ -80,6 +81,7 @@ def test_a_bucket_of_another_catalog_takes_nothing(  # type: ignore[no-untyped-d
     for write in (
         lambda: issue_upload_url(catalog, location, access, policy, api_key=acme, filename="c.mp4", size_bytes=1),
         lambda: rehydrate_job(catalog, service, RelocationPolicy(), job_id=job),
+        lambda: register_outputs(catalog, location, policy, job_id=job, outputs="temp/worker"),
         lambda: bulk_download(catalog, service, access, job_ids=[job]),
         lambda: issue_download_url(catalog, service, access, api_key=acme, job_id=job, kind="hls_720p"),
     ):

@@ -88,25 +88,29 @@ def test_a_store_that_is_gone_between_plan_and_removal(
 def test_a_store_that_is_gone_when_its_old_files_would_go(
     sweep: Sweep, location: OpenLocation, cold: OpenLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last thing that is done in a store: what the others have is removed, and what was done before is told."""
-    for place in (location, cold):
-        put_bytes(place.store, "probe/left", b"1", {})
+    """The last thing that is done in a store: what went is told as gone, and what the others have is removed."""
+    for place, names in ((location, "ab"), (cold, "c")):
+        for name in names:
+            put_bytes(place.store, f"probe/{name}", b"1", {})
     policy = POLICY.model_copy(update={"probe_days": -1})
     facts = find_due(sweep, policy)
     plan = plan_cleanup(facts)
     assert {item.place for item in plan.items} == {"main", "cold"}
-    aged = cleanup.remove_aged
+    aged, begun = cleanup.remove_aged, []
 
     def away(catalog, place, *arguments, **options):  # type: ignore[no-untyped-def]
-        if place.place.name == "main":
+        begun.append(place.place.name)
+        if begun[-1] == "main" and begun.count("main") == 2:
             raise StoreUnavailableError("it is down")
         return aged(catalog, place, *arguments, **options)
 
     monkeypatch.setattr(cleanup, "remove_aged", away)
+    monkeypatch.setattr(cleanup, "MOST_KEYS", 1)
     report = apply_cleanup(sweep, policy, facts, plan)
-    assert {one.item.place: (one.result, one.error) for one in report.outcomes} == {
-        "cold": ("done", ""), "main": ("failed", "main was left out: it is down"),
+    assert {one.item.subject: (one.result, one.error) for one in report.outcomes} == {
+        "probe/a": ("done", ""), "probe/b": ("failed", "main was left out: it is down"), "probe/c": ("done", ""),
     }  # fmt: skip
+    assert (stored_keys(location, "probe"), stored_keys(cold, "probe")) == (["probe/b"], [])
     assert list(sweep.left_out) == ["main"]
 
 

@@ -93,16 +93,9 @@ def test_an_epoch_is_never_used_twice(
 
 
 def test_what_was_under_way_at_the_backup_is_told_and_gets_its_time_anew(
-    catalog: CatalogDatabase,
-    location: OpenLocation,
-    store: ObjectStore,
-    policy: IngestPolicy,
-    job: UUID,
-    take,
-    swap,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    catalog: CatalogDatabase, location: OpenLocation, store: ObjectStore, policy: IngestPolicy, job: UUID, take, swap,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # type: ignore[no-untyped-def]  # fixtures  # fmt: skip
     """A backup that sees an upload half-way: its bytes were whole a second later, and customers have had them since."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     video = write_video(tmp_path / "half.mp4", b"half way")
@@ -151,16 +144,9 @@ def test_what_was_under_way_at_the_backup_is_told_and_gets_its_time_anew(
 
 
 def test_afterwards_what_is_provable_is_healed_and_the_rest_is_told(
-    catalog: CatalogDatabase,
-    location: OpenLocation,
-    store: ObjectStore,
-    policy: IngestPolicy,
-    job: UUID,
-    take,
-    swap,
-    vault: ObjectStore,
-    tmp_path: Path,
-) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    catalog: CatalogDatabase, location: OpenLocation, store: ObjectStore, policy: IngestPolicy, job: UUID, take, swap,
+    vault: ObjectStore, tmp_path: Path,
+) -> None:  # type: ignore[no-untyped-def]  # fixtures  # fmt: skip
     made = take().manifest
     keys = dict(map(tuple, rows(catalog, "SELECT kind, key FROM stored_objects WHERE kind NOT LIKE 'hls%'")))
     # Since the backup: one object was moved to another key, two went, metadata went, and a job came.
