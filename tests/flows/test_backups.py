@@ -134,6 +134,21 @@ def test_a_look_after_a_restore_tells_what_it_has_not_seen(  # type: ignore[no-u
     execute(catalog, "UPDATE catalog_identity SET frozen_since = NULL, claims_pending = false, epoch = :was", was=epoch)
 
 
+def test_a_restore_by_hand_while_a_store_is_away(  # type: ignore[no-untyped-def]  # fixtures
+    cold: str, catalog: CatalogDatabase, vault: ObjectStore, backup, new_jobs
+) -> None:
+    """The cut-over is done, and whoever wrote the script that ran it hears that something is left."""
+    (job,) = new_jobs(1)
+    assert backup().name == "Completed"
+    (taken,) = backups_of(catalog, vault)
+    result = run("restore", taken.id, "--cutover", "--yes", code=3)
+    assert one(catalog, "SELECT id FROM jobs") == job
+    said = " ".join(result.stdout.split())
+    assert f"is backup {taken.id} now" in said
+    assert "NOT LOOKED INTO: cold; of the others 0 rows have lost their bytes" in said
+    assert "not all of its stores could be looked after" in result.stderr
+
+
 def test_a_catalog_that_lost_a_table_is_replaced_where_somebody_says_so(  # type: ignore[no-untyped-def]  # fixtures
     saved: str, catalog: CatalogDatabase, vault: ObjectStore, backup, new_jobs
 ) -> None:
