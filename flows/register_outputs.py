@@ -21,7 +21,8 @@ def register_outputs(
     """Take in what the transcoder made of a video, count it, and mark the job completed.
 
     All of a job's outputs come in together or not at all. What was transcoded is kept even past the quota, and the
-    overrun is reported. It never overwrites an output: other content under a known name is refused.
+    overrun is reported. It never overwrites an output: other content under a known name is refused. One whose bytes
+    were lost gets them back, from a file that is its content.
 
     Args:
         job_id: The job the outputs belong to.
@@ -40,6 +41,7 @@ def register_outputs(
     show_table(
         "register-outputs",
         [{"output": name, "result": "registered"} for name in report.registered]
+        + [{"output": name, "result": "healed: its bytes were lost"} for name in report.healed]
         + [{"output": name, "result": "was there"} for name in report.already_there]
         + [{"output": name, "result": "skipped: no output of the platform"} for name in report.skipped],
         report.summary(),

@@ -81,7 +81,8 @@ def _read(connection: Connection, reference: str) -> list[Event]:
 
 _FATES = {
     "purging": "released; the next cleanup removes its bytes",
-    "missing": "its bytes are gone; taking the video in again heals an original, reconcile-quota heals from an orphan",
+    "missing": "its bytes are gone; taking the video in again heals an original, register-outputs with the very "
+    "file an output, reconcile-quota heals from an orphan",
     "corrupt": "its bytes are not its content; verify-objects says what could heal it",
 }
 

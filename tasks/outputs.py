@@ -23,6 +23,7 @@ from blocks.catalog.objects import (
     make_live,
     release_objects,
 )
+from blocks.catalog.relocations import UNSOUND
 from blocks.catalog.tables import ObjectState
 from blocks.errors import InvalidInputError, OvertakenError, RefusedError, StorageError
 from blocks.object_store.deletion import delete_keys
@@ -31,7 +32,9 @@ from blocks.object_store.transfer import hash_file, hash_object, read_bytes
 from blocks.policies import IngestPolicy
 from blocks.units import format_bytes
 from tasks.checks import check_job_id, shown
+from tasks.healing import heal
 from tasks.layout import PLAYLIST, TEMP, Named, name_output, object_key, rewritten_key
+from tasks.parallel import in_parallel
 from tasks.playlists import segment_names
 from tasks.purging import give_up, purge_released
 from tasks.sources import allowed_path, walk
@@ -62,10 +65,14 @@ class RegisterReport:
     skipped: tuple[str, ...]
     added_bytes: int
     over_quota: str = ""
+    healed: tuple[str, ...] = ()
+    """Outputs whose bytes were lost, and that got them back."""
 
     def summary(self) -> str:
         """One line for a person."""
         parts = [f"{len(self.registered)} outputs registered ({format_bytes(self.added_bytes)})"]
+        if self.healed:
+            parts.append(f"{len(self.healed)} lost ones healed")
         if self.already_there:
             parts.append(f"{len(self.already_there)} were there already")
         if self.skipped:
@@ -94,6 +101,8 @@ def register_outputs(
 ) -> RegisterReport:
     """Take in a folder on this machine, or a prefix under `temp/`, and mark the job `completed`.
 
+    Outputs that lost their bytes get them back first, from files that are their content.
+
     Raises:
         NotFoundError, RefusedError: no such job, or one whose status takes no outputs.
         InvalidInputError: no outputs there, a playlist without its segments, or other content under a known name.
@@ -104,6 +113,7 @@ def register_outputs(
     require_current(catalog, location)
     job = catalog.transaction(lambda connection: _registerable(connection, job_id))
     found, skipped = read_outputs(location, policy, outputs)
+    healed = _heal_lost(catalog, location, policy, job, found, run)
 
     def begin(connection: Connection) -> OutputPlan:
         # Planned under the key's lock: of two runs at once the later one sees what the earlier one began.
@@ -147,11 +157,34 @@ def register_outputs(
     return RegisterReport(
         job_id=job_id,
         registered=tuple(writing.new.name for writing in plan.writings),
-        already_there=plan.already_there,
+        already_there=tuple(name for name in plan.already_there if name not in healed),
         skipped=tuple(skipped),
         added_bytes=sum(writing.new.size_bytes for writing in plan.writings),
         over_quota=over_quota,
+        healed=tuple(sorted(healed)),
     )
+
+
+def _heal_lost(
+    catalog: CatalogDatabase,
+    location: OpenLocation,
+    policy: IngestPolicy,
+    job: JobRow,
+    found: Sequence[FoundOutput],
+    run: str,
+) -> frozenset[str]:
+    """Names of the outputs that had lost their bytes and have them again, from these very files."""
+    existing = catalog.transaction(lambda connection: find_named(connection, job.id))
+
+    def heal_one(one: FoundOutput) -> None:
+        before, name, kind = existing[one.named.name], one.named.name, one.named.kind
+        lost = NewObject(before.id, job.id, kind, name, location.place.id, "", one.size_bytes, one.sha256)
+        heal(catalog, location, job.api_key_id, lost, before.generation, one.bytes_from, run=run, rule="output_lost")
+
+    lost = [one for one in found if (before := existing.get(one.named.name)) is not None
+            and before.state in UNSOUND.states and before.sha256 == one.sha256]  # fmt: skip
+    in_parallel(heal_one, lost, threads=policy.parallel_transfers)
+    return frozenset(one.named.name for one in lost)
 
 
 def overrun(customer: Customer) -> str:
@@ -184,15 +217,13 @@ def plan_outputs(
         object_id, key = uuid4(), object_key(job_id, one.named.name)
         if before is not None and before.state != ObjectState.PENDING:
             if before.sha256 != one.sha256:
+                seen = "there already" if before.state == ObjectState.LIVE else before.state
                 raise InvalidInputError(
-                    f"{one.named.name} of job {job_id} is there already with other content; "
+                    f"{one.named.name} of job {job_id} is {seen} with other content; "
                     "ingest the video again with reprocess to get a new job"
                 )
             if before.state != ObjectState.LIVE:
-                raise RefusedError(
-                    f"{one.named.name} of job {job_id} is {before.state}: explain-object tells what could heal it; "
-                    "ingest the video again with reprocess to get a new job"
-                )
+                raise RefusedError(f"{one.named.name} of job {job_id} is {before.state} by now; try again")
             already_there.append(one.named.name)
             continue
         if before is not None:

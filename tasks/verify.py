@@ -85,7 +85,9 @@ class VerifyReport:
             return "the customer's own file: taking it in again heals this job"
         if one.kind == "metadata":
             return "the newest backup that has this hash"
-        return "transcoding the original again, in a new job"
+        if one.kind == "upload":
+            return "the customer's own file, uploaded anew"
+        return "register-outputs with the very file; or transcoding the original again, in a new job"
 
     def summary(self) -> str:
         """One line for a person."""

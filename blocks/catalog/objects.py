@@ -231,18 +231,19 @@ class ExistingOutput:
     id: UUID
     state: str
     sha256: str
+    generation: int
 
 
 def find_named(connection: Connection, job_id: UUID) -> dict[str, ExistingOutput]:
     """A job's objects by name."""
     rows = connection.execute(
         text(
-            "SELECT id, name, state, sha256 FROM stored_objects "
+            "SELECT id, name, state, sha256, generation FROM stored_objects "
             " WHERE job_id = CAST(:job AS uuid) AND state <> 'purging'"
         ),
         {"job": str(job_id)},
     )
-    return {row.name: ExistingOutput(row.id, row.state, row.sha256) for row in rows}
+    return {row.name: ExistingOutput(row.id, row.state, row.sha256, row.generation) for row in rows}
 
 
 def find_used_names(connection: Connection, job_id: UUID, names: Collection[str]) -> frozenset[str]:

@@ -93,13 +93,11 @@ class Simulation:
         name = self._one(trashed=False)
         if name is None or len(self.jobs[name].files) > 1:
             return
-        folder = self.world.folder / "outputs" / name
         made = {"metadata.json": b"{}" + self.chance.randbytes(8).hex().encode(),
                 "transcription/transcript.txt": b"words " * 200 + self.chance.randbytes(4).hex().encode()}  # fmt: skip
         for path, content in made.items():
-            write_video(folder / path, content)
-        self._do("register", lambda world: register_outputs(
-            world.catalog, world.home, world.ingest_policy, job_id=self._id(name), outputs=str(folder)))  # fmt: skip
+            write_video(self.world.folder / "outputs" / name / path, content)
+        self._do("register", lambda world: self._take_outputs(world, name))
         self.jobs[name].files |= {path: sha256(content) for path, content in made.items()}
 
     def _delete(self) -> None:
@@ -138,18 +136,20 @@ class Simulation:
                 world.catalog, world.locations, POLICY, job_id=self._id(name), run="rehydrate"))  # fmt: skip
 
     def _lose_and_heal(self) -> None:
-        """Bytes disappear, a verification notices, and the customer brings the video again."""
+        """All bytes of a job disappear, a verification notices, and the video and its outputs are brought again."""
         name = self._one(trashed=False)
         if name is None:
             return
         for row in rows(
             self.world.catalog,
             "SELECT o.key, l.name AS place FROM stored_objects o JOIN locations l ON l.id = o.location_id "
-            " WHERE o.job_id = :job AND o.kind = 'original'", job=self._id(name),
+            " WHERE o.job_id = :job", job=self._id(name),
         ):  # fmt: skip
             delete_keys(self.world.store(row.place), [row.key])
         self._do("verify", verify_all)
         self._do("heal", lambda world: self._take_in(world, name, self.jobs[name]))
+        if len(self.jobs[name].files) > 1:
+            self._do("heal outputs", lambda world: self._take_outputs(world, name))
 
     # How they are done
 
@@ -185,6 +185,10 @@ class Simulation:
     def _take_in(self, world: World, name: str, job: Job) -> None:
         source = write_video(world.folder / "videos" / name, job.video)
         ingest_videos(world.catalog, world.home, world.ingest_policy, api_key=CUSTOMER, sources=[str(source)])
+
+    def _take_outputs(self, world: World, name: str) -> None:
+        folder = world.folder / "outputs" / name
+        register_outputs(world.catalog, world.home, world.ingest_policy, job_id=self._id(name), outputs=str(folder))
 
     def _one(self, *, trashed: bool) -> str | None:
         found = sorted(name for name, job in self.jobs.items() if job.trashed == trashed)

@@ -275,8 +275,8 @@ STAYS = (
          "in the trash; undelete-jobs brings it back until 2026-05-08 12:30, then cleanup removes it (trash_days)"),
         ({"state": "purging"}, "released; the next cleanup removes its bytes"),
         ({"state": "purging", "job_status": "cleaned_up"}, "released; the next cleanup removes its bytes"),
-        ({"state": "missing"}, "its bytes are gone; taking the video in again heals an original, reconcile-quota heals "
-         "from an orphan"),
+        ({"state": "missing"}, "its bytes are gone; taking the video in again heals an original, register-outputs with "
+         "the very file an output, reconcile-quota heals from an orphan"),
         ({"state": "corrupt"}, "its bytes are not its content; verify-objects says what could heal it"),
         ({"job_status": "failed"},
          f"its job failed; cleanup removes it after {stamp(timedelta(days=7))} (failed_days)"),

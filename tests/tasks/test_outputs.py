@@ -203,3 +203,44 @@ def test_folders_that_are_none(register, new_job, tmp_path, hostile: str) -> Non
         register(new_job(), hostile)
     with pytest.raises((InvalidInputError, RefusedError)):
         register(new_job(), str(tmp_path / ("z" * 300)))
+
+
+@pytest.mark.parametrize("state", ["missing", "corrupt"])
+def test_lost_outputs_get_their_bytes_back_from_the_very_files(  # type: ignore[no-untyped-def]
+    register, new_job, catalog, location, tmp_path, state: str
+) -> None:
+    job, folder = new_job(), write_outputs(tmp_path / "out")
+    first = register(job, folder)
+    lost = ("720p/segments/segment_0001.ts", "audio/audio.mp3")
+    used = one(catalog, "SELECT storage_used_bytes FROM api_keys")
+    keys = [row.key for row in rows(catalog, f"SELECT key FROM stored_objects WHERE name IN {lost}")]
+    delete_keys(location.store, keys)
+    execute(catalog, f"UPDATE stored_objects SET state = '{state}', generation = generation + 1 WHERE name IN {lost}")
+    report = register(job, folder)
+    assert (report.healed, report.registered, len(report.already_there)) == (lost, (), len(first.registered) - 2)
+    assert one(catalog, "SELECT count(*) FROM stored_objects WHERE state = 'live'") == 17
+    assert one(catalog, "SELECT storage_used_bytes FROM api_keys") == used
+    assert one(catalog, "SELECT count(*) FROM operation_log WHERE operation = 'heal' AND rule = 'output_lost'") == 2
+    # No key is written twice: somebody may still remove what lay there.
+    assert not set(keys) & {row.key for row in rows(catalog, "SELECT key FROM stored_objects")}
+
+
+def test_a_lost_output_is_not_replaced_by_other_content(register, new_job, catalog, location, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    job, folder = new_job(), write_outputs(tmp_path / "out")
+    register(job, folder)
+    delete_keys(location.store, [f"processed/{job}/audio/audio.mp3"])
+    execute(catalog, "UPDATE stored_objects SET state = 'missing' WHERE name = 'audio/audio.mp3'")
+    (folder / "audio" / "audio.mp3").write_bytes(b"other sound")
+    with pytest.raises(InvalidInputError, match="audio/audio.mp3 of job .* is missing with other content"):
+        register(job, folder)
+    assert one(catalog, "SELECT count(*) FROM stored_objects WHERE state = 'missing'") == 1
+
+
+def test_a_lost_output_comes_back_from_a_prefix(register, new_job, catalog, location, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    job, folder = new_job(), write_outputs(tmp_path / "out")
+    register(job, folder)
+    delete_keys(location.store, [f"processed/{job}/audio/audio.mp3"])
+    execute(catalog, "UPDATE stored_objects SET state = 'missing' WHERE name = 'audio/audio.mp3'")
+    put_bytes(location.store, "temp/w2/audio/audio.mp3", (folder / "audio" / "audio.mp3").read_bytes(), {})
+    assert register(job, "temp/w2").healed == ("audio/audio.mp3",)
+    assert not [key for key in stored_keys(location) if key.startswith("temp/")]

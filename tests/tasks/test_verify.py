@@ -307,7 +307,8 @@ def test_cures_by_kind() -> None:
     report = VerifyReport(1, 0, 0, (), twins)
     assert report.cure(hurt("original")).startswith("the customer's own file"), "it is no twin of itself"
     assert report.cure(hurt("metadata")) == "the newest backup that has this hash"
-    assert report.cure(hurt("hls_720p")) == "transcoding the original again, in a new job"
+    assert report.cure(hurt("hls_720p")).startswith("register-outputs with the very file; or transcoding the original")
+    assert report.cure(hurt("upload")) == "the customer's own file, uploaded anew"
     assert "in job 00000000-0000-0000-0000-000000000003 of other" in report.cure(hurt("hls_720p", "b"))
 
 
