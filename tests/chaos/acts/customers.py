@@ -37,13 +37,20 @@ def _a_job(world: World) -> None:
 
 def _lose_the_original(world: World) -> None:
     world.job("summer")
-    lost = world.job("winter", outputs=False)
-    key = one(world.catalog, "SELECT key FROM stored_objects WHERE job_id = :job", job=lost)
-    delete_keys(world.home.store, [key])
+    _lose(world, world.job("winter", outputs=False))
+
+
+def _lose_everything(world: World) -> None:
+    _lose(world, world.job("summer"))
+
+
+def _lose(world: World, job: UUID) -> None:
+    keys = rows(world.catalog, "SELECT key FROM stored_objects WHERE job_id = :job", job=job)
+    delete_keys(world.home.store, [row.key for row in keys])
     execute(
         world.catalog,
         "UPDATE stored_objects SET state = 'missing', generation = generation + 1 WHERE job_id = :job",
-        job=lost,
+        job=job,
     )
 
 
@@ -219,6 +226,7 @@ ACTS = (
     Act("ingest-videos-in-parts", _a_large_file, _ingest_large, again=_later(_ingest_large)),
     Act("ingest-videos-from-a-url", _a_page, _ingest_from_a_page, again=_later(_ingest_from_a_page)),
     Act("register-outputs", _a_job_without_outputs, _register),
+    Act("register-outputs-that-were-lost", _lose_everything, _register),
     Act("register-outputs-from-temp", _outputs_in_temp, _register_from_temp, again=_register_from_temp_unless_done),
     Act("issue-upload-url", _a_job, _issue_form),
     Act("complete-upload-of-a-video", _a_form_for_a_new_video, _complete, again=_complete_after_the_reservations),
