@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 from prefect import get_run_logger
@@ -30,12 +31,14 @@ def open_key(policy: BackupPolicy) -> BackupKey | None:
 def stores_of(database: CatalogDatabase) -> Callable[[int], ObjectStore]:
     """Opens the store of a location's id, each once; a block that is gone is told for each object that needs it."""
     opened: dict[int, ObjectStore | StorageError] = {}
+    # Threads ask for it, and which Prefect server is meant is in the context of the one that called us.
+    context = copy_context()
 
     def store(location_id: int) -> ObjectStore:
         if location_id not in opened:
             try:
                 name = database.transaction(lambda connection: store_name(connection, location_id))
-                opened[location_id] = load_block(ObjectStore, name)
+                opened[location_id] = context.copy().run(load_block, ObjectStore, name)
             except StorageError as error:
                 opened[location_id] = error
         found = opened[location_id]

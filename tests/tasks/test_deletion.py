@@ -263,3 +263,37 @@ def test_unknown_ids_are_reported(sweep: Sweep, new_job: Callable[[bytes], UUID]
     plan = plan_deletion(select(sweep.catalog, Wanted(ids)), asked=ids)
     assert [item.subject for item in plan.skipped] == [str(unknown)]
     assert len(plan.items) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("status = 'cleaned_up'", "its files are removed already; nothing can bring them back but a backup"),
+        ("deleted_at = NULL, purge_after = NULL", "not in the trash"),
+    ],
+)
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_what_cannot_come_back(
+    sweep: Sweep, new_job: Callable[[bytes], UUID], change: str, why: str, *, meanwhile: bool
+) -> None:
+    """Told in the plan already, or where it came about after it."""
+    job = new_job(b"1")
+    delete(sweep, job)
+    statement = f"UPDATE jobs SET {change}"
+    if not meanwhile:
+        execute(sweep.catalog, statement)
+    plan = plan_undelete(select(sweep.catalog, Wanted((str(job),))))
+    if meanwhile:
+        execute(sweep.catalog, statement)
+    told = [(one.result, one.error) for one in apply_undelete(sweep, plan).outcomes]
+    told += [("skipped", item.because) for item in plan.skipped]
+    assert [(result, because.partition(":")[0]) for result, because in told] == [("skipped", why)]
+    assert one(sweep.catalog, "SELECT state FROM stored_objects") == "trashed", "nothing of it was touched"
+
+
+def test_files_that_were_cleaned_up_are_not_deleted_once_more(sweep: Sweep, new_job: Callable[[bytes], UUID]) -> None:
+    job = new_job(b"1")
+    execute(sweep.catalog, "UPDATE jobs SET status = 'cleaned_up'")
+    plan = plan_deletion(select(sweep.catalog, Wanted((str(job),))))
+    assert plan.items == ()
+    assert [item.because.partition(";")[0] for item in plan.skipped] == ["cleaned up already"]

@@ -155,12 +155,16 @@ def test_chunks_are_bounded_by_objects_and_by_bytes(move, catalog, new_job, monk
     assert [len(one) for one in relocate._chunks([], 500)] == []
 
 
-@pytest.mark.parametrize("size", [500, 3 * MIB])
-def test_a_source_that_is_not_its_content_is_not_moved(catalog, location, cold, locations, new_job, size: int) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(("size", "codec"), [(500, None), (3 * MIB, None), (500, "zstd"), (3 * MIB, "zstd")])
+def test_a_source_that_is_not_its_content_is_not_moved(  # type: ignore[no-untyped-def]
+    catalog, location, cold, locations, new_job, monkeypatch, size: int, codec: str | None
+) -> None:
+    """Copied by the server, compressed in memory, or as a stream."""
+    monkeypatch.setattr(rewriting, "WHOLE_BYTES", MIB)
     new_job(b"a" * size)
     (row,) = everything(catalog)
     put_bytes(location.store, row.key, b"b" * size, {})
-    (outcome,) = relocate.relocate(catalog, locations, POLICY, [row], Target(cold), WHY)
+    (outcome,) = relocate.relocate(catalog, locations, POLICY, [row], Target(cold, codec), WHY)
     assert outcome.result == "failed"
     assert "not its content" in outcome.error
     assert everything(catalog) == [row]

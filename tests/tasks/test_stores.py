@@ -179,3 +179,33 @@ def test_a_place_that_was_declared_after_the_backup_is_declared_again(catalog: C
     catalog.transaction(claims_done)
     probe_store(catalog, late.store, "late")
     assert open_location(catalog, late.store, "late").epoch == epoch
+
+
+@pytest.mark.parametrize(
+    ("owed", "why"),
+    [
+        (
+            "INSERT INTO relocations (id, object_id, job_id, generation, operation, location_id, key, state, "
+            "                         old_location_id, old_key) "
+            "SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1, 'tier-jobs', :main, 'processed/a', "
+            "       'swapped', :spare, 'processed/b'",
+            "still holds 1 old copies: cleanup removes them when the last URL has ended",
+        ),
+        ("UPDATE locations SET moved_to = NULL WHERE id IN (:main, :spare)", "new files still go to location spare"),
+    ],
+)
+def test_a_location_that_is_still_needed_is_not_retired(
+    catalog: CatalogDatabase, location: OpenLocation, spare: OpenLocation, owed: str, why: str
+) -> None:
+    execute(catalog, owed.replace(":main", str(location.place.id)).replace(":spare", str(spare.place.id)))
+    with pytest.raises(RefusedError, match=why):
+        retire_location(catalog, "spare")
+    assert one(catalog, "SELECT retired_at FROM locations WHERE name = 'spare'") is None
+
+
+def test_a_location_whose_forms_are_open_is_not_retired(
+    catalog: CatalogDatabase, spare: OpenLocation, policy: IngestPolicy, access: AccessPolicy, acme: str
+) -> None:
+    issue_upload_url(catalog, spare, access, policy, api_key=acme, filename="a.mp4", size_bytes=10)
+    with pytest.raises(RefusedError, match="location spare still has 1 open upload forms; cleanup closes them"):
+        retire_location(catalog, "spare")

@@ -1,0 +1,107 @@
+"""What travels in a backup beside the catalog, as the flow saves it: metadata objects of every store, and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.locations import declare_place
+from blocks.loading import block_names, load_block
+from blocks.object_store import ObjectStore
+from blocks.policies import AccessPolicy, IngestPolicy
+from tasks.outputs import register_outputs
+from tasks.stores import OpenLocation
+from tests.flows.conftest import save_policy
+from tests.flows.test_cli import run
+from tests.flows.test_flows import latest_artifact
+from tests.helpers import execute, one, write_outputs
+
+pytestmark = [pytest.mark.prefect, pytest.mark.slow]
+
+
+@pytest.fixture
+def completed(
+    catalog: CatalogDatabase, location: OpenLocation, new_jobs: Callable[[int], list[UUID]], tmp_path: Path
+) -> list[UUID]:
+    """Two jobs with all outputs, `metadata.json` among them, each its own."""
+    jobs = new_jobs(2)
+    for job in jobs:
+        folder = write_outputs(tmp_path / f"made/{job}", segments=1)
+        (folder / "metadata.json").write_text(f'{{"job": "{job}"}}')
+        register_outputs(catalog, location, IngestPolicy(source_roots=str(tmp_path)), job_id=job, outputs=str(folder))
+    return jobs
+
+
+def test_metadata_objects_of_stores_that_can_be_opened(
+    catalog: CatalogDatabase, location: OpenLocation, store: ObjectStore, vault: ObjectStore, completed: list[UUID]
+) -> None:
+    from flows.backup import backup
+
+    whole = backup(return_state=True)
+    assert whole.name == "Completed", whole.message
+    assert "2 metadata objects, 2 of them new" in str(whole.message)
+    # A store whose block is gone keeps the others' from nothing, and the run says so.
+    catalog.transaction(
+        lambda connection: declare_place(
+            connection, name="lost", store="no-block", bucket=store.bucket, prefix=store.prefix,
+            capabilities=location.capabilities.as_json(),
+        )
+    )  # fmt: skip
+    lost = "UPDATE stored_objects SET location_id = (SELECT id FROM locations WHERE name = :place), sha256 = :sha256 "
+    row = one(catalog, "SELECT id FROM stored_objects WHERE kind = 'metadata' LIMIT 1")
+    before = one(catalog, "SELECT sha256 FROM stored_objects WHERE id = :id", id=row)
+    execute(catalog, f"{lost} WHERE id = :id", place="lost", sha256="0" * 64, id=row)
+    partial = backup(return_state=True)
+    execute(catalog, f"{lost} WHERE id = :id", place="main", sha256=before, id=row)
+    assert partial.name == "Partial", partial.message
+    assert "1 metadata objects, 0 of them new, 1 could NOT be saved" in str(partial.message)
+    assert "no-block" in str(partial.message)
+
+
+def test_policies_come_back_from_a_backup(vault: ObjectStore, saved: str) -> None:
+    from flows.backup import backup
+
+    IngestPolicy(batch_files=7).save("nightly", overwrite=True)
+    assert backup(kind="catalog", return_state=True).name == "Completed"
+    IngestPolicy.delete("nightly")
+    told = run("backup", "settings", "--save")
+    assert "saved ingest-policy/nightly" in told.stderr
+    assert load_block(IngestPolicy, "nightly").batch_files == 7
+    # What is there is not touched: somebody may have changed it since.
+    IngestPolicy(batch_files=8).save("nightly", overwrite=True)
+    assert "saved" not in run("backup", "settings", "--save").stderr
+    assert load_block(IngestPolicy, "nightly").batch_files == 8
+    IngestPolicy.delete("nightly")
+    assert "nightly" not in block_names(IngestPolicy)
+
+
+def test_a_key_is_not_replaced(vault: ObjectStore) -> None:
+    """Backups that were encrypted to it could be opened by nobody's new secret."""
+    run("backup", "key", "--save", "once")
+    assert "a Backup Key block once exists already" in run("backup", "key", "--save", "once", code=1).stderr
+    assert "is no name of a block" in run("backup", "key", "--save", "Not A Name", code=1).stderr
+
+
+def test_a_download_without_files_that_were_lost(
+    catalog: CatalogDatabase, saved: str, new_jobs: Callable[[int], list[UUID]], tmp_path: Path
+) -> None:
+    from flows.bulk_download import bulk_download
+
+    save_policy(AccessPolicy(download_roots=str(tmp_path)))
+    jobs = new_jobs(2)
+    wanted = [str(job) for job in jobs]
+    execute(catalog, "UPDATE stored_objects SET state = 'missing' WHERE job_id = :job", job=jobs[0])
+    state = bulk_download(job_ids=wanted, target=str(tmp_path / "one"), return_state=True)
+    assert state.name == "Partial", state.message
+    assert "1 files" in str(state.message)
+    assert "1 left out" in str(state.message)
+    assert "missing" in latest_artifact(saved, "bulk-download-left-out")["data"]
+    execute(catalog, "UPDATE stored_objects SET state = 'missing'")
+    state = bulk_download(job_ids=wanted, target=str(tmp_path / "none"), return_state=True)
+    assert state.is_failed()
+    assert "is missing; run explain-object" in str(state.message)
+    execute(catalog, "UPDATE stored_objects SET state = 'live'")
