@@ -107,6 +107,19 @@ def test_a_past_day_whose_log_is_gone_stays(catalog: CatalogDatabase) -> None:
     assert content(catalog)["operations"] == before["operations"], "nor does the next night lose it"
 
 
+def test_a_day_whose_log_has_gone_in_part_stays(catalog: CatalogDatabase) -> None:
+    """A month of the log ends at midnight UTC, which is in the middle of a day elsewhere."""
+    for at in ("2026-05-31T20:00Z", "2026-06-01T05:00Z"):
+        log(catalog, at, "purge")
+    evening, zone = datetime(2026, 6, 1, 11, tzinfo=UTC), ZoneInfo("Pacific/Auckland")
+    whole = [(date(2026, 6, 1), 2)]
+    take(catalog, evening, zone=zone)
+    assert rows(catalog, "SELECT day, objects FROM analytics.operations") == whole
+    execute(catalog, "SELECT drop_log_partitions('2026-06-15')")
+    take(catalog, evening, zone=zone)
+    assert rows(catalog, "SELECT day, objects FROM analytics.operations") == whole
+
+
 def test_another_time_zone_counts_every_line_once(catalog: CatalogDatabase) -> None:
     begin = datetime.now(UTC).replace(day=3, hour=0, minute=30, second=0, microsecond=0)
     for hour in range(0, 72, 5):
