@@ -1,4 +1,5 @@
-"""Every error of the project. Each is terminal (asking again changes nothing) or transient (retried with backoff).
+"""Every error of the project. Each is terminal (asking again changes nothing) or transient (the same call may
+succeed later).
 
 A message names the thing, the limit and the way out: it is read by an operator in the UI, not by a programmer.
 """

@@ -17,18 +17,18 @@ from blocks.policies import BackupPolicy
 from blocks.units import shown
 from flows.events import (
     APPROVAL,
-    CORRUPT,
+    BACKUP_FAILED,
+    BACKUP_SMALL,
+    BACKUP_VERIFIED,
     DRIFT,
     DRILL_FAILED,
     EVENTS,
-    FAILED,
     QUOTA_FULL,
     QUOTA_NEARLY_FULL,
     RAN_NIGHTLY,
     RAN_WEEKLY,
     RUN_FAILED,
-    SMALL,
-    VERIFIED,
+    UNSOUND,
 )  # fmt: skip
 
 PREFIX = "transcode-flow: "
@@ -71,22 +71,26 @@ def wanted(
     overdue = window or timedelta(hours=policy.overdue_hours)
     return {
         "no good backup in time": Wanted(
-            _again(VERIFIED, overdue), "No backup was read back whole for overdue_hours of the Backup Policy."
+            _again(BACKUP_VERIFIED, overdue), "No backup was read back whole for overdue_hours of the Backup Policy."
         ),
         # That one waits for a first backup, and fires once: this one does for "never yet", and for as long as it lasts.
         "still no good backup": Wanted(
             EventTrigger(
-                posture=Posture.Proactive, expect={f"{EVENTS}.{VERIFIED}"}, within=overdue, threshold=1
+                posture=Posture.Proactive, expect={f"{EVENTS}.{BACKUP_VERIFIED}"}, within=overdue, threshold=1
             ),
             "No backup was read back whole for a whole overdue_hours of the Backup Policy; said again for each.",
         ),
-        "a backup failed": Wanted(_on(FAILED), "The last backup is older than it should be."),
-        "a backup is suspiciously small": Wanted(_on(SMALL), "A backup has less than half the usual size."),
+        "a backup failed": Wanted(_on(BACKUP_FAILED), "A run of backup made none; its message says why."),
+        "a backup is suspiciously small": Wanted(
+            _on(BACKUP_SMALL), f"A backup has less than {policy.small_percent} % of the usual size."
+        ),
         "a restore drill failed": Wanted(_on(DRILL_FAILED), "A backup could not be restored for practice."),
         "a quota is nearly full": Wanted(_on(QUOTA_NEARLY_FULL), "A customer has come past 80 % of its quota."),
         "a quota is full": Wanted(_on(QUOTA_FULL), "A customer has come to its quota: nothing more is taken in."),
         "drift was found": Wanted(_on(DRIFT), "The catalog and a store disagree; reconcile-quota says where."),
-        "an object is corrupt or missing": Wanted(_on(CORRUPT), "verify-objects read what is not its content."),
+        "an object is corrupt or missing": Wanted(
+            _on(UNSOUND), "verify-objects read what is not its content, or found nothing to read."
+        ),
         "a run wants approval": Wanted(_on(APPROVAL), "A run is suspended until somebody answers on its page."),
         "a scheduled run failed": Wanted(_on(RUN_FAILED), "What it was to do was not done, or not all of it."),
         "a run is late": Wanted(

@@ -10,7 +10,7 @@ from typing import Any
 from prefect import get_run_logger
 from prefect.blocks.core import Block
 
-from blocks.catalog import CatalogDatabase
+from blocks.catalog import CatalogDatabase, due
 from blocks.catalog.checks import newest_checks
 from blocks.catalog.locations import store_name
 from blocks.encryption import BackupKey
@@ -69,8 +69,6 @@ def settings() -> dict[str, Any]:
 
 def health_of(database: CatalogDatabase, backups: Backups, policy: BackupPolicy) -> Health:
     """The state of a catalog's backups by PostgreSQL's clock."""
-    from blocks.catalog import due
-
     drills = database.transaction(lambda connection: newest_checks(connection, "drill"))
     return judge(backups, drills, policy, database.transaction(due.now))
 

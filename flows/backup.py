@@ -22,7 +22,7 @@ from blocks.object_store.clock import store_now
 from blocks.policies import BackupPolicy, SafetyPolicy
 from flows.backing_up import health_markdown, health_of, open_key, settings, stores_of
 from flows.batches import progress_of
-from flows.events import FAILED, SMALL, VERIFIED, tell
+from flows.events import BACKUP_FAILED, BACKUP_SMALL, BACKUP_VERIFIED, tell
 from flows.opening import open_catalog, reported, run_label
 from flows.planned import is_scheduled, show_plan, show_report
 from tasks.backups.health import too_small
@@ -80,11 +80,11 @@ def backup(
                     )  # fmt: skip
                 message = taken.summary()
                 partial = taken.manifest.metadata is not None and taken.manifest.metadata.unsaved > 0
-                tell(VERIFIED, catalog, backup=taken.manifest.id, bytes=taken.manifest.size_bytes)
+                tell(BACKUP_VERIFIED, catalog, backup=taken.manifest.id, bytes=taken.manifest.size_bytes)
             found = list_backups(target, identity.catalog_id)
             newest = found.newest_good
             if not dry_run and newest is not None and (why := too_small(newest, found.all, rules)):
-                tell(SMALL, catalog, backup=newest.id, because=why)
+                tell(BACKUP_SMALL, catalog, backup=newest.id, because=why)
                 message, partial = f"{message}; {why}", True
             # Two clocks, and the earlier one: none of them alone makes backups old.
             now = min(database.transaction(due.now), store_now(target))
@@ -102,11 +102,11 @@ def backup(
             health = health_of(database, list_backups(target, identity.catalog_id), rules)
     except SweepBusyError as error:
         if is_scheduled():
-            tell(FAILED, catalog, because=str(error))
+            tell(BACKUP_FAILED, catalog, because=str(error))
             raise
         return Completed(name="Skipped", message=str(error), data=None)
     except Exception as error:  # whatever it was, somebody is told
-        tell(FAILED, catalog, because=str(error))
+        tell(BACKUP_FAILED, catalog, because=str(error))
         raise
     create_markdown_artifact(health_markdown(health), key="backup-health", description=message or plan.summary())
     log.info(message or plan.summary())

@@ -15,13 +15,14 @@ from contextvars import copy_context
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from prefect import get_run_logger
+from prefect import Task, get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from blocks.errors import InvalidInputError, StorageError, WorkerLostError
+from blocks.errors import InvalidInputError, StorageError, TerminalError, WorkerLostError
 
 R = TypeVar("R")
 
@@ -72,6 +73,11 @@ def batch_runner(setting: str) -> TaskRunner[Any]:
         "memory_limit": 0,  # batches keep to their policy's MiB; Dask would end a process whose share is less than that
     }
     return cast("TaskRunner[Any]", DaskTaskRunner(cluster_kwargs=cluster))
+
+
+def unless_terminal(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 -- Prefect's
+    """Whether a batch that failed is worth another try: not where our own error says that nothing would change."""
+    return not isinstance(state.result(raise_on_failure=False), TerminalError)
 
 
 THREADS: Any = batch_runner("threads")

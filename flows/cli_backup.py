@@ -166,9 +166,15 @@ def _save_policies(said: dict[str, dict[str, dict[str, object]]]) -> list[str]:
     for kind in POLICIES:
         there = block_names(kind)
         for name, fields in said.get(kind.get_block_type_slug(), {}).items():
-            if name not in there:
+            if name in there:
+                continue
+            try:
                 kind(**fields).save(name)
-                saved.append(f"{kind.get_block_type_slug()}/{name}")
+            except ValueError:  # of another version, which allowed what this one does not; never what it was
+                lost = f"{kind.get_block_type_slug()}/{name}"
+                err.print(f"[yellow]{lost} is not saved: this version refuses some of its values[/]", highlight=False)
+                continue
+            saved.append(f"{kind.get_block_type_slug()}/{name}")
     return saved
 
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import typer
 
-from blocks.errors import InvalidInputError, RefusedError
+from blocks.errors import InvalidInputError, RefusedError, StorageError
 from blocks.units import format_bytes, shown
 from flows.console import clear_errors, err, out, plain
 from flows.local_stack import use_local_prefect
@@ -28,8 +28,11 @@ from flows.reaching import (
 SHOWN = 20
 
 if TYPE_CHECKING:
+    from blocks.object_store import ObjectStore
     from blocks.policies import IntegrityPolicy
+    from tasks.backups.cutover import CutOver
     from tasks.backups.listing import Backup
+    from tasks.backups.manifest import Manifest
     from tasks.plans import Plan
 
 
@@ -64,7 +67,6 @@ def restore(
         from blocks.policies import IntegrityPolicy
         from tasks.backups import cutover as cutting
         from tasks.backups.in_use import find_in_use
-        from tasks.backups.listing import mark_restoring
         from tasks.backups.replacing import plan_replacement
         from tasks.backups.restoring import Restoring, name_beside, restore_beside
 
@@ -90,6 +92,8 @@ def restore(
             # Beside nothing is replaced: then it is enough to look.
             in_use = find_in_use(database, even_if_unreadable=even_if_unreadable or not cutover)
             cutting.require_settled(in_use, backup)
+            if cutover:
+                cutting.require_owner(database)
             _, chosen = opened.choose(backup, before=_time(before), catalog_id=catalog_id)
             if chosen.manifest is None:
                 raise RefusedError(f"backup {chosen.id} cannot be restored: {chosen.why_not}")
@@ -97,7 +101,7 @@ def restore(
                 opened.store, chosen.manifest, database, rules, opened.key, _metadata(metadata_objects, store_url),
                 even_if_damaged, say=lambda step: err.print(f"· {plain(step)}", highlight=False),
             )  # fmt: skip
-            mark_restoring(opened.store, chosen.manifest, run)
+            _mark(opened.store, chosen.manifest, run)
             cutting.drop_untouched(database, rules)
             name = name_beside(database.database, "restore", run)
             restored = restore_beside(work, name, note={"run": run})
@@ -118,15 +122,33 @@ def restore(
                 waiting=lambda by: err.print(f"waiting for {plain(by)}", highlight=False),
                 even_if_unreadable=even_if_unreadable,
             )  # fmt: skip
-            kept = f"; the old one is {cut.kept_as}, read-only" if cut.kept_as else ""
-            out.print(f"{database.database} is backup {chosen.id} now{kept}", highlight=False)
+            _show_cut(cut, chosen.id)
             _settle(opened, chosen, metadata_objects, checks, take_over=cut.owned)
+
+
+def _show_cut(cut: CutOver, backup: str) -> None:
+    kept = f"; the old one is {cut.kept_as}, read-only" if cut.kept_as else ""
+    out.print(f"{cut.database} is backup {backup} now{kept}", highlight=False)
+    if cut.lacking:
+        err.print(f"[yellow]{plain(cut.lacking)}[/]", highlight=False)
+
+
+AGAIN = ("erase again", "delete again")
+
+
+def _mark(store: ObjectStore, manifest: Manifest, run: str) -> None:
+    from tasks.backups.listing import mark_restoring
+
+    try:
+        mark_restoring(store, manifest, run)
+    except StorageError as error:  # what can only be read can be restored all the same
+        err.print(f"[yellow]retention may let this backup go meanwhile: {plain(str(error))}[/]", highlight=False)
 
 
 def _show(plan: Plan) -> None:
     out.print(plain(plan.summary()), highlight=False)
-    again = [item for item in plan.items if item.action == "erase again"]
-    others = [item for item in plan.items[1:] if item.action != "erase again"]
+    again = [item for item in plan.items if item.action in AGAIN]
+    others = [item for item in plan.items[1:] if item.action not in AGAIN]
     for item in (*again, *others[:SHOWN], *plan.skipped):
         out.print(plain(f"  {item.action}: {item.subject} {item.customer} ({item.because})"), highlight=False)
     if len(others) > SHOWN:
@@ -143,6 +165,8 @@ def _question(database: str, chosen: Backup, plan: Plan, now: datetime) -> str:
     )  # fmt: skip
     if plan.skipped:
         lost = "what came since cannot be read"
+    if again := sum(item.action in AGAIN for item in plan.items):
+        lost += f"; {again} jobs that were erased or deleted since live again until that is done again"
     return (
         f"Replace {database} by backup {chosen.id} of {manifest.snapshot_at:%Y-%m-%d %H:%M:%S} UTC, {_span(age)} ago "
         f"({lost}), and keep the old one aside?"

@@ -18,11 +18,11 @@ from blocks.units import format_bytes
 from tasks.checks import check_job_id
 
 EVENTS = "transcode-flow"
-VERIFIED, SMALL, FAILED = "backup.verified", "backup.small", "backup.failed"
+BACKUP_VERIFIED, BACKUP_SMALL, BACKUP_FAILED = "backup.verified", "backup.small", "backup.failed"
 DRILL_PASSED, DRILL_FAILED = "drill.passed", "drill.failed"
 RESTORED = "restore.finished"
 QUOTA_NEARLY_FULL, QUOTA_FULL = "quota.nearly-full", "quota.full"
-DRIFT, CORRUPT = "drift.found", "object.unsound"
+DRIFT, UNSOUND = "drift.found", "object.unsound"
 APPROVAL = "approval.wanted"
 RAN_NIGHTLY, RAN_WEEKLY, RUN_FAILED = "schedule.nightly", "schedule.weekly", "schedule.failed"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.findings import Found, record_findings
-from flows.events import CORRUPT, DRIFT, tell
+from flows.events import DRIFT, UNSOUND, tell
 from flows.opening import run_label
 from tasks import findings
 from tasks.lifecycle_reach import RuleReach
@@ -38,7 +38,7 @@ def note_unsound(
     _write(database, "verify-objects", [] if some_kinds else list(reports), found)
     if found:
         first = next(one for report in reports.values() for one in report.alarming)
-        tell(CORRUPT, catalog, of="catalog", such_as=first.key, **_sums(found))
+        tell(UNSOUND, catalog, of="catalog", such_as=first.key, **_sums(found))
 
 
 def _write(database: CatalogDatabase, operation: str, places: Sequence[str], found: Sequence[Found]) -> None:

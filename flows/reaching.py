@@ -151,17 +151,23 @@ def _database_at(url: str) -> CatalogDatabase:
     host = parts.host or str(parts.query.get("host", ""))
     if not parts.drivername.startswith("postgres") or not host or not parts.database:
         raise InvalidInputError(NO_DATABASE)
-    if parts.password:
+    if parts.password or "password" in parts.query:
         raise RefusedError("a password on a command line is seen by everybody: set PGPASSWORD, and leave it out here")
+    if not parts.username:
+        raise InvalidInputError(f"the address says not as whom: {NO_DATABASE}")
+    if unknown := sorted(set(parts.query) - {"host", "port", "sslmode"}):
+        raise InvalidInputError(
+            f"{shown(unknown[0])} is no option of a database's address here: host, port and sslmode are"
+        )
     password = os.environ.get("PGPASSWORD")
     try:
         return CatalogDatabase(
             host=host,
-            port=parts.port or 5432,
+            port=parts.port or int(str(parts.query.get("port", 5432))),
             database=parts.database,
-            username=parts.username or "postgres",
+            username=parts.username,
             password=SecretStr(password) if password else None,
-            sslmode=os.environ.get("PGSSLMODE", "prefer"),
+            sslmode=str(parts.query.get("sslmode") or os.environ.get("PGSSLMODE", "prefer")),
         )
     except ValueError as error:
         raise InvalidInputError(f"the address or PGSSLMODE is refused: {_told(error)}") from error
@@ -180,6 +186,8 @@ def _key(identity_file: str) -> BackupKey | None:
     lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("#")]
     if not lines:
         return None
+    if len(lines) > 1:
+        raise InvalidInputError("the key file holds more than one line: name a file with the one key of these backups")
     try:
         return BackupKey(identity=SecretStr(lines[0]))
     except ValueError as error:

@@ -11,7 +11,7 @@ from prefect.futures import PrefectFuture
 from blocks.catalog import drift
 from blocks.loading import load_block
 from blocks.policies import IntegrityPolicy, SafetyPolicy
-from flows.batches import RUNNER, progress_of, run_batches
+from flows.batches import RUNNER, progress_of, run_batches, unless_terminal
 from flows.finding import note_drift
 from flows.opening import open_catalog, open_store, reach_stores, reported, show_table
 from flows.planned import Work, run_planned
@@ -84,7 +84,10 @@ def reconcile_quota(
     )
 
 
-@task(name="reconcile-range", task_run_name="{store} {part.number}", retries=2, retry_delay_seconds=5)
+@task(
+    name="reconcile-range", task_run_name="{store} {part.number}", retries=2, retry_delay_seconds=5,
+    retry_condition_fn=unless_terminal,
+)  # fmt: skip
 def reconcile_range(part: JobRange, store: str, catalog: str, policy: str, grace_seconds: float) -> RangeDrift:
     """Look through one range of jobs; takes names of blocks, so that it can run on another machine."""
     database = open_catalog(catalog)

@@ -14,7 +14,7 @@ from blocks.catalog import CatalogDatabase, due
 from blocks.errors import StorageError
 from blocks.loading import load_block
 from blocks.policies import RelocationPolicy
-from flows.batches import run_batches
+from flows.batches import run_batches, unless_terminal
 from flows.opening import open_catalog
 from tasks import moving
 from tasks.moving import BatchMoved, JobMoved, Mark, Move, MoveBatch
@@ -37,7 +37,10 @@ def name_blocks(catalog: str, relocation: str, home: str) -> Blocks:
     return Blocks(catalog, relocation, home)
 
 
-@task(name="move-batch", task_run_name="batch {batch.number}", retries=2, retry_delay_seconds=5)
+@task(
+    name="move-batch", task_run_name="batch {batch.number}", retries=2, retry_delay_seconds=5,
+    retry_condition_fn=unless_terminal,
+)  # fmt: skip
 def move_batch(batch: MoveBatch, blocks: Blocks) -> BatchMoved:
     """Relocate one batch; takes names of blocks and ids of jobs, so that it can run on another machine."""
     get_run_logger().debug("batch %s: %s jobs", batch.number, len(batch.job_ids))

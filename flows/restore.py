@@ -15,7 +15,7 @@ from blocks.catalog.databases import drop_database, maintenance, read_note
 from blocks.catalog.migrating import upgrade
 from blocks.catalog.sweeps import database_lock
 from blocks.encryption import BackupKey
-from blocks.errors import RefusedError
+from blocks.errors import RefusedError, StorageError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
 from blocks.policies import BackupPolicy, IntegrityPolicy, SafetyPolicy
@@ -24,7 +24,7 @@ from flows.events import RESTORED, tell
 from flows.opening import reported, run_label
 from flows.planned import Work, run_planned, show_plan, was_asked
 from flows.restored import settle, show_aftermath
-from tasks.backups.cutover import cut_over, drop_untouched, reopen, require_settled
+from tasks.backups.cutover import cut_over, drop_untouched, reopen, require_owner, require_settled
 from tasks.backups.in_use import InUse, find_in_use
 from tasks.backups.listing import choose, groups_of, mark_restoring
 from tasks.backups.manifest import Manifest
@@ -114,7 +114,10 @@ def restore(
 
         def plan(_: Sweep) -> tuple[Plan, Restored]:
             chosen = _manifest(database, in_use, source, name, _Wanted(backup, before, catalog_id))
-            mark_restoring(source, chosen, run_label())
+            try:
+                mark_restoring(source, chosen, run_label())
+            except StorageError as error:  # what can only be read can be restored all the same
+                log.warning("retention may let this backup go meanwhile: %s", error)
             work = Restoring(source, chosen, database, rules, keys, metadata_objects, even_if_damaged, say=log.info)
             beside.append(_beside(work, name))
             return plan_replacement(in_use, chosen, name), beside[0]
@@ -134,12 +137,17 @@ def restore(
             show_aftermath(result, kept_as=cut.kept_as)
             tell(RESTORED, target, backup=restored.manifest.id, kept_as=cut.kept_as)
             kept = f"the old database is {cut.kept_as}" if cut.kept_as else "there was none before"
-            again = sum(item.action == "erase again" for item in planned.items)
             notes = [f"restored from {restored.manifest.id}", kept, result.summary(), *restored.notes]
-            notes += [f"{again} jobs were erased since and must be erased again"] if again else []
+            for what, told in (("erase", "were erased since and must be erased again"),
+                               ("delete", "were deleted since and live again: delete them again")):  # fmt: skip
+                if number := sum(item.action == f"{what} again" for item in planned.items):
+                    notes.append(f"{number} jobs {told}")
+            notes += [cut.lacking] if cut.lacking else []
             return Report("restore", tuple(Outcome(item, "done") for item in planned.items[:1]), tuple(notes))
 
         require_settled(in_use, backup)
+        if cutover:
+            require_owner(database)
         if in_use is None or in_use.unreadable:
             sweep = Sweep(database, (), run_label())
             planned, restored = plan(sweep)
@@ -170,7 +178,7 @@ def _beside(work: Restoring, name: str) -> Restored:
         if note.get("ready") is True and note.get("backup") == work.manifest.id and note.get("run") == run_label():
             beside = work.target.named(name)
             upgrade(beside)  # this version may be a newer one
-            return Restored(beside, work.manifest, {})
+            return Restored(beside, work.manifest, {}, tuple(note.get("notes", ())))
         drop_database(connection, name)
     return restore_beside(work, name, note={"run": run_label()})
 
@@ -219,5 +227,6 @@ def _stays_beside(restored: Restored) -> State[Report]:
         f"backup {restored.manifest.id} is restored beside, as database {restored.database.database} ({steps}), and "
         "compared; the catalog in use is untouched. To take its place run this again with cutover"
     )
+    message = "; ".join([message, *restored.notes])
     get_run_logger().info(message)
     return Completed(name="DryRun", message=message, data=None)

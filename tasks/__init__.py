@@ -1,5 +1,5 @@
 """The middle floor: what is done, one module a capability.
 
-Each module has pure `plan_*` functions where something is decided, plain functions that a service can import and call
-in milliseconds; where work runs in batches, a thin `@task` function wraps the plain one.
+Pure `plan_*` functions decide; plain functions do it, and a service can import and call them in milliseconds. Nothing
+here knows Prefect's runs: where work goes in batches, a flow wraps the plain function in a task.
 """

@@ -16,12 +16,17 @@ from blocks.object_store.transfer import put_bytes, read_bytes
 from blocks.policies import AccessPolicy, RelocationPolicy
 from tasks.checks import check_job_id, check_kind, check_lifetime, shown
 from tasks.content import decode_whole
-from tasks.layout import PLAYLIST, content_type, friendly_name, playlist_key, playlist_name
+from tasks.layout import (
+    LARGEST_PLAYLIST_BYTES,
+    PLAYLIST,
+    PLAYLISTS,
+    content_type,
+    friendly_name,
+    playlist_key,
+)
 from tasks.playlists import presigned_playlist
 from tasks.rehydrate import bring_back
 from tasks.stores import Locations, require_current
-
-LARGEST_PLAYLIST_BYTES = 16 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def issue_download_url(
         if wanted.is_hls:
             playlist, segments = catalog.transaction(
                 lambda connection: hand_out_hls(
-                    connection, api_key=api_key, job_id=job, kind=wanted, playlist=playlist_name(wanted), lasts=lasts
+                    connection, api_key=api_key, job_id=job, kind=wanted, playlist=PLAYLISTS[wanted], lasts=lasts
                 )
             )
             away = [one.id for one in segments if not _serves(locations, one, "")]

@@ -119,6 +119,12 @@ def check_kind(value: str) -> ObjectKind:
         raise InvalidInputError(f"{shown(value)} is no kind of object; there are: {', '.join(ObjectKind)}") from None
 
 
+def check_age_days(older_than_days: int | None) -> None:
+    """An age that jobs are chosen by: 0 days to a century, or none."""
+    if older_than_days is not None and not 0 <= older_than_days <= 36_500:
+        raise InvalidInputError(f"older_than_days={shown(older_than_days)} is outside the limits: 0 to 36500")
+
+
 def check_size(size_bytes: int, *, at_most: int) -> int:
     """A size that can be stored: above 0, at most `at_most`."""
     if size_bytes <= 0:

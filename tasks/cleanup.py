@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -67,7 +68,7 @@ def find_due(
     places = tuple(found for _, found in sweep.each(lambda location: _place_facts(sweep, location, policy, ahead)))
     facts = sweep.catalog.transaction(read)
     leftovers = find_leftovers(timedelta(days=policy.scratch_days), now=now)
-    return CleanupFacts(**{**vars(facts), "places": places, "leftovers": tuple(leftovers)})
+    return replace(facts, places=places, leftovers=tuple(leftovers))
 
 
 def _place_facts(sweep: Sweep, location: OpenLocation, policy: RetentionPolicy, ahead: timedelta) -> PlaceFacts:
@@ -197,9 +198,9 @@ def _remove_released(sweep: Sweep, claims: Sequence[Outcome], leftovers: Sequenc
         others = Extent()
         for job_id, extent in purged.deleted.items():
             if job_id in claimed:
-                freed[job_id] = _sum(freed.get(job_id, Extent()), extent)
+                freed[job_id] = freed.get(job_id, Extent()) + extent
             else:
-                others = _sum(others, extent)
+                others += extent
         for item in leftovers:
             if item.place == location.place.name:
                 result = "failed" if purged.failed else "done"
@@ -215,7 +216,7 @@ def _remove_released(sweep: Sweep, claims: Sequence[Outcome], leftovers: Sequenc
 
 
 def _finish_intents(sweep: Sweep, facts: CleanupFacts, items: Sequence[Item]) -> list[Outcome]:
-    finished = finish_unfinished(sweep, facts.intents, before_batch=sweep.before_batch)
+    finished = finish_unfinished(sweep, facts.intents)
     keys: dict[str, list[str]] = {}
     for one in facts.intents:
         keys.setdefault(intent_subject(one.state, one.location_id), []).append(one.key)
@@ -271,10 +272,6 @@ def _remove_folder(item: Item) -> Outcome:
     except OSError as error:
         return Outcome(item, "failed", f"{error.strerror or error}")
     return Outcome(item, "done", size_bytes=item.size_bytes)
-
-
-def _sum(one: Extent, other: Extent) -> Extent:
-    return Extent(one.objects + other.objects, one.stored_bytes + other.stored_bytes)
 
 
 def _first(failed: dict[str, str]) -> str:

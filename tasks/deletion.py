@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -32,7 +32,7 @@ from blocks.object_store.listing import list_prefix
 from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
 from blocks.policies import RetentionPolicy
 from blocks.units import parse_bytes
-from tasks.checks import check_job_id, check_reason, shown
+from tasks.checks import check_age_days, check_job_id, check_reason, shown
 from tasks.plans import Item, Outcome, Plan, Report
 from tasks.purging import purge_released
 from tasks.stores import OpenLocation, require_own
@@ -68,8 +68,7 @@ def select(catalog: CatalogDatabase, wanted: Wanted, *, trashed: bool | None = N
         raise InvalidInputError("nothing is asked for: give job_ids, or a filter such as api_key")
     if wanted.status and wanted.status not in set(JobStatus):
         raise InvalidInputError(f"{shown(wanted.status)} is no status of a job; there are: {', '.join(JobStatus)}")
-    if wanted.older_than_days is not None and not 0 <= wanted.older_than_days <= 36_500:
-        raise InvalidInputError(f"older_than_days={shown(wanted.older_than_days)} is outside the limits: 0 to 36500")
+    check_age_days(wanted.older_than_days)
     ids = tuple(dict.fromkeys(check_job_id(one) for one in wanted.job_ids)) or None
     at_least = parse_bytes(wanted.larger_than) if wanted.larger_than else None
 
@@ -221,8 +220,7 @@ def _erase(sweep: Sweep, items: Sequence[Item]) -> list[Outcome]:
         purged = purge_released(sweep.catalog, location, going, run=sweep.run)
         failed |= purged.failed | _remove_all(sweep, location, going, exports)
         for job_id, extent in purged.deleted.items():
-            before = freed.get(job_id, Extent())
-            freed[job_id] = Extent(before.objects + extent.objects, before.stored_bytes + extent.stored_bytes)
+            freed[job_id] = freed.get(job_id, Extent()) + extent
     left = _jobs_of(failed, going)
     rid = [one for one in going if one not in left]
     gone = sweep.catalog.transaction(lambda connection: erase_jobs(connection, owner, rid, run=sweep.run))
@@ -310,10 +308,12 @@ def hold(
     return HoldReport({str(one): held.before for one, held in found.items()}, unknown, text, late)
 
 
-def _change(sweep: Sweep, items: Sequence[Item], work: object) -> list[Outcome]:
+def _change(
+    sweep: Sweep, items: Sequence[Item], work: Callable[[Connection, int, Sequence[UUID]], Changed]
+) -> list[Outcome]:
     owner, ids = items[0].owner, [UUID(item.subject) for item in items]
     try:
-        changed: Changed = sweep.catalog.transaction(lambda connection: work(connection, owner, ids))  # type: ignore[operator]  # one of ours
+        changed = sweep.catalog.transaction(lambda connection: work(connection, owner, ids))
     except StorageError as error:
         return [Outcome(item, "failed", str(error)) for item in items]
     outcomes = job_outcomes(items, changed)
@@ -326,4 +326,4 @@ def _change(sweep: Sweep, items: Sequence[Item], work: object) -> list[Outcome]:
 
 
 def _because(item: Item, why: str) -> Item:
-    return Item(item.action, item.rule, item.subject, why, item.customer, item.objects, item.size_bytes, item.owner)
+    return replace(item, because=why)

@@ -30,7 +30,7 @@ from blocks.policies import AccessPolicy
 from blocks.units import format_bytes
 from tasks.checks import LARGEST_OBJECT_BYTES, check_job_id, check_kind, shown
 from tasks.folders import Folder
-from tasks.layout import EXPORTS, friendly_name, playlist_name
+from tasks.layout import EXPORTS, PLAYLISTS, friendly_name
 from tasks.reading import File, Reading, why_unreadable
 from tasks.stores import Locations, require_current
 from tasks.zipping import CHECKSUMS, Member, UniqueNames, archive_bytes, safe_member_name, zip_stream
@@ -151,7 +151,6 @@ def _plan(
     kinds: Sequence[ObjectKind],
     api_key: str | None,
 ) -> _Plan:
-    playlists = {kind.value: playlist_name(kind) for kind in ObjectKind if kind.is_hls}
     owners = catalog.transaction(lambda connection: find_owners(connection, ids, api_key=api_key))
     plan = _Plan({})
     refused: dict[UUID, StorageError] = {}
@@ -159,7 +158,7 @@ def _plan(
     for customer_id, own in owners.items():
         taken = catalog.transaction(
             lambda connection, customer_id=customer_id, own=own: take_jobs(  # type: ignore[misc]  # bound in the loop
-                connection, customer_id, own, kinds or list(ObjectKind), playlists=playlists, lasts=DOWNLOAD_LASTS
+                connection, customer_id, own, kinds or list(ObjectKind), playlists=PLAYLISTS, lasts=DOWNLOAD_LASTS
             )
         )
         plan.jobs.update(taken.jobs)

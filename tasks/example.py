@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from uuid import UUID
 
@@ -191,7 +191,7 @@ def _play(connection: Connection, chance: np.random.Generator, day: _Day) -> Non
         label = PROFILES[number].label
         hashed = hashlib.sha256(f"example {label}".encode()).hexdigest()
         day.keys[number] = example.add_customer(connection, label, hashed, quota, at)
-    jobs = [ExampleJob(**{**vars(one.job), "api_key_id": day.keys[one.customer]}) for one in day.came]
+    jobs = [replace(one.job, api_key_id=day.keys[one.customer]) for one in day.came]
     if jobs:
         example.add_jobs(connection, jobs, run=run)
         if again := [one.job.id for one in day.came if one.again]:

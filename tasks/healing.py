@@ -21,7 +21,8 @@ from tasks.stores import OpenLocation
 from tasks.writing import LocalFile, StoredBlob, Writing, write_object
 
 OLD_BYTES_STAY = timedelta(minutes=15)
-"""Beside the last URL's end: clocks differ, and a download that started in time may still run."""
+"""Beside the last URL's end: clocks differ, and a download that started in time may still run. No policy's, as that of
+what is moved: the old bytes are gone or wrong, and nobody may want them back."""
 
 
 def heal(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -66,7 +66,6 @@ def ingest_videos(
     manifest: str = "",
     reprocess: bool = False,
     run: str = "",
-    progress: Callable[[int], None] = lambda size_bytes: None,
 ) -> IngestReport:
     """Take in files, folders, URLs or a manifest for one customer; the report lists every source.
 
@@ -80,7 +79,7 @@ def ingest_videos(
     batches = plan_batches(found, files=policy.batch_files, size_bytes=BATCH_BYTES)
 
     def ingest(batch: Sequence[Source]) -> list[IngestOutcome]:
-        return ingest_batch(catalog, location, policy, customer, batch, reprocess=reprocess, run=run, progress=progress)
+        return ingest_batch(catalog, location, policy, customer, batch, reprocess=reprocess, run=run)
 
     with ThreadPoolExecutor(max_workers=policy.parallel_batches) as pool:
         outcomes = [outcome for batch in pool.map(ingest, batches) for outcome in batch]
@@ -116,7 +115,6 @@ def ingest_batch(
     *,
     reprocess: bool = False,
     run: str = "",
-    progress: Callable[[int], None] = lambda size_bytes: None,
 ) -> list[IngestOutcome]:
     """Hash a batch's sources and take them in; one outcome for each, in order."""
 
@@ -128,9 +126,7 @@ def ingest_batch(
             return IngestOutcome(told(source.where), why, source.filename, error=_reason(error))
 
     def alone(source: Source) -> list[IngestOutcome]:
-        return ingest_batch(
-            catalog, location, policy, customer, [source], reprocess=reprocess, run=run, progress=progress
-        )
+        return ingest_batch(catalog, location, policy, customer, [source], reprocess=reprocess, run=run)
 
     if any(source.path is None for source in batch):
         if len(batch) > 1:
@@ -143,9 +139,7 @@ def ingest_batch(
     hashed = [one for one in read_ones if isinstance(one, Hashed)]
     fetched = [one.bytes_from.key for one in hashed if isinstance(one.bytes_from, StoredBlob)]
     try:
-        taken = iter(
-            take_in(catalog, location, policy, customer, hashed, reprocess=reprocess, run=run, progress=progress)
-        )
+        taken = iter(take_in(catalog, location, policy, customer, hashed, reprocess=reprocess, run=run))
     except StorageError as error:
         # The other batches go on, and the report lists these too.
         result: Result = "failed" if is_transient(error) else "refused"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -89,7 +89,6 @@ def take_in(
     release: UUID | None = None,
     run: str = "",
     operation: str = "ingest",
-    progress: Callable[[int], None] = lambda size_bytes: None,
 ) -> list[IngestOutcome]:
     """One batch of videos of one customer; the outcomes are in the order of `hashed`.
 
@@ -100,9 +99,7 @@ def take_in(
     # Most of a nightly run is known already, and needs no lock to be told so.
     known = {} if reprocess or release else _meet_known(catalog, customer, hashed)
     fresh = [one for one in hashed if one.sha256 not in known]
-    taken = iter(
-        _take_in_fresh(catalog, location, policy, customer, fresh, reprocess, release, run, operation, progress)
-    )
+    taken = iter(_take_in_fresh(catalog, location, policy, customer, fresh, reprocess, release, run, operation))
     outcomes = [_duplicate(one, *known[one.sha256]) if one.sha256 in known else next(taken) for one in hashed]
     arriving = [one for one, outcome in zip(hashed, outcomes, strict=True) if outcome.job_status == JobStatus.UPLOADING]
     if arriving:
@@ -193,7 +190,6 @@ def _take_in_fresh(
     release: UUID | None,
     run: str,
     operation: str,
-    progress: Callable[[int], None],
 ) -> list[IngestOutcome]:
     if not hashed:
         return []
@@ -220,7 +216,7 @@ def _take_in_fresh(
         for one, arrival in zip(hashed, arrivals, strict=True)
         if arrival.original.job_id in admission.admitted
     ]
-    reasons = _write_and_commit(catalog, location, policy, customer, entering, run, operation, progress)
+    reasons = _write_and_commit(catalog, location, policy, customer, entering, run, operation)
     healed = _heal_missing(catalog, location, admission, hashed, arrivals, run)
     known_ids = [job.job_id for job in admission.known.values()]
     outputs = catalog.transaction(lambda connection: list_outputs(connection, known_ids)) if known_ids else {}
@@ -238,13 +234,12 @@ def _write_and_commit(
     entering: Sequence[tuple[Hashed, Arrival]],
     run: str,
     operation: str,
-    progress: Callable[[int], None],
 ) -> dict[UUID, str]:
     """Returns why, for each job that did not make it; its bytes and its quota are given back."""
     if not entering:
         return {}
     writings = [Writing(arrival.original, one.bytes_from) for one, arrival in entering]
-    written = write_objects(location, writings, parallel=policy.parallel_transfers, progress=progress)
+    written = write_objects(location, writings, parallel=policy.parallel_transfers)
     arrived = plan_commit(written, [arrival for _, arrival in entering], location, policy)
     reasons = {
         arrival.original.job_id: str(written.failed[arrival.original.key])

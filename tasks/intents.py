@@ -5,7 +5,7 @@ Bytes first, then the intents that name them: killed in between, the intents are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -28,8 +28,7 @@ class Finished:
     def add(self, other: Finished) -> None:
         """Count more."""
         for what, extent in other.gone.items():
-            before = self.gone.get(what, Extent())
-            self.gone[what] = Extent(before.objects + extent.objects, before.stored_bytes + extent.stored_bytes)
+            self.gone[what] = self.gone.get(what, Extent()) + extent
         self.failed |= other.failed
 
     @property
@@ -43,12 +42,7 @@ class Finished:
         return sum(extent.stored_bytes for extent in self.gone.values())
 
 
-def finish_unfinished(
-    sweep: Sweep,
-    intents: Iterable[Unfinished],
-    *,
-    before_batch: Callable[[], None] = lambda: None,
-) -> Finished:
+def finish_unfinished(sweep: Sweep, intents: Iterable[Unfinished]) -> Finished:
     """Remove the bytes that these intents are about, a thousand at a time; those in stores not open are left."""
     places = {place: location for location in sweep.reached for place in location.place.shelf}
     result = Finished()
@@ -61,7 +55,7 @@ def finish_unfinished(
         if place not in places:
             continue
         for start in range(0, len(some), MOST_KEYS):
-            before_batch()
+            sweep.before_batch()
             batch = some[start : start + MOST_KEYS]
             try:
                 _finish(sweep, places[place], batch, result)
@@ -86,7 +80,7 @@ def recover(sweep: Sweep) -> Finished:
                 connection, now=now, abandoned_before=None, location_ids=places, of_sweeps=True
             )
         )
-        more = finish_unfinished(sweep, left, before_batch=sweep.before_batch)
+        more = finish_unfinished(sweep, left)
         result.add(more)
         # What could not be removed would be found again: it is the next run's.
         if len(left) < MOST or more.failed:
@@ -102,11 +96,7 @@ def remove_given_up(catalog: CatalogDatabase, location: OpenLocation, intents: S
     if not intents:
         return
     failed = delete_keys(location.store, [one.key for one in intents])
-    gone = [
-        Unfinished(one.id, one.object_id, "failed", one.location_id, one.key)
-        for one in intents
-        if one.key not in failed
-    ]
+    gone = [Unfinished(one.id, "failed", one.location_id, one.key) for one in intents if one.key not in failed]
     catalog.transaction(lambda connection: finish_intents(connection, gone, run=run))
 
 
@@ -121,5 +111,5 @@ def _finish(sweep: Sweep, location: OpenLocation, batch: Sequence[Unfinished], r
     sweep.catalog.transaction(lambda connection: finish_intents(connection, gone, run=sweep.run))
     result.failed |= failed
     for one in gone:
-        before = result.gone.get((one.location_id, one.state), Extent())
-        result.gone[one.location_id, one.state] = Extent(before.objects + 1, before.stored_bytes + one.stored_bytes)
+        what = one.location_id, one.state
+        result.gone[what] = result.gone.get(what, Extent()) + Extent(1, one.stored_bytes)

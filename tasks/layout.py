@@ -39,6 +39,8 @@ _FIXED = {
 }
 _SEGMENT = re.compile(r"(360p|720p)/segments/[A-Za-z0-9][A-Za-z0-9._-]{0,200}", flags=re.ASCII)
 PLAYLIST = "playlist.m3u8"
+LARGEST_PLAYLIST_BYTES = 16 * 1024**2
+"""A file above this is no playlist."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,6 @@ PLAYLISTS = {kind.value: f"{kind[4:]}/segments/{PLAYLIST}" for kind in ObjectKin
 """The name of each HLS kind's playlist within its job."""
 TEXT_KINDS = ("transcript_txt", "transcript_srt", "transcript_vtt", "transcript_json", "metadata")
 """Kinds that compress well; so do playlists."""
-
-
-def playlist_name(kind: str) -> str:
-    """The name of an HLS kind's playlist within its job."""
-    return PLAYLISTS[kind]
 
 
 def playlist_key(job_id: UUID, kind: str, made: UUID) -> str:

@@ -15,7 +15,7 @@ from blocks.catalog.locations import send_new_files
 from blocks.catalog.moving import PlacedJob, Wanted, jobs_in_places, unmovable
 from blocks.catalog.selection import JobFilter
 from blocks.errors import InvalidInputError, RefusedError
-from tasks.checks import check_job_id, check_kind, shown
+from tasks.checks import check_age_days, check_job_id, check_kind
 from tasks.moving import Move, Recipe
 from tasks.plans import Item, Plan
 from tasks.stores import OpenLocation
@@ -48,8 +48,10 @@ class Migration:
 
     @property
     def scope(self) -> str:
-        """What it is about, for telling two requests apart."""
-        return f"{self.api_key} {','.join(self.job_ids)} {','.join(self.kinds)} {self.older_than_days or ''}".strip()
+        """The same text for the same wish: a newer plan of it overtakes an older request."""
+        ids, kinds = ",".join(sorted(self.job_ids)), ",".join(sorted(self.kinds))
+        older = "" if self.older_than_days is None else self.older_than_days
+        return f"{self.api_key} {ids} {kinds} {older}".strip()
 
     def wanted(self) -> Wanted:
         """Every object that has bytes, in the trash or not."""
@@ -86,8 +88,7 @@ def check_migration(migration: Migration) -> Migration:
         )
     for one in migration.job_ids:
         check_job_id(one)
-    if migration.older_than_days is not None and not 0 <= migration.older_than_days <= 36_500:
-        raise InvalidInputError(f"older_than_days={shown(migration.older_than_days)} is outside the limits: 0 to 36500")
+    check_age_days(migration.older_than_days)
     migration.wanted()
     return migration
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from blocks.policies import IngestPolicy
 from blocks.units import format_bytes
 from tasks.checks import check_job_id, shown
 from tasks.healing import heal
-from tasks.layout import PLAYLIST, TEMP, Named, name_output, object_key, rewritten_key
+from tasks.layout import LARGEST_PLAYLIST_BYTES, PLAYLIST, TEMP, Named, name_output, object_key, rewritten_key
 from tasks.parallel import in_parallel
 from tasks.playlists import segment_names
 from tasks.purging import give_up, purge_released
@@ -42,7 +42,6 @@ from tasks.stores import OpenLocation, require_current
 from tasks.writing import LocalFile, StoredBlob, Writing, write_objects
 
 REGISTERABLE = ("queued", "processing", "transcoding", "completed")
-LARGEST_PLAYLIST_BYTES = 16 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,6 @@ def register_outputs(
     job_id: str | UUID,
     outputs: str,
     run: str = "",
-    progress: Callable[[int], None] = lambda size_bytes: None,
 ) -> RegisterReport:
     """Take in a folder on this machine, or a prefix under `temp/`, and mark the job `completed`.
 
@@ -128,7 +126,7 @@ def register_outputs(
         return plan
 
     plan = catalog.transaction(begin)
-    written = write_objects(location, plan.writings, parallel=policy.parallel_transfers, progress=progress)
+    written = write_objects(location, plan.writings, parallel=policy.parallel_transfers)
     by_id = {writing.new.id: writing.new for writing in plan.writings}
 
     def commit(connection: Connection) -> str:

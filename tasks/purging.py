@@ -119,8 +119,7 @@ def _purge_page(catalog: CatalogDatabase, location: OpenLocation, page: Sequence
         result.failed = {one.key: str(error) for one in page}
         return result
     for one in (one for one in gone if one.object_id in forgotten):
-        before = result.deleted.get(one.job_id, Extent())
-        result.deleted[one.job_id] = Extent(before.objects + 1, before.stored_bytes + one.stored_bytes)
+        result.deleted[one.job_id] = result.deleted.get(one.job_id, Extent()) + Extent(1, one.stored_bytes)
     return result
 
 
@@ -141,7 +140,6 @@ def _collect(under_way: set[Future[PurgeResult]], result: PurgeResult) -> set[Fu
     for one in done:
         page = one.result()
         for job_id, extent in page.deleted.items():
-            before = result.deleted.get(job_id, Extent())
-            result.deleted[job_id] = Extent(before.objects + extent.objects, before.stored_bytes + extent.stored_bytes)
+            result.deleted[job_id] = result.deleted.get(job_id, Extent()) + extent
         result.failed |= page.failed
     return rest

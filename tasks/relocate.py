@@ -7,9 +7,8 @@ Killed anywhere, `tasks.intents` finishes or undoes what is left, and every live
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
@@ -25,6 +24,7 @@ from blocks.errors import (
     is_transient,
 )
 from blocks.object_store.block import MIB
+from blocks.object_store.budget import Budget
 from blocks.object_store.copying import same_server
 from blocks.object_store.transfer import part_size
 from blocks.policies import GIB, RelocationPolicy
@@ -86,7 +86,7 @@ def relocate(
         CatalogUnavailableError: PostgreSQL did not answer; the next run finishes what is left.
     """
     done: list[Relocated] = []
-    budget = _Budget(policy.memory_mib * MIB)
+    budget = Budget(policy.memory_mib * MIB)
     for chunk in _chunks(objects, policy.batch_objects):
         before_chunk()
         done += _relocate_chunk(catalog, locations, policy, chunk, target, why, movable, budget)
@@ -115,7 +115,7 @@ def _relocate_chunk(
     target: Target,
     why: Why,
     movable: Movable,
-    budget: _Budget,
+    budget: Budget,
 ) -> list[Relocated]:
     intents = {row.id: _intent(row, target) for row in objects}
     opened = catalog.transaction(
@@ -132,7 +132,8 @@ def _relocate_chunk(
         try:
             if local[row.location_id] and copied_as_it_is(source, target.location, row, intent):
                 return None
-            with budget.hold(_memory_of(row, target.location)):
+            need = _memory_of(row, target.location)
+            with budget.share(need, need):
                 written = write_elsewhere(source, target, row, intent, local[row.location_id])
         except StorageError as error:
             return error
@@ -202,24 +203,3 @@ def _swap(
 def _memory_of(row: Content, target: OpenLocation) -> int:
     largest = max(row.size_bytes, row.stored_bytes)
     return 2 * largest if largest <= WHOLE_BYTES else PARTS_IN_MEMORY * part_size(target.store, largest)
-
-
-class _Budget:
-    """Memory that the objects under way may take together; one that wants more than all of it goes alone."""
-
-    def __init__(self, size_bytes: int) -> None:
-        self._size = self._free = size_bytes
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def hold(self, size_bytes: int) -> Iterator[None]:
-        taken = min(size_bytes, self._size)
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= taken)
-            self._free -= taken
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += taken
-                self._changed.notify_all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
@@ -59,9 +59,8 @@ def write_objects(
     writings: Sequence[Writing],
     *,
     parallel: int,
-    progress: Callable[[int], None] = lambda size_bytes: None,
 ) -> WriteResult:
-    """Write and prove each object; `progress` hears the bytes of each that is done."""
+    """Write and prove each object."""
 
     def write(writing: Writing) -> Verified | StorageError:
         try:
@@ -70,7 +69,6 @@ def write_objects(
             return error
         except OSError as error:
             return SourceChangedError(f"{Path(str(error.filename or '')).name}: {error.strerror or error}")
-        progress(writing.new.size_bytes)
         return Verified(writing.new.id, written.etag)
 
     results = in_parallel(write, writings, threads=parallel)

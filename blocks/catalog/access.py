@@ -32,7 +32,6 @@ class Handed:
     size_bytes: int
     sha256: str
     filename: str
-    created_at: datetime
     expires_at: datetime
 
 
@@ -73,7 +72,7 @@ _HAND_OUT = text(
      WHERE o.id = newest.id AND o.state = 'live'
        AND NOT EXISTS (SELECT 1 FROM locations l WHERE l.id = o.location_id AND l.needs_restore)
     RETURNING o.id, o.kind, o.name, o.key, o.codec, o.location_id, o.size_bytes, o.sha256,
-              job.filename, o.created_at, clock_timestamp() + :lasts AS expires_at
+              job.filename, clock_timestamp() + :lasts AS expires_at
     """
 )
 

@@ -92,6 +92,17 @@ def create_database(connection: Connection, name: str, *, note: dict[str, Any]) 
     write_note(connection, name, note)
 
 
+def database_owner(connection: Connection, name: str) -> tuple[str, str]:
+    """Whose a database is, empty where there is none; and who asks."""
+    row = connection.execute(
+        text(
+            "SELECT coalesce((SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = :name), ''), current_user"
+        ),
+        {"name": name},
+    ).one()
+    return row[0], row[1]
+
+
 def write_note(connection: Connection, name: str, note: dict[str, Any]) -> None:
     """Say on a database what it is, as its comment: whoever finds it later can tell."""
     # COMMENT takes no parameters.

@@ -44,7 +44,8 @@ def expected_in_range(
             "SELECT id, api_key_id, key, state, trashed_state, stored_bytes, etag, generation, location_id "
             "  FROM stored_objects WHERE job_id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid) "
             "   AND location_id = ANY (:locations) "
-            # Bytes on their way in or out: their presence says nothing, nor does their absence.
+            # Bytes on their way in or out: their presence says nothing, nor does their absence. `state <> 'done'` is
+            # the predicate of the index relocations_by_job, word for word.
             "UNION ALL "
             "SELECT object_id, coalesce(api_key_id, 0), key, 'pending', NULL, 0, NULL, generation, location_id "
             "  FROM relocations WHERE job_id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid) "

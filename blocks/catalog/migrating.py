@@ -13,10 +13,10 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from blocks.catalog.block import CatalogDatabase, is_interrupted
+from blocks.catalog.housekeeping import LOG_MONTHS_AHEAD
 from blocks.catalog.readers import grant_readers
 from blocks.errors import SchemaError
 
-LOG_MONTHS_AHEAD = 14
 TABLES = (
     "catalog_identity", "api_keys", "jobs", "locations", "stored_objects", "reservations", "uploads", "relocations",
     "operation_log", "approvals", "backup_checks", "findings", "storage_changes", "source_hits", "storage_totals",

@@ -179,6 +179,7 @@ def moved_before(
             "SELECT s.id, s.job_id, s.name, r.old_location_id, r.old_key, r.old_stored_bytes, s.stored_bytes "
             "  FROM relocations r JOIN stored_objects s "
             "    ON s.id = r.object_id AND s.location_id = r.location_id AND s.key = r.key "
+            # The index relocations_by_job wants its predicate word for word.
             " WHERE r.job_id = ANY (CAST(:ids AS uuid[])) AND r.state <> 'done' AND r.state = 'swapped' "
             f"  AND r.run = :run AND r.created_at >= :since AND r.old_location_id = ANY (:locations) AND {_MEANT} "
             " ORDER BY s.job_id, s.id"

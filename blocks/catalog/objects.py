@@ -139,6 +139,9 @@ class Extent:
     objects: int = 0
     stored_bytes: int = 0
 
+    def __add__(self, other: Extent) -> Extent:
+        return Extent(self.objects + other.objects, self.stored_bytes + other.stored_bytes)
+
 
 def release_pending(
     connection: Connection, job_ids: Sequence[UUID], *, run: str = "", rule: str = "given_up"

@@ -219,12 +219,10 @@ class Unfinished:
     """An intent that somebody has to finish: the bytes under `location_id` and `key` may go."""
 
     id: UUID
-    object_id: UUID
     state: str
     location_id: int
     key: str
     stored_bytes: int = 0
-    since: datetime | None = None
 
 
 def find_unfinished(
@@ -241,14 +239,13 @@ def find_unfinished(
     """
     rows = connection.execute(
         text(
-            "SELECT id, object_id, state, old_location_id AS place, old_key AS at, coalesce(old_stored_bytes, 0), "
-            "       release_after FROM relocations "
+            "SELECT id, state, old_location_id AS place, old_key AS at, coalesce(old_stored_bytes, 0) FROM relocations "
             " WHERE state = 'swapped' AND release_after <= :now AND (:anywhere OR old_location_id = ANY (:places)) "
             # The bytes that a backup's snapshot points at stay until it has copied them.
             "   AND NOT ((SELECT backup_is_running()) AND EXISTS (SELECT 1 FROM stored_objects o "
             "            WHERE o.id = relocations.object_id AND o.kind = 'metadata')) "
             "UNION ALL "
-            "SELECT id, object_id, state, location_id, key, 0, created_at FROM relocations "
+            "SELECT id, state, location_id, key, 0 FROM relocations "
             " WHERE state IN ('open', 'failed') AND (:anywhere OR location_id = ANY (:places)) "
             "   AND (state = 'failed' OR created_at <= CAST(:before AS timestamptz) "
             "        OR (:of_sweeps AND operation = ANY (:sweeps))) "

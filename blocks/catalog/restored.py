@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +16,9 @@ from blocks.errors import FrozenCatalogError
 GENERATIONS_AN_EPOCH = 2**32
 """More than a catalog ever hands out in one: what is changed after a restore is never taken for what was changed in the
 catalog that it replaced, or in another restore of the same backup."""
+
+UNSEEN = timedelta(minutes=10)
+"""How long before a transaction ends the log may say that it did something."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +115,16 @@ def thaw(connection: Connection, seen: Freeze, *, run: str) -> bool:
 @dataclass(frozen=True)
 class Obligations:
     """What a catalog is bound to: jobs on hold with the reason, jobs that were erased for good since a moment, and
-    disabled keys by their hashes, and since when. And how backups and drills went since that moment."""
+    disabled keys by their hashes, and since when. And how backups and drills went since that moment.
+
+    `unknown` names what it could not be asked.
+    """
 
     holds: dict[UUID, str]
     erased: list[UUID]
     disabled: dict[str, datetime]
     checks: list[dict[str, Any]]
+    unknown: tuple[str, ...] = ()
 
 
 def jobs_on_hold(connection: Connection) -> dict[UUID, str]:
@@ -147,7 +154,10 @@ def keep_obligations(connection: Connection, kept: Obligations, *, run: str) -> 
     connection.execute(
         text(
             "INSERT INTO operation_log (run, operation, rule, job_id) "
-            "SELECT :run, 'erase', 'before the restore', id FROM unnest(CAST(:ids AS uuid[])) AS k (id)"
+            "SELECT :run, 'erase', 'before the restore', id FROM unnest(CAST(:ids AS uuid[])) AS k (id) "
+            # What was written down shortly before the backup is in it already.
+            " WHERE id NOT IN (SELECT job_id FROM operation_log WHERE operation = 'erase' AND job_id = ANY "
+            "                  (CAST(:ids AS uuid[])))"
         ),
         {"run": run, "ids": [str(one) for one in kept.erased]},
     )
@@ -188,11 +198,12 @@ def claims_done(connection: Connection) -> None:
 
 @dataclass(frozen=True)
 class NewerJob:
-    """A job that the catalog has and the backup does not, or one that was erased since."""
+    """A job that the catalog has and the backup does not."""
 
     id: UUID
     customer: str
     created_at: datetime
+    hold: str | None
     objects: int
     size_bytes: int
 
@@ -210,8 +221,8 @@ def newer_jobs(connection: Connection, since: datetime, limit: int) -> tuple[lis
     rows = connection.execute(
         text(
             # The jobs first, and then what they have: together they were planned for all jobs.
-            "SELECT j.id, k.label, j.created_at, o.objects, o.size_bytes "
-            "  FROM (SELECT id, api_key_id, created_at FROM jobs WHERE created_at > :since "
+            "SELECT j.id, k.label, j.created_at, j.hold, o.objects, o.size_bytes "
+            "  FROM (SELECT id, api_key_id, created_at, hold FROM jobs WHERE created_at > :since "
             "         ORDER BY created_at DESC LIMIT :limit) j JOIN api_keys k ON k.id = j.api_key_id "
             "  CROSS JOIN LATERAL (SELECT count(*) AS objects, coalesce(sum(size_bytes), 0)::bigint AS size_bytes "
             "                        FROM stored_objects s WHERE s.job_id = j.id) o ORDER BY j.created_at DESC"
@@ -229,14 +240,28 @@ def newer_jobs(connection: Connection, since: datetime, limit: int) -> tuple[lis
     return found, total[0], total[1], total[2]
 
 
-def erased_since(connection: Connection, since: datetime, limit: int = 100_000) -> list[UUID]:
+def deleted_since(connection: Connection, since: datetime) -> dict[UUID, datetime]:
+    """Jobs that were deleted after a moment, and still are, newest first: in a restored catalog they live again."""
+    rows = connection.execute(
+        text(
+            "WITH trashed AS MATERIALIZED (SELECT job_id FROM operation_log WHERE at > :since AND operation = 'trash') "
+            "SELECT DISTINCT j.id, j.deleted_at FROM trashed t JOIN jobs j ON j.id = t.job_id "
+            " WHERE j.deleted_at > :since ORDER BY j.deleted_at DESC, j.id"
+        ),
+        {"since": since},
+    )
+    return {row.id: row.deleted_at for row in rows}
+
+
+def erased_since(connection: Connection, since: datetime) -> list[UUID]:
     """Jobs that were erased for good after a moment: a restore brings their rows back, so they must be erased anew."""
     rows = connection.execute(
         text(
             # By time alone: an index of jobs has them sorted already, and would be read for that all through.
             "WITH erased AS MATERIALIZED (SELECT job_id FROM operation_log WHERE at > :since AND operation = 'erase') "
-            "SELECT DISTINCT job_id FROM erased WHERE job_id IS NOT NULL LIMIT :limit"
+            "SELECT DISTINCT job_id FROM erased WHERE job_id IS NOT NULL"
         ),
-        {"since": since, "limit": limit},
+        # An erasure is written down some seconds before it can be seen: one too many does no harm.
+        {"since": since - UNSEEN},
     )
     return list(rows.scalars())

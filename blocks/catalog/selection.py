@@ -35,7 +35,6 @@ class SelectedJob:
     hold: str | None
     created_at: datetime
     deleted_at: datetime | None
-    purge_after: datetime | None
     objects: int
     stored_bytes: int
 
@@ -55,7 +54,7 @@ def select_jobs(connection: Connection, wanted: JobFilter) -> list[SelectedJob]:
     """The jobs, by customer and age; at most `MOST_JOBS`."""
     rows = connection.execute(
         text(
-            "SELECT j.id, j.api_key_id, k.label, j.status, j.hold, j.created_at, j.deleted_at, j.purge_after, "
+            "SELECT j.id, j.api_key_id, k.label, j.status, j.hold, j.created_at, j.deleted_at, "
             "       o.objects, o.stored_bytes "
             "  FROM jobs j JOIN api_keys k ON k.id = j.api_key_id "
             "  CROSS JOIN LATERAL (SELECT count(*) AS objects, coalesce(sum(stored_bytes), 0)::bigint AS stored_bytes, "

@@ -68,6 +68,10 @@ def exported_snapshot(catalog: CatalogDatabase) -> Iterator[Snapshot]:
             # It may be idle for as long as the dump takes.
             connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             connection.execute(text("SET LOCAL statement_timeout = 0"))
+            # Since PostgreSQL 17.
+            connection.execute(
+                text("SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'")
+            )
             row = connection.execute(
                 text("SELECT pg_export_snapshot() AS id, clock_timestamp() AS at, "
                      "       current_setting('server_version_num')::int AS version")

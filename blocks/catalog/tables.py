@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import BigInteger, Column, DateTime, Identity, Numeric, Table, Text, func, text
+from sqlalchemy import BigInteger, Column, DateTime, Identity, Numeric, Text, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
@@ -303,47 +303,3 @@ class OperationLog(SQLModel, table=True):
     before: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
     after: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
     bytes: int = _counted()
-
-
-def _table(model: type[SQLModel]) -> Table:
-    table = SQLModel.metadata.tables[str(model.__tablename__)]
-    assert isinstance(table, Table)  # noqa: S101 -- narrows the type; metadata holds nothing else
-    return table
-
-
-api_keys = _table(ApiKey)
-jobs = _table(Job)
-locations = _table(Location)
-stored_objects = _table(StoredObject)
-reservations = _table(Reservation)
-uploads = _table(Upload)
-relocations = _table(Relocation)
-operation_log = _table(OperationLog)
-catalog_identity = _table(CatalogIdentity)
-
-__all__ = [
-    "ApiKey",
-    "ApprovalRequest",
-    "BackupCheck",
-    "CatalogIdentity",
-    "Job",
-    "JobStatus",
-    "Location",
-    "ObjectKind",
-    "ObjectState",
-    "OperationLog",
-    "Relocation",
-    "Reservation",
-    "StoredObject",
-    "Upload",
-    "UploadStatus",
-    "api_keys",
-    "catalog_identity",
-    "jobs",
-    "locations",
-    "operation_log",
-    "relocations",
-    "reservations",
-    "stored_objects",
-    "uploads",
-]

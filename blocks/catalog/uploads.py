@@ -25,13 +25,9 @@ class UploadRow:
     status: str
     result_job_id: UUID | None
     result_object_id: UUID | None
-    expires_at: datetime
 
 
-_COLUMNS = (
-    "id, api_key_id, job_id, location_id, key, filename, size_bytes, status, result_job_id, result_object_id, "
-    "expires_at"
-)
+_COLUMNS = "id, api_key_id, job_id, location_id, key, filename, size_bytes, status, result_job_id, result_object_id"
 
 
 def insert_upload(

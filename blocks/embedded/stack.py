@@ -41,7 +41,6 @@ class Endpoints:
     access_key: str
     secret_key: SecretStr
     prefect_url: str
-    prefect_home: Path
 
 
 class Stack:
@@ -128,7 +127,6 @@ class Stack:
             access_key=state.access_key,
             secret_key=SecretStr(state.secret_key),
             prefect_url=f"http://{LOOPBACK}:{state.ports.get('prefect', 0)}",
-            prefect_home=self.folder / "prefect",
         )
 
     def environment(self) -> dict[str, str]:

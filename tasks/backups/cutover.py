@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection
@@ -15,6 +15,7 @@ from blocks.catalog.databases import (
     catalog_errors,
     count_tables,
     database_names,
+    database_owner,
     drop_database,
     end_sessions,
     is_open,
@@ -40,13 +41,20 @@ UNDO_TRIES, UNDO_PAUSE_SECONDS = 20, 3.0
 class CutOver:
     """What took whose place; `kept_as` is the old database, read-only, empty where there was none.
 
-    `owned` says that the buckets were the old one's, so that they are the new one's now.
+    `owned` says that the buckets were the old one's, so that they are the new one's now. `unknown` names what the
+    old one may have been bound to, such as holds, and could not be asked.
     """
 
     database: str
     kept_as: str
     epoch: int
     owned: bool
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def lacking(self) -> str:
+        """What was not carried over, for a person; empty where nothing is missing."""
+        return f"not carried over, because it could not be read: {', '.join(self.unknown)}" if self.unknown else ""
 
 
 def cut_over(
@@ -75,12 +83,14 @@ def cut_over(
         in_use = find_in_use(target, even_if_unreadable=even_if_unreadable)
         identity = in_use.identity() if in_use is not None else None
         epoch, owned, bound = _unused_epoch(), False, None
-        # Another catalog's epochs say nothing about this one's buckets.
-        if in_use is not None and identity is not None and identity.catalog_id == manifest.catalog_id:
-            epoch = identity.epoch
-            # An older schema may lack what is asked for; it is replaced all the same.
+        # Another catalog's epochs say nothing about this one's buckets, nor do its holds about these jobs.
+        if in_use is not None and (identity is None or identity.catalog_id == manifest.catalog_id):
+            epoch = epoch if identity is None else identity.epoch
             if in_use.is_current():
-                owned, bound = _owns_buckets(in_use), in_use
+                owned, bound = identity is not None and _owns_buckets(in_use), in_use
+            else:
+                # Another version's may lack something of what is asked for; it is replaced all the same.
+                bound = replace(in_use, as_far_as_it_can_be_read=True)
         epoch = 1 + max(manifest.epoch, epoch)
         beside.transaction(lambda connection: freeze(connection, backup=manifest.id, epoch=epoch, run=run))
         target.disconnect()
@@ -89,6 +99,7 @@ def cut_over(
         with catalog_errors(target):
             exists = is_open(session, target.database) is not None
             kept_as = _unused_name(session, target) if exists else ""
+            unknown: tuple[str, ...] = ()
             try:
                 if exists:
                     write_note(session, target.database, {"cutover": run})
@@ -96,6 +107,7 @@ def cut_over(
                         set_open(session, target.database, is_open=False)
                     else:
                         kept = _close_and_ask(session, bound, manifest.snapshot_at)
+                        unknown = kept.unknown
                         beside.transaction(lambda connection: keep_obligations(connection, kept, run=run))
                     end_sessions(session, target.database)
                 beside.disconnect()
@@ -108,7 +120,7 @@ def cut_over(
             write_note(session, target.database, {"restored": manifest.id, "run": run, "owned": owned})
             if exists:
                 _keep(session, kept_as, manifest.id)
-    return CutOver(target.database, kept_as, epoch, owned)
+    return CutOver(target.database, kept_as, epoch, owned, unknown)
 
 
 def _close_and_ask(session: Connection, in_use: InUse, since: datetime) -> Obligations:
@@ -160,8 +172,11 @@ def reopen(target: CatalogDatabase) -> bool:
     Also gives the one that was replaced its read-only setting, where the kill came right after the swap.
     """
     with maintenance(target) as connection:
-        for name in database_names(connection, prefix_beside(target.database, "before")):
-            if is_open(connection, name) is False:
+        prefix = prefix_beside(target.database, "before")
+        for name in database_names(connection, prefix):
+            # Somebody's own `…_before_upgrade` is not one of ours, whatever it is closed for.
+            ours = re.fullmatch("[0-9]{14}", name[len(prefix) :]) and "cutover" in read_note(connection, name)
+            if ours and is_open(connection, name) is False:
                 _keep(connection, name, "")
         if is_open(connection, target.database) is not False or "cutover" not in read_note(connection, target.database):
             return False
@@ -184,6 +199,21 @@ def require_settled(in_use: InUse | None, wanted: str) -> None:
         raise RefusedError(
             f"the catalog was restored from {frozen.restored_from} at {frozen.since:%Y-%m-%d %H:%M} UTC, and that is "
             "not finished: run confirm-restore with take_over_buckets. To restore another backup name its id"
+        )
+
+
+def require_owner(target: CatalogDatabase) -> None:
+    """See that whoever restores is whose the catalog is: all that is restored is theirs, and others are locked out.
+
+    Raises:
+        RefusedError: the database is another role's.
+    """
+    with maintenance(target) as connection:
+        owner, role = database_owner(connection, target.database)
+    if owner not in ("", role):
+        raise RefusedError(
+            f"the database {target.database} is {owner}'s, and this is {role}: everything restored would be {role}'s, "
+            f"and {owner} could read none of it; restore as {owner}"
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from datetime import datetime
 from uuid import uuid4
 
 from blocks.catalog import CatalogDatabase, counters, due
@@ -17,6 +16,7 @@ from tasks.backups.cutover import drop_leftovers
 from tasks.backups.listing import Backup, write_note
 from tasks.backups.manifest import DRILL, Manifest
 from tasks.backups.restoring import Restoring, name_beside, restore_beside
+from tasks.backups.verifying import verify_backup
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,6 @@ class Drilled:
     recovery_seconds: float
     steps: dict[str, float] = field(default_factory=dict)
     rows: int = 0
-    of: datetime | None = None
 
     def summary(self) -> str:
         """One line for a person."""
@@ -52,20 +51,26 @@ def run_drill(catalog: CatalogDatabase, work: Restoring, *, run: str = "") -> Dr
     scratch = name_beside(work.target.database, "drill", uuid4().hex[:8])
     with database_lock(work.target, "drill", holder=f"restore-drill {run}"):
         drop_leftovers(work.target, "drill", keep=lambda note: False)
+        damaged = False
         try:
             restored = restore_beside(work, scratch, note={"drill": run})
             work.say("looking at its sums")
             _check_sums(restored.database)
             seconds = time.monotonic() - started
-            drilled = Drilled(
-                manifest.id, True, "", seconds, restored.seconds, sum(manifest.rows.values()), manifest.snapshot_at
-            )
+            drilled = Drilled(manifest.id, True, "", seconds, restored.seconds, sum(manifest.rows.values()))
         except (StorageError, OSError) as error:
-            drilled = Drilled(manifest.id, False, str(error), time.monotonic() - started, of=manifest.snapshot_at)
+            damaged = isinstance(error, DamagedBackupError)
+            drilled = Drilled(manifest.id, False, str(error), time.monotonic() - started)
         finally:
             with maintenance(work.target) as connection:
                 drop_database(connection, scratch)
     _record(catalog, work.source, manifest, drilled, run)
+    if damaged:
+        # It counts no more, and the next backup writes anew what is rotten.
+        verify_backup(
+            catalog, work.source, Backup(manifest.id, manifest, manifest.size_bytes), work.policy, key=work.key,
+            contents=True,
+        )  # fmt: skip
     return drilled
 
 
@@ -83,7 +88,9 @@ def _record(catalog: CatalogDatabase, source: ObjectStore, manifest: Manifest, d
     at = catalog.transaction(due.now)
     note = {"ok": drilled.ok, "at": at.isoformat(), "seconds": drilled.recovery_seconds, "run": run,
             "because": drilled.because}  # fmt: skip
-    write_note(source, manifest.catalog_id, manifest.id, DRILL, note)
+    if drilled.ok:
+        # Of one that failed the catalog knows: what a drill restored once is kept for that.
+        write_note(source, manifest.catalog_id, manifest.id, DRILL, note)
     catalog.transaction(
         lambda connection: record_check(
             connection, what="drill", backup=manifest.id, ok=drilled.ok, seconds=drilled.recovery_seconds,

@@ -22,6 +22,7 @@ from blocks.catalog.restored import Obligations, disabled_keys, erased_since, jo
 from blocks.errors import RefusedError, first_line
 
 T = TypeVar("T")
+Otherwise = TypeVar("Otherwise")
 
 ASKED = ("api_keys", "jobs", "stored_objects", "operation_log")
 """Tables that a restore reads before it takes their place."""
@@ -42,7 +43,7 @@ class InUse:
     unreadable: str = ""
     session: Connection | None = None
 
-    def ask(self, question: Callable[[Connection], T], otherwise: T) -> T:
+    def ask(self, question: Callable[[Connection], T], otherwise: Otherwise) -> T | Otherwise:
         """Its answer, or `otherwise`.
 
         Raises:
@@ -89,12 +90,21 @@ class InUse:
         return bool(self.unreadable) or current_revision(self.database) == head_revision()
 
     def obligations(self, since: datetime) -> Obligations:
-        """What it is bound to, which a restore does not undo."""
+        """What it is bound to, which a restore does not undo: each by itself, and named where it has no answer."""
+        unknown: list[str] = []
+
+        def ask(what: str, question: Callable[[Connection], T], otherwise: T) -> T:
+            found: T | None = self.ask(question, None)  # none of the answers is None
+            if found is None:
+                unknown.append(what)
+            return otherwise if found is None else found
+
         return Obligations(
-            self.ask(jobs_on_hold, {}),
-            self.ask(lambda connection: erased_since(connection, since), []),
-            self.ask(disabled_keys, {}),
-            self.ask(lambda connection: checks_since(connection, since), []),
+            ask("holds", jobs_on_hold, {}),
+            ask("erasures", lambda connection: erased_since(connection, since), []),
+            ask("disabled keys", disabled_keys, {}),
+            ask("how backups went", lambda connection: checks_since(connection, since), []),
+            tuple(unknown),
         )
 
 

@@ -66,7 +66,10 @@ class Backup:
         """The moment it is of. Of a broken one the time in its name."""
         if self.manifest is not None:
             return self.manifest.snapshot_at
-        return datetime.strptime(self.id[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        try:
+            return datetime.strptime(self.id[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        except ValueError:  # a folder that looks like one
+            return datetime.min.replace(tzinfo=UTC)
 
     @property
     def good(self) -> bool:
@@ -162,6 +165,11 @@ def mark_restoring(store: ObjectStore, manifest: Manifest, run: str) -> None:
     """
     at = store_now(store).isoformat()
     write_note(store, manifest.catalog_id, manifest.id, RESTORING, {"at": at, "run": run})
+
+
+def restoring_since(store: ObjectStore, catalog_id: UUID, backup: str) -> datetime | None:
+    """When the last restore of a backup said that it began; None where none did."""
+    return _time(_note(store, f"{folder_of(catalog_id, backup)}/{RESTORING}").get("at"))
 
 
 def choose(backups: Sequence[Backups], wanted: str, *, before: datetime | None = None) -> tuple[UUID, Backup]:
@@ -276,7 +284,7 @@ def _read(store: ObjectStore, catalog_id: UUID, name: str, files: dict[str, List
         verified=verified if isinstance(verified, bool) else None,
         verified_at=_time(checked.get("at")),
         drilled_at=_time(drill.get("at")) if drill.get("ok") is True else None,
-        drill_seconds=float(str(drill["seconds"])) if drill.get("ok") is True and "seconds" in drill else None,
+        drill_seconds=_seconds(drill.get("seconds")) if drill.get("ok") is True else None,
         # That there is one is what counts, whether or not it can be read.
         hold=str(notes[HOLD].get("reason", "its reason cannot be read")) if HOLD in files else "",
         restoring_at=_time(notes[RESTORING].get("at")),
@@ -305,6 +313,10 @@ def _note(store: ObjectStore, key: str) -> dict[str, object]:
     except (ValueError, ContentMismatchError, NotFoundError):
         return {}
     return said if isinstance(said, dict) else {}
+
+
+def _seconds(said: object) -> float | None:
+    return float(said) if isinstance(said, int | float) else None
 
 
 def _names(said: object) -> tuple[str, ...]:

@@ -67,7 +67,6 @@ class Saving:
     objects: int = 0
     size_bytes: int = 0
     copied: int = 0
-    copied_bytes: int = 0
     unsaved: int = 0
     reasons: list[str] = field(default_factory=list)
 
@@ -82,7 +81,6 @@ def save_metadata(
     backup: str,
     key: BackupKey | None,
     threads: int,
-    checksums: bool,
     before_batch: Callable[[], None],
 ) -> Iterator[bytes]:
     """Copy every content of the snapshot that the backup before has not; yields the list's lines, in order of hashes.
@@ -115,7 +113,7 @@ def save_metadata(
                 missing.append(one)
 
         def copy(one: SavedObject, names: dict[str, Listed] = names) -> str:
-            return _copy(stores, target, f"{folder}/{names[one.sha256].name}", one, key=key, checksums=checksums)
+            return _copy(stores, target, f"{folder}/{names[one.sha256].name}", one, key=key)
 
         results = in_parallel(copy, missing, threads=threads)
         failed = {one.sha256: why for one, why in zip(missing, results, strict=True) if why}
@@ -123,7 +121,6 @@ def save_metadata(
         saving.objects += len(batch) - len(failed)
         saving.size_bytes += sum(one.size_bytes for one in batch if one.sha256 not in failed)
         saving.copied += len(copied)
-        saving.copied_bytes += sum(one.size_bytes for one in copied)
         saving.unsaved += len(failed)
         saving.reasons += list(failed.values())[: REASONS_KEPT - len(saving.reasons)]
         yield b"".join(_line(replace(names[one.sha256], saved=one.sha256 not in failed)) for one in batch)
@@ -149,7 +146,6 @@ def _copy(
     one: SavedObject,
     *,
     key: BackupKey | None,
-    checksums: bool,
 ) -> str:
     """Returns why it could not be copied, empty where it was."""
     try:
@@ -158,7 +154,7 @@ def _copy(
         if (hashlib.sha256(content).hexdigest(), len(content)) != (one.sha256, one.size_bytes):
             return f"{one.key}: its bytes are not those that its row names"
         body = content if key is None else b"".join(key.encrypted(iter([content])))
-        put_bytes(target, to, body, {}, checksums=checksums)
+        put_bytes(target, to, body, {}, checksums=True)
     except StorageError as error:
         return f"{one.key}: {error}"
     return ""
@@ -235,14 +231,7 @@ def read_content(store: ObjectStore, manifest: Manifest, sha256: str, name: str,
     return body
 
 
-def damaged_contents(
-    store: ObjectStore,
-    manifest: Manifest,
-    *,
-    key: BackupKey | None,
-    threads: int,
-    progress: Callable[[int], None] = lambda objects: None,
-) -> dict[str, str]:
+def damaged_contents(store: ObjectStore, manifest: Manifest, *, key: BackupKey | None, threads: int) -> dict[str, str]:
     """Read every content that the backup's list names; returns what is wrong, by name."""
     wrong: dict[str, str] = {}
     saved = (one for one in list_of(store, manifest) if one.saved)
@@ -257,7 +246,6 @@ def damaged_contents(
     while batch := list(islice(saved, BATCH)):
         looked = zip(batch, in_parallel(look, batch, threads=threads), strict=True)
         wrong |= {one.name: why for one, why in looked if why}
-        progress(len(batch))
     return wrong
 
 

@@ -1,11 +1,11 @@
-"""What a restore would take away: jobs that are newer than the backup; and what was erased since, and comes back."""
+"""What a restore would take away, jobs newer than the backup, and bring back: what was erased or deleted since."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from uuid import UUID
 
-from blocks.catalog.restored import NewerJob, erased_since, newer_jobs, newer_keys
+from blocks.catalog.restored import NewerJob, deleted_since, erased_since, newer_jobs, newer_keys
 from tasks.backups.in_use import InUse
 from tasks.backups.manifest import Manifest
 from tasks.plans import Item, Plan
@@ -37,6 +37,8 @@ def plan_replacement(in_use: InUse | None, manifest: Manifest, beside: str) -> P
     no_keys: dict[str, datetime] = {}
     keys = in_use.ask(lambda connection: newer_keys(connection, since), no_keys)
     none_known: list[UUID] = []
+    none_deleted: dict[UUID, datetime] = {}
+    deleted = in_use.ask(lambda connection: deleted_since(connection, since), none_deleted)
     erased = in_use.ask(lambda connection: erased_since(connection, since), none_known)
     unknown = Item(
         "forget", "newer than the backup", "unknown jobs",
@@ -60,11 +62,16 @@ def plan_replacement(in_use: InUse | None, manifest: Manifest, beside: str) -> P
         )
         for job_id in erased
     ]
+    again += [
+        Item("delete again", "deleted since", str(job_id),
+             f"deleted at {at:%Y-%m-%d %H:%M:%S} UTC, it lives again with the backup: run delete-jobs")
+        for job_id, at in deleted.items()
+    ]  # fmt: skip
     return Plan("restore", (cut, *again, *forgotten, *shown, *more), (unknown,) if in_use.unreadable else ())
 
 
 def _newer(job: NewerJob) -> Item:
+    because = f"made at {job.created_at:%Y-%m-%d %H:%M:%S} UTC" + (f", on hold: {job.hold}" if job.hold else "")
     return Item(
-        "forget", "newer than the backup", str(job.id), f"made at {job.created_at:%Y-%m-%d %H:%M:%S} UTC", job.customer,
-        job.objects, job.size_bytes,
+        "forget", "newer than the backup", str(job.id), because, job.customer, job.objects, job.size_bytes,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,8 +70,8 @@ class Restored:
     database: CatalogDatabase
     manifest: Manifest
     seconds: dict[str, float]
-    damaged: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    """What is not as it was backed up, for a person."""
 
 
 def name_beside(database: str, purpose: str, token: str) -> str:
@@ -82,7 +82,8 @@ def name_beside(database: str, purpose: str, token: str) -> str:
 def prefix_beside(database: str, purpose: str) -> str:
     """How the names of all such databases begin, short enough that PostgreSQL cuts none."""
     ending = f"_{purpose}_"
-    return f"{database[: LONGEST_NAME - len(ending) - TOKEN]}{ending}"
+    kept = database.encode()[: LONGEST_NAME - len(ending) - TOKEN]
+    return f"{kept.decode(errors='ignore')}{ending}"
 
 
 def restore_beside(work: Restoring, name: str, *, note: dict[str, object]) -> Restored:
@@ -115,8 +116,10 @@ def restore_beside(work: Restoring, name: str, *, note: dict[str, object]) -> Re
             with _timed(seconds, "migrate"), catalog_errors(beside):
                 work.say("bringing its schema forward")
                 upgrade(beside)
+            notes = _notes(lacking, damaged)
             with maintenance(work.target) as connection:
-                write_note(connection, name, note | {"ready": True})
+                # They stay with the database: who approves it hours later is told as well.
+                write_note(connection, name, note | {"ready": True, "notes": notes})
         except BaseException:
             beside.disconnect()
             with maintenance(work.target) as connection:
@@ -124,10 +127,16 @@ def restore_beside(work: Restoring, name: str, *, note: dict[str, object]) -> Re
             raise
         finally:
             beside.disconnect()
-    notes: tuple[str, ...] = ()
-    if lacking:
-        notes = (f"grants were left out, because this server has no role {', '.join(lacking)}",)
-    return Restored(beside, work.manifest, seconds, damaged, notes)
+    return Restored(beside, work.manifest, seconds, tuple(notes))
+
+
+def _notes(lacking: Sequence[str], damaged: Sequence[str]) -> list[str]:
+    notes = [f"grants were left out, because this server has no role {', '.join(lacking)}"] if lacking else []
+    if damaged:
+        notes.append(
+            f"{len(damaged)} copies of metadata objects are damaged and stay out, such as {'; '.join(damaged[:SHOWN])}"
+        )
+    return notes
 
 
 def _check_fits(work: Restoring) -> Program:

@@ -14,7 +14,7 @@ from blocks.object_store import ObjectStore
 from blocks.object_store.transfer import exists
 from blocks.policies import BackupPolicy
 from blocks.policies.backup import LEAST_VERIFIED
-from tasks.backups.listing import Backups, remove_folder, require_whole
+from tasks.backups.listing import Backups, remove_folder, require_whole, restoring_since
 from tasks.backups.manifest import HOLD, folder_of
 from tasks.backups.metadata import remove_unused
 from tasks.plans import Item, Outcome, Plan, Report
@@ -98,5 +98,8 @@ def remove_backup(store: ObjectStore, backups: Backups, backup: str) -> str:
     folder = folder_of(backups.catalog_id, backup)
     if exists(store, f"{folder}/{HOLD}"):
         return "it was put on hold meanwhile"
+    known = next((one.restoring_at for one in backups.all if one.id == backup), None)
+    if restoring_since(store, backups.catalog_id, backup) != known:
+        return "a restore of it began meanwhile"
     failed = remove_folder(store, backups.catalog_id, backup)
     return "; ".join(f"{key}: {why}" for key, why in failed.items())

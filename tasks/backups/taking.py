@@ -35,6 +35,7 @@ from blocks.object_store.clock import MOST_APART, store_now
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import exists, put_bytes, read_bytes
 from blocks.policies import BackupPolicy
+from blocks.units import format_bytes
 from tasks.backups.contents import listed
 from tasks.backups.listing import Backups, list_backups, remove_folder, write_note
 from tasks.backups.manifest import (
@@ -89,12 +90,9 @@ class Taken:
 
     manifest: Manifest
     copied: int
-    copied_bytes: int
 
     def summary(self) -> str:
         """One line for a person."""
-        from blocks.units import format_bytes
-
         made = self.manifest
         shown = (
             f"backup {made.id}: {sum(made.rows.values())} rows, {format_bytes(made.file(DUMP).content_bytes)} as "
@@ -193,7 +191,6 @@ def _take(
     major = server_major(snapshot.server_version)
     pg_dump = find_program("pg_dump", at_least=major, folder=making.policy.postgresql_folder)
     pg_restore = find_program("pg_restore", at_least=pg_dump.major, folder=making.policy.postgresql_folder)
-    checksums = True
     stopped = threading.Event()
 
     def go_on() -> None:
@@ -204,7 +201,7 @@ def _take(
     def write(holds: str, content: Iterator[bytes], *, key: BackupKey | None = making.key) -> BackupFile:
         return write_file(
             making.target, catalog_id, backup, holds, content,
-            level=making.policy.compression_level, key=key, checksums=checksums,
+            level=making.policy.compression_level, key=key,
         )  # fmt: skip
 
     saving = Saving()
@@ -222,7 +219,7 @@ def _take(
             return facts, None
         lines = save_metadata(
             snapshot.connection, making.stores, making.target, before, saving, backup=backup,
-            key=making.key, threads=making.policy.parallel_transfers, checksums=checksums, before_batch=go_on,
+            key=making.key, threads=making.policy.parallel_transfers, before_batch=go_on,
         )  # fmt: skip
         return facts, write(METADATA_LIST, lines, key=None)
 
@@ -260,7 +257,7 @@ def _take(
     _read_back(making.target, manifest)
     _require_lock(making, snapshot)
     _commit(making, snapshot, manifest)
-    return Taken(manifest, saving.copied, saving.copied_bytes)
+    return Taken(manifest, saving.copied)
 
 
 def _dumped(making: Making, program: Program, snapshot: Snapshot) -> Iterator[bytes]:

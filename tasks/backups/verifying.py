@@ -10,18 +10,16 @@ from blocks.catalog import CatalogDatabase, due
 from blocks.catalog.checks import record_check
 from blocks.catalog.programs import find_program
 from blocks.encryption import BackupKey
-from blocks.errors import DamagedBackupError, InvalidInputError
+from blocks.errors import DamagedBackupError
 from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
 from blocks.policies import BackupPolicy
-from blocks.units import shown
 from tasks.backups.contents import listed
 from tasks.backups.listing import Backup, write_note
 from tasks.backups.manifest import DUMP, HOLD, VERIFICATION, Manifest, folder_of
 from tasks.backups.metadata import damaged_contents, missing_contents
-from tasks.backups.streams import check_stored, read_file
-
-LONGEST_REASON = 500
+from tasks.backups.streams import check_stored, read_file, require_key
+from tasks.checks import check_reason
 
 
 @dataclass(frozen=True)
@@ -42,37 +40,41 @@ def verify_backup(
     *,
     key: BackupKey | None = None,
     contents: bool = False,
-    run: str = "",
 ) -> Verified:
     """Read a backup back whole and write down what came of it; with `contents` each metadata object too.
 
     Without the secret key an encrypted dump is held against its hash only; its content was looked at when it was made.
+    What was found rotten by reading contents stays so until they are read again.
 
     Raises:
         DamagedBackupError: it has no manifest that could be verified.
+        RefusedError: its contents are encrypted, and this key does not open them.
     """
     if backup.manifest is None:
         raise DamagedBackupError(f"backup {backup.id} cannot be verified: {backup.why_not}")
+    if contents:
+        require_key(backup.manifest, key)
     started, because = time.monotonic(), ""
-    rotten: dict[str, str] = {}
+    rotten: dict[str, str] = {} if contents else dict.fromkeys(backup.rotten, "read before this")
     try:
         check_files(store, backup.manifest, policy, key=key)
-        if contents and _opens(backup.manifest, key):
+        if contents and backup.manifest.metadata is not None:
             rotten = damaged_contents(store, backup.manifest, key=key, threads=policy.parallel_transfers)
     except DamagedBackupError as error:
         because = str(error)
     if rotten:
-        because = f"{len(rotten)} metadata objects are damaged, such as {next(iter(rotten.values()))}"
+        name, why = next(iter(rotten.items()))
+        because = f"{len(rotten)} metadata objects are damaged, such as {name}: {why}"
     seconds = time.monotonic() - started
     at = catalog.transaction(due.now)
-    note: dict[str, object] = {"ok": not because, "at": at.isoformat(), "because": because, "run": run}
+    note: dict[str, object] = {"ok": not because, "at": at.isoformat(), "because": because}
     # For the next backup, which writes these anew: verification itself changes nothing.
     note |= {"rotten": sorted(rotten)} if rotten else {}
     write_note(store, backup.manifest.catalog_id, backup.id, VERIFICATION, note)
     catalog.transaction(
         lambda connection: record_check(
             connection, what="verification", backup=backup.id, ok=not because, seconds=seconds,
-            bytes=backup.size_bytes, because=because, run=run,
+            bytes=backup.size_bytes, because=because,
         )
     )  # fmt: skip
     return Verified(backup.id, not because, because, seconds)
@@ -106,11 +108,7 @@ def hold_backup(store: ObjectStore, backup: Backup, catalog_id: UUID, reason: st
     Raises:
         InvalidInputError: no reason, or one that nobody reads to its end.
     """
-    if not reason.strip() or len(reason) > LONGEST_REASON or not reason.isprintable():
-        raise InvalidInputError(
-            f"say why the backup is held, in one line of at most {LONGEST_REASON} characters, not {shown(reason)}"
-        )
-    write_note(store, catalog_id, backup.id, HOLD, {"reason": reason.strip()})
+    write_note(store, catalog_id, backup.id, HOLD, {"reason": check_reason(reason)})
 
 
 def release_backup(store: ObjectStore, backup: Backup, catalog_id: UUID) -> None:

@@ -159,7 +159,7 @@ def test_a_place_that_cannot_be_read_keeps_no_other_from_being_told(
     assert state.name == "Partial"
     assert "1 corrupt; 1 jobs are hurt" in str(state.message)
     assert "gone was not read: no block object-store/gone" in str(state.message)
-    (told,) = heard(events.CORRUPT, "catalog.main", began)
+    (told,) = heard(events.UNSOUND, "catalog.main", began)
     assert told["corrupt"] == "1"
     execute(catalog, "DELETE FROM stored_objects")
     delete_keys(location.store, stored_keys(location))
@@ -179,7 +179,7 @@ def test_drift_and_corrupt_objects_are_told_and_written_down(
     assert told == {"missing": "1"}
     execute(catalog, "UPDATE stored_objects SET sha256 = repeat('0', 64) WHERE key = :key", key=second)
     verify_objects(share=100)
-    (told,) = heard(events.CORRUPT, "catalog.main", began)
+    (told,) = heard(events.UNSOUND, "catalog.main", began)
     assert (told["corrupt"], told["missing"], told["such_as"] in (first, second)) == ("1", "1", True)
     refresh_analytics(store="")
     found = rows(catalog, "SELECT operation, finding, objects FROM analytics.findings ORDER BY 1, 2")

@@ -7,12 +7,17 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from prefect import flow
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.locations import declare_place
 from blocks.loading import block_names, load_block
 from blocks.object_store import ObjectStore
-from blocks.policies import AccessPolicy, IngestPolicy
+from blocks.object_store.deletion import delete_keys
+from blocks.object_store.listing import list_prefix
+from blocks.policies import AccessPolicy, BackupPolicy, IngestPolicy
+from tasks.backups.listing import list_backups
+from tasks.backups.restoring import Restoring, name_beside
 from tasks.outputs import register_outputs
 from tasks.stores import OpenLocation
 from tests.flows.conftest import save_policy
@@ -60,6 +65,31 @@ def test_metadata_objects_of_stores_that_can_be_opened(
     assert partial.name == "Partial", partial.message
     assert "1 metadata objects, 0 of them new, 1 could NOT be saved" in str(partial.message)
     assert "no-block" in str(partial.message)
+
+
+def test_what_a_restore_leaves_out_is_told_before_and_after_it_is_approved(
+    catalog: CatalogDatabase, vault: ObjectStore, completed: list[UUID]
+) -> None:
+    """The run that goes on hours later finds the database that it restored, and what was said of it."""
+    from flows.backup import backup
+    from flows.restore import _beside, restore
+
+    assert backup(return_state=True).name == "Completed"
+    delete_keys(vault, [next(one.key for one in list_prefix(vault, "") if "/metadata/" in one.key)])
+    told = "1 copies of metadata objects are damaged and stay out, such as"
+    assert told in str(restore(even_if_damaged=True, return_state=True).message)
+    (made,) = list_backups(vault, one(catalog, "SELECT catalog_id FROM catalog_identity")).all
+
+    @flow
+    def restored_and_found_again() -> list[str]:
+        assert made.manifest is not None
+        work = Restoring(vault, made.manifest, catalog, load_block(BackupPolicy, "default"), even_if_damaged=True)
+        name = name_beside(catalog.database, "restore", "again")
+        return [note for _ in range(2) for note in _beside(work, name).notes]
+
+    first, second = restored_and_found_again()
+    assert told in first
+    assert second == first
 
 
 def test_policies_come_back_from_a_backup(vault: ObjectStore, saved: str) -> None:

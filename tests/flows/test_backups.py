@@ -33,7 +33,7 @@ from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import exists, put_bytes, read_bytes
 from blocks.policies import BackupPolicy
 from flows.alarms import FORMERLY, PREFIX, list_alarms, set_alarms, wanted
-from flows.events import DRILL_FAILED, VERIFIED, tell
+from flows.events import BACKUP_VERIFIED, DRILL_FAILED, tell
 from tasks.backups.listing import list_backups
 from tasks.backups.manifest import folder_of
 from tests.conftest import RunningStack
@@ -358,7 +358,7 @@ def test_alarms_ring(saved: str, phone: list[str]) -> None:
         assert {one_id: touched_at(client, one_id) for one_id in before} == before, "run again it changes nothing"
     assert all(alarm.notifies for alarm in list_alarms())
     tell(DRILL_FAILED, "main", because="a test")
-    tell(VERIFIED, "main", backup="of a test")
+    tell(BACKUP_VERIFIED, "main", backup="of a test")
     for _ in range(120):
         heard = "\n".join(phone)
         if all(name in heard for name in ("a restore drill failed", "no good backup in time", "still no good backup")):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from prefect import flow, task
 
-from blocks.errors import RefusedError, StorageError
-from flows.batches import run_batches
+from blocks.errors import RefusedError, StorageError, StoreUnavailableError
+from flows.batches import run_batches, unless_terminal
+from flows.reconcile_quota import reconcile_range
+from flows.relocating import move_batch
 
 pytestmark = pytest.mark.prefect
 
@@ -67,3 +69,28 @@ def test_a_fault_of_the_code_is_not_told_as_a_failed_batch(prefect_api: str) -> 
 
     with pytest.raises(ZeroDivisionError):
         broken()
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"), [(RefusedError("no"), 1), (StoreUnavailableError("down"), 3), (OSError("line"), 3)]
+)
+def test_only_what_may_go_better_is_tried_again(prefect_api: str, error: Exception, tries: int) -> None:
+    tried: list[int] = []
+
+    @task(retries=2, retry_condition_fn=unless_terminal)
+    def fails() -> int:
+        tried.append(1)
+        raise error
+
+    @flow
+    def one() -> list[int]:
+        return run_batches(lambda _: fails.submit(), 1, at_once=1, progress=lambda _: None)
+
+    with pytest.raises(type(error)):
+        one()
+    assert len(tried) == tries
+
+
+def test_the_batches_that_are_tried_again_know_when_not_to() -> None:
+    for batch in (move_batch, reconcile_range):
+        assert (batch.retries, batch.retry_condition_fn) == (2, unless_terminal)

@@ -9,7 +9,9 @@ from blocks.catalog import CatalogDatabase, approvals
 from blocks.policies import SafetyPolicy
 from flows.planned import Work, scope_of
 from tasks.deletion import Wanted
+from tasks.migration import Migration
 from tasks.plans import Plan, Report
+from tasks.stores import OpenLocation
 
 
 def test_a_list_of_hundreds_of_jobs_can_be_asked_for(catalog: CatalogDatabase) -> None:
@@ -47,3 +49,13 @@ def test_a_list_of_hundreds_of_jobs_can_be_asked_for(catalog: CatalogDatabase) -
 
 def test_jobs_of_any_age_are_not_those_of_no_age() -> None:
     assert Wanted(older_than_days=0).scope != Wanted().scope
+
+
+def test_a_whole_migration_is_not_that_of_jobs_of_any_age(location: OpenLocation) -> None:
+    def scope(**chosen: object) -> str:
+        return Migration(location, location, **chosen).scope  # type: ignore[arg-type]  # as the flow gives them
+
+    assert scope(older_than_days=0) != scope()
+    assert scope(job_ids=("a", "b"), kinds=("audio", "original")) == scope(
+        job_ids=("b", "a"), kinds=("original", "audio")
+    )

@@ -84,7 +84,7 @@ def test_quota_forms_and_intents() -> None:
         ("failed", "abandoned_hours", "given up, their bytes may still be there"),
         ("swapped", "old_bytes_minutes", "moved, and the last URL for the old bytes has ended"),
     ):
-        intents = tuple(Unfinished(UUID(int=n), UUID(int=5), state, 7, f"processed/{n}", 512) for n in range(4))
+        intents = tuple(Unfinished(UUID(int=n), state, 7, f"processed/{n}", 512) for n in range(4))
         expected = Item("finish intents", rule, f"{state} in location 7", f"4 objects, 2 KiB: {because}")
         assert only(intents=intents) == expected, "planned when they were moved: they count against no cap"
 

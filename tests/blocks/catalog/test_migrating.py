@@ -11,6 +11,7 @@ from alembic.migration import MigrationContext
 from sqlmodel import SQLModel
 
 from blocks.catalog import CatalogDatabase, block, migrating
+from blocks.catalog.housekeeping import LOG_MONTHS_AHEAD
 from blocks.catalog.migrating import TABLES
 from blocks.embedded import Endpoints
 from blocks.errors import CatalogUnavailableError, SchemaError
@@ -88,7 +89,7 @@ def test_empty_old_and_newer_schemas_are_refused(
 
 def test_the_logs_months_are_there(catalog: CatalogDatabase) -> None:
     months = one(catalog, "SELECT count(*) FROM pg_inherits WHERE inhparent = 'operation_log'::regclass")
-    assert months == migrating.LOG_MONTHS_AHEAD + 1, "and one for what no month was made for"
+    assert months == LOG_MONTHS_AHEAD + 1, "and one for what no month was made for"
     migrating.upgrade(catalog)
 
 

@@ -22,7 +22,7 @@ from blocks.errors import CatalogUnavailableError, RefusedError, SweepBusyError
 from blocks.object_store import ObjectStore
 from blocks.policies import IngestPolicy
 from tasks.backups import cutover
-from tasks.backups.cutover import cut_over, drop_leftovers, reopen
+from tasks.backups.cutover import cut_over, drop_leftovers, reopen, require_owner
 from tasks.backups.in_use import find_in_use
 from tasks.backups.replacing import plan_replacement
 from tasks.backups.restoring import Restoring, name_beside, restore_beside
@@ -118,6 +118,9 @@ def test_as_a_role_that_may_do_no_more_than_it_needs(catalog: CatalogDatabase, v
     sql(f"CREATE DATABASE {name} OWNER shopkeeper")
     with pytest.raises(RefusedError, match="permission denied to create database; let it with ALTER ROLE"):
         restore_beside(Restoring(vault, made, owned, FAST), beside_it, note={})
+    require_owner(owned)
+    with pytest.raises(RefusedError, match=f"the database {name} is shopkeeper's, and this is postgres: everything"):
+        require_owner(catalog.named(name))
     sql(f"DROP DATABASE {name} WITH (FORCE)")
     sql("DROP ROLE shopkeeper")
 
@@ -256,6 +259,21 @@ def test_left_closed_by_a_kill_it_is_let_open(catalog: CatalogDatabase, job: UUI
     assert reopen(catalog)
     assert one(catalog, "SELECT count(*) FROM jobs") == 1
     assert not reopen(catalog)
+
+
+@pytest.mark.parametrize(("ending", "note"), [("before_upgrade", {"cutover": "x"}), ("before_20260101030000", {})])
+def test_somebodys_own_database_beside_stays_closed(
+    catalog: CatalogDatabase, sql, ending: str, note: dict[str, str]
+) -> None:  # type: ignore[no-untyped-def]  # a fixture
+    name = f"{catalog.database}_{ending}"
+    sql(f"CREATE DATABASE {name}")
+    with maintenance(catalog) as connection:
+        write_note(connection, name, note)
+        set_open(connection, name, is_open=False)
+        assert not reopen(catalog)
+        assert not is_open(connection, name)
+        assert read_note(connection, name) == note
+    sql(f"DROP DATABASE {name}")
 
 
 def test_what_an_operator_closed_stays_closed(catalog: CatalogDatabase) -> None:

@@ -15,7 +15,7 @@ from tasks.backups.health import judge
 from tasks.backups.manifest import folder_of
 from tasks.backups.restoring import Restoring
 from tests.helpers import execute, one, rows
-from tests.tasks.backups.conftest import FAST
+from tests.tasks.backups.conftest import FAST, contents
 
 
 def scratches(catalog) -> list[str]:  # type: ignore[no-untyped-def]  # a fixture
@@ -67,6 +67,30 @@ def test_failed(catalog, job, take, vault, catalog_id, listed, monkeypatch) -> N
     assert scratches(catalog) == [], "dropped however it ends"
     assert one(catalog, "SELECT count(*) FROM backup_checks WHERE what = 'drill' AND NOT ok") == 2
     assert all(backup.drilled_at is None for backup in listed().all)
+
+
+def test_what_a_drill_finds_rotten_is_written_anew(catalog, job, take, vault, catalog_id, listed) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """The way out that its alarm names: a backup, and another drill."""
+    made = take().manifest
+    (name,) = contents(vault, catalog_id)
+    put_bytes(vault, f"{catalog_id}/metadata/{name}", b"[]", {})
+    assert not run_drill(catalog, Restoring(vault, made, catalog, FAST)).ok
+    assert not listed().all[0].good, "and counts no more"
+    again = take()
+    assert again.copied == 1
+    assert run_drill(catalog, Restoring(vault, again.manifest, catalog, FAST)).ok
+
+
+def test_what_was_drilled_once_stays_though_a_later_drill_cannot_begin(  # type: ignore[no-untyped-def]  # fixtures
+    catalog, job, take, secret, vault, listed
+) -> None:
+    made = take(key=secret).manifest
+    assert run_drill(catalog, Restoring(vault, made, catalog, FAST, secret)).ok
+    drilled = run_drill(catalog, Restoring(vault, made, catalog, FAST))
+    assert "is encrypted" in drilled.because
+    (backup,) = listed().all
+    assert backup.good
+    assert backup.drilled_at is not None
 
 
 def test_what_a_killed_one_left_is_dropped_by_the_next(catalog, job, take, vault, sql) -> None:  # type: ignore[no-untyped-def]  # fixtures

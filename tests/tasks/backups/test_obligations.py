@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from blocks.catalog import CatalogDatabase, block
 from blocks.catalog.checks import checks_since, keep_checks, record_check
@@ -17,11 +17,14 @@ from blocks.object_store import ObjectStore
 from tasks.backups import cutover
 from tasks.backups.aftermath import Aftermath, claim_buckets
 from tasks.backups.cutover import cut_over
-from tasks.backups.in_use import InUse
+from tasks.backups.in_use import InUse, find_in_use
+from tasks.backups.replacing import plan_replacement
 from tasks.layout import IDENTITY_KEY
 from tasks.stores import OpenLocation, open_location
+from tasks.sweeping import Sweep
 from tests.helpers import execute, one, rows
 from tests.tasks.backups.conftest import NO_WAIT
+from tests.tasks.removals import delete
 
 EVIDENCE = "SELECT at, what, backup, ok, seconds, bytes, because, run, details FROM backup_checks ORDER BY at"
 
@@ -31,6 +34,67 @@ def test_a_hold_outlives_a_restore(catalog: CatalogDatabase, job: UUID, take, sw
     execute(catalog, "UPDATE jobs SET hold = 'case 7'")
     swap(made)
     assert rows(catalog, "SELECT id, hold FROM jobs") == [(job, "case 7")]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    ["UPDATE alembic_version SET version_num = '0099'", "UPDATE alembic_version SET version_num = '0007'",
+     "DROP TABLE catalog_identity"],
+    ids=["of a newer version", "of an older one", "nameless"],
+)  # fmt: skip
+def test_obligations_outlive_the_restore_of_another_versions_catalog(
+    catalog: CatalogDatabase, job: UUID, take, swap, changed: str
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """As where a new version went wrong, and the one before it is installed again and restores."""
+    made, erased = take().manifest, uuid4()
+    execute(catalog, "UPDATE jobs SET hold = 'court order'")
+    execute(catalog, "UPDATE api_keys SET disabled_at = now()")
+    execute(catalog, "INSERT INTO operation_log (run, operation, job_id) VALUES ('x', 'erase', :job)", job=erased)
+    execute(catalog, changed)
+    cut = swap(made, even_if_unreadable="DROP" in changed)
+    assert (cut.owned, cut.lacking) == (False, "")
+    assert rows(catalog, "SELECT id, hold FROM jobs") == [(job, "court order")]
+    assert one(catalog, "SELECT disabled_at IS NOT NULL FROM api_keys")
+    assert catalog.transaction(lambda connection: erased_since(connection, made.snapshot_at)) == [erased]
+
+
+def test_what_cannot_be_carried_over_is_named(catalog: CatalogDatabase, job: UUID, take, swap) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    made = take().manifest
+    execute(catalog, "ALTER TABLE jobs DROP COLUMN hold CASCADE")
+    cut = swap(made, even_if_unreadable=True)
+    assert cut.lacking == "not carried over, because it could not be read: holds"
+
+
+def test_an_erasure_that_was_under_way_at_the_backup_is_told_once(
+    catalog: CatalogDatabase, job: UUID, take, swap
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """Written down before the backup's moment, and seen after it; and one that the backup knows itself."""
+    known, unseen = uuid4(), uuid4()
+    log = "INSERT INTO operation_log (run, operation, job_id) VALUES ('x', 'erase', :job)"
+    execute(catalog, log, job=known)
+    with catalog.engine.connect() as connection, connection.begin():
+        connection.execute(text(log), {"job": unseen})
+        made = take().manifest
+    swap(made)
+    logged = rows(catalog, "SELECT job_id FROM operation_log WHERE operation = 'erase'")
+    assert sorted(row.job_id for row in logged) == sorted([known, unseen])
+
+
+def test_jobs_that_were_deleted_since_are_told(
+    catalog: CatalogDatabase, location: OpenLocation, job: UUID, take, new_job
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """They live again, and nobody would know."""
+    before = new_job(b"deleted before the backup")
+    sweep = Sweep(catalog, (location,), "x")
+    delete(sweep, before)
+    made = take().manifest
+    newer = new_job(b"newer than the backup")
+    execute(catalog, "UPDATE jobs SET hold = 'case 3' WHERE id = :id", id=newer)
+    delete(sweep, job)
+    plan = plan_replacement(find_in_use(catalog, even_if_unreadable=False), made, "beside")
+    assert [item.subject for item in plan.items if item.action == "delete again"] == [str(job)]
+    (forgotten,) = (item for item in plan.items if item.action == "forget")
+    assert forgotten.because.endswith("on hold: case 3")
 
 
 def test_nothing_is_bound_once_its_obligations_are_read(

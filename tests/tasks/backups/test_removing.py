@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from blocks.catalog import CatalogDatabase
+from blocks.catalog import CatalogDatabase, due
 from blocks.catalog.checks import backups_made
 from blocks.errors import (
     InvalidInputError,
@@ -19,6 +19,7 @@ from blocks.object_store.listing import list_prefix
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import BackupPolicy
 from tasks.backups import listing, metadata
+from tasks.backups.health import judge
 from tasks.backups.manifest import MANIFEST, METADATA_LIST, STARTED, folder_of
 from tasks.backups.metadata import list_of
 from tasks.backups.retention import apply_retention, plan_retention, remove_backup
@@ -50,6 +51,31 @@ def test_retention_removes_backups_and_what_only_they_needed(
     assert contents(vault, catalog_id) == [entry.name for entry in list_of(vault, new[0])]
     with pytest.raises(InvalidInputError):
         hold_backup(vault, listed().all[0], catalog_id, " ")
+
+
+def test_a_restore_that_begins_after_the_plan_keeps_its_backup(take, vault: ObjectStore, listed) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    old, *_ = [take().manifest for _ in range(3)]
+    plan = plan_retention(listed(), BackupPolicy(keep_verified=2), old.snapshot_at + timedelta(days=40))
+    found = listed()
+    listing.mark_restoring(vault, old, "a restore")
+    (outcome,) = apply_retention(vault, found, plan).outcomes
+    assert (outcome.result, outcome.error) == ("failed", "a restore of it began meanwhile")
+    assert old.id in {one.id for one in listed().all}
+
+
+def test_a_folder_that_only_looks_like_a_backup_stops_nothing(
+    take, vault: ObjectStore, catalog, catalog_id, listed
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """It is told by the state of the backups, since it keeps metadata objects from being let go."""
+    stray = "20261329T000000Z-00000000"
+    put_bytes(vault, f"{catalog_id}/backups/{stray}/{MANIFEST}", b"{}", {})
+    made = take().manifest
+    put_bytes(vault, f"{folder_of(catalog_id, made.id)}/drill.json", b'{"ok": true, "seconds": null}', {})
+    assert {one.id for one in listed().all} == {made.id, stray}
+    alarms = judge(listed(), [], FAST, catalog.transaction(due.now)).alarms
+    assert [alarm.partition(" (")[0] for alarm in alarms] == [
+        f"cannot be used, and keeps all metadata objects from being let go: {stray}"
+    ]
 
 
 def test_a_restore_is_marked_by_the_stores_clock(take, vault: ObjectStore, listed) -> None:  # type: ignore[no-untyped-def]  # fixtures

@@ -144,7 +144,10 @@ def test_encrypted_to_a_public_key_alone(
     assert b"{}" not in body
     assert verify_backup(catalog, vault, listed().all[0], FAST, key=public).ok, "by its hashes"
     assert verify_backup(catalog, vault, listed().all[0], FAST, key=secret, contents=True).ok
-    assert verify_backup(catalog, vault, listed().all[0], FAST, key=new_key(), contents=True).ok, "by its hashes again"
+    assert verify_backup(catalog, vault, listed().all[0], FAST, key=new_key()).ok, "by its hashes again"
+    for blind in (new_key(), public, None):
+        with pytest.raises(RefusedError, match="encrypted|secret key"):
+            verify_backup(catalog, vault, listed().all[0], FAST, key=blind, contents=True)
     restored = beside(made, key=secret).database
     assert one(restored, "SELECT count(*) FROM jobs") == 1
     restored.disconnect()
@@ -263,7 +266,9 @@ def test_verification_tells_and_remembers(catalog, job, take, vault, catalog_id,
     found = verify_backup(catalog, vault, listed().all[0], FAST, contents=True)
     assert not found.ok
     assert "metadata" in found.because
+    assert not verify_backup(catalog, vault, listed().all[0], FAST).ok, "whoever reads less does not know better"
     (backup,) = listed().all
+    assert len(backup.rotten) == 1
     assert (backup.verified, backup.good, backup.usable) == (False, False, False)
     assert take().copied == 1, "the next night writes anew what is rotten"
     assert verify_backup(catalog, vault, listed().all[0], FAST, contents=True).ok
