@@ -101,7 +101,7 @@ def find_compressible(sweep: Sweep, locations: Locations, policy: CompressionPol
 
 def plan_compression(facts: CompressionFacts, policy: CompressionPolicy) -> CompressionPlan:
     """An item for each job that has something to compress; kinds that gain nothing are left alone, each with a line."""
-    mark = Mark(COMPRESSED, facts.idle_before)
+    mark = Mark(COMPRESSED, facts.idle_before, facts.idle_before + timedelta(days=policy.idle_days))
     items: list[Item] = []
     skipped: list[Item] = []
     moves: list[Move] = []

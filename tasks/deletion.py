@@ -33,6 +33,7 @@ from blocks.object_store.multipart import abort_multipart_upload, list_multipart
 from blocks.policies import RetentionPolicy
 from blocks.units import parse_bytes
 from tasks.checks import check_age_days, check_job_id, check_reason, shown
+from tasks.layout import OBJECTS
 from tasks.plans import Item, Outcome, Plan, Report
 from tasks.purging import purge_released
 from tasks.stores import OpenLocation, require_own
@@ -266,7 +267,7 @@ def _remove_all(
     return failed
 
 
-JOB_FOLDERS = ("processed", "uploads", "failed", "exports/hls")
+JOB_FOLDERS = (*OBJECTS, "failed", "exports/hls")
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,11 @@ TEMP = "temp"
 EXPORTS = "exports"
 PLAYLISTS_MADE = f"{EXPORTS}/hls/"
 PROCESSED = "processed"
+UPLOADS = "uploads"
+OBJECTS = (PROCESSED, UPLOADS)
+"""Where rows name the keys."""
 REPORTS = "reports"
-FOLDERS = (PROCESSED, "uploads", TEMP, "failed", EXPORTS, REPORTS, "probe")
+FOLDERS = (*OBJECTS, TEMP, "failed", EXPORTS, REPORTS, "probe")
 """All that the platform keeps in a location."""
 IDENTITY_KEY = "transcode-flow.catalog"
 """Names the catalog that a bucket belongs to (invariant 7)."""
@@ -86,7 +89,7 @@ def temp_key(upload_id: UUID) -> str:
 
 def upload_key(job_id: UUID, upload_id: UUID) -> str:
     """The key of a customer's own file beside a job's outputs."""
-    return f"uploads/{job_id}/{upload_id}"
+    return f"{UPLOADS}/{job_id}/{upload_id}"
 
 
 PLAYLISTS = {kind.value: f"{kind[4:]}/segments/{PLAYLIST}" for kind in ObjectKind if kind.is_hls}

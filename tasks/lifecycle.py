@@ -15,7 +15,7 @@ from blocks.object_store.lifecycle import Rule
 from blocks.object_store.probing import Capabilities
 from blocks.policies import RetentionPolicy
 from tasks.aging import AGED_PREFIXES
-from tasks.layout import PROCESSED
+from tasks.layout import OBJECTS, PROCESSED
 from tasks.plans import Item, Outcome, Plan, Report
 from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
@@ -192,11 +192,12 @@ def _report(
     location: OpenLocation, existing: Sequence[Rule], wanted: Sequence[WantedRule], changes: RuleChanges
 ) -> LifecycleReport:
     unsupported = [one for one in wanted if one.unsupported]
-    outputs = location.store.path(f"{PROCESSED}/")
-    others = (rule for rule in existing if not bucket_rules.own_name(rule, location.store.prefix))
-    risky = [bucket_rules.name_of(rule) for rule in others if bucket_rules.expires_under(rule, outputs)]
+    others = [rule for rule in existing if not bucket_rules.own_name(rule, location.store.prefix)]
     notes = [one.unsupported for one in unsupported]
-    notes += [f"{name} is not ours and removes customers' objects under {outputs}: look at it" for name in risky]
+    for folder in OBJECTS:
+        kept = location.store.path(f"{folder}/")
+        risky = [bucket_rules.name_of(rule) for rule in others if bucket_rules.expires_under(rule, kept)]
+        notes += [f"{name} is not ours and removes customers' objects under {kept}: look at it" for name in risky]
     return LifecycleReport(
         location.store.bucket, changes.added, changes.changed, changes.removed, changes.kept, changes.foreign,
         tuple(one.name for one in unsupported), tuple(notes),

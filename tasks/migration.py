@@ -130,6 +130,12 @@ def plan_migration(facts: MigrationFacts, migration: Migration) -> tuple[Plan, t
         Item("leave", state, f"{count} objects are {state}", _LEFT.get(state, ""), objects=count)
         for state, count in facts.unmovable
     ]
+    found = {job.id for job in facts.jobs}
+    asked = [] if facts.more else [one for one in migration.job_ids if check_job_id(one) not in found]
+    skipped += [
+        Item("leave", "migrate", one, f"no such job, or none of its files is in {migration.source.place.name}")
+        for one in asked
+    ]
     if facts.more:
         skipped.append(
             Item("leave", "migrate", "more jobs", f"one pass takes {MOST_JOBS}; the next one takes the rest")

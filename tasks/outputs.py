@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.customers import Customer, lock_customer, storable
-from blocks.catalog.jobs import JobRow, complete_job, find_job
+from blocks.catalog.jobs import JobRow, complete_job, find_job, note_progress
 from blocks.catalog.log import Change, record
 from blocks.catalog.objects import (
     ExistingOutput,
@@ -111,7 +111,9 @@ def register_outputs(
     require_current(catalog, location)
     job = catalog.transaction(lambda connection: _registerable(connection, job_id))
     found, skipped = read_outputs(location, policy, outputs)
-    healed = _heal_lost(catalog, location, policy, job, found, run)
+    there = catalog.transaction(lambda connection: find_named(connection, job.id))
+    healed = _heal_lost(catalog, location, policy, job, found, there, run)
+    _check_playlists(location, found, {name for name, one in there.items() if one.state != ObjectState.PENDING})
 
     def begin(connection: Connection) -> OutputPlan:
         # Planned under the key's lock: of two runs at once the later one sees what the earlier one began.
@@ -121,6 +123,7 @@ def register_outputs(
         plan = plan_outputs(job.id, location.place.id, found, find_named(connection, job.id), used)
         if not plan.writings and not plan.already_there:
             raise InvalidInputError(f"{shown(outputs)} holds no outputs of the platform")
+        note_progress(connection, job.id)
         release_objects(connection, plan.stale, run=run)
         insert_pending(connection, job.api_key_id, [writing.new for writing in plan.writings])
         return plan
@@ -169,10 +172,10 @@ def _heal_lost(
     policy: IngestPolicy,
     job: JobRow,
     found: Sequence[FoundOutput],
+    existing: Mapping[str, ExistingOutput],
     run: str,
 ) -> frozenset[str]:
     """Names of the outputs that had lost their bytes and have them again, from these very files."""
-    existing = catalog.transaction(lambda connection: find_named(connection, job.id))
 
     def heal_one(one: FoundOutput) -> None:
         before, name, kind = existing[one.named.name], one.named.name, one.named.kind
@@ -237,7 +240,7 @@ def read_outputs(location: OpenLocation, policy: IngestPolicy, outputs: str) -> 
     """Hash every output in a folder or under a prefix; the second list holds files that are none.
 
     Raises:
-        InvalidInputError: a playlist names segments that are not there.
+        InvalidInputError: there is no such folder or prefix, or it cannot be read.
     """
     if not storable(outputs):
         raise InvalidInputError(f"{shown(outputs)} is no folder and no prefix")
@@ -249,7 +252,6 @@ def read_outputs(location: OpenLocation, policy: IngestPolicy, outputs: str) -> 
     except OSError as error:
         where = f"{shown(outputs)}: {shown(str(error.filename))}" if error.filename else shown(outputs)
         raise InvalidInputError(f"{where} cannot be read: {error.strerror or error}") from error
-    _check_playlists(location, found)
     return found, skipped
 
 
@@ -283,9 +285,10 @@ def _read_prefix(location: OpenLocation, prefix: str) -> tuple[list[FoundOutput]
     return found, skipped
 
 
-def _check_playlists(location: OpenLocation, found: Sequence[FoundOutput]) -> None:
-    names = {one.named.name for one in found}
-    for kind in {one.named.kind for one in found if one.named.kind.is_hls}:
+def _check_playlists(location: OpenLocation, found: Sequence[FoundOutput], there: Set[str]) -> None:
+    """See that each stream that is new comes whole; of one that is `there`, files may come alone to be healed."""
+    names = there | {one.named.name for one in found}
+    for kind in {one.named.kind for one in found if one.named.kind.is_hls and one.named.name not in there}:
         folder = f"{kind[4:]}/segments"
         playlist = next((one for one in found if one.named.name == f"{folder}/{PLAYLIST}"), None)
         if playlist is None:

@@ -24,9 +24,9 @@ from blocks.object_store.transfer import fingerprint, head
 from blocks.policies import IntegrityPolicy
 from blocks.units import format_bytes
 from tasks.checks import shown
-from tasks.layout import job_of
+from tasks.layout import OBJECTS, job_of
 from tasks.parallel import in_parallel
-from tasks.reconcile_compare import ROOTS, JobRange, compare, split_jobs
+from tasks.reconcile_compare import JobRange, compare, split_jobs
 from tasks.reconcile_judge import Finding, RangeDrift, heals
 from tasks.stores import OpenLocation
 from tasks.sweeping import store_clock
@@ -65,7 +65,7 @@ def look_through(
     classes = catalog.transaction(lambda connection: _classes(connection, location)) if several(location) else {}
     listing = (
         item
-        for root in ROOTS
+        for root in OBJECTS
         for item in list_range(
             location.store, root, after=part.bounds(root)[0], until=part.bounds(root)[1], classes=bool(classes)
         )

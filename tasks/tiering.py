@@ -106,7 +106,7 @@ def plan_tiers(facts: TierFacts, policy: TierPolicy) -> TierPlan:
     savings: dict[UUID, float] = {}
     settled: dict[Mark, list[UUID]] = {}
     for due_tier, jobs in facts.due.items():
-        mark = Mark(due_tier, _idle_before(policy, due_tier, facts.now))
+        mark = Mark(due_tier, _idle_before(policy, due_tier, facts.now), facts.now)
         for job in jobs:
             tier, moving, more, waiting = _choose(job, due_tier, facts, policy)
             target, rule = facts.targets[tier], f"{tier}_after_days"

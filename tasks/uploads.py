@@ -31,7 +31,7 @@ from blocks.policies import MIB, AccessPolicy, IngestPolicy
 from tasks.arrivals import outputs_bytes
 from tasks.checks import check_filename, check_job_id, check_lifetime, check_sha256, check_size, check_uuid
 from tasks.intake import Hashed, IngestOutcome, take_in
-from tasks.layout import temp_key, upload_key
+from tasks.layout import UPLOADS, temp_key, upload_key
 from tasks.purging import give_up
 from tasks.stores import Locations, OpenLocation, require_current
 from tasks.writing import StoredBlob, Writing, write_objects
@@ -227,7 +227,7 @@ def _add_to_job(
 ) -> IngestOutcome:
     require_current(catalog, location)
     # The user's file name lives in the row; the key holds only ids.
-    name = f"uploads/{upload.id}/{upload.filename}"
+    name = f"{UPLOADS}/{upload.id}/{upload.filename}"
 
     def begin(connection: Connection) -> NewObject | None:
         lock_customer(connection, customer.id)

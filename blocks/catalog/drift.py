@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from blocks.catalog.customers import lock_customer
 from blocks.catalog.due import UNDER_WAY
+from blocks.catalog.moving import start_over
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,14 @@ def mark(
             "rule": rule,
         },
     )
-    return set(rows.scalars())
+    changed = set(rows.scalars())
+    if changed and state == "live":
+        jobs = connection.execute(
+            text("SELECT DISTINCT job_id FROM stored_objects WHERE id = ANY (CAST(:ids AS uuid[]))"),
+            {"ids": [str(one) for one in changed]},
+        )
+        start_over(connection, list(jobs.scalars()), asked=False)
+    return changed
 
 
 _FOLLOW = text(

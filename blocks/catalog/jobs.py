@@ -213,6 +213,13 @@ def note_sources(connection: Connection, sources: Sequence[tuple[UUID, UUID]]) -
     )
 
 
+def note_progress(connection: Connection, job_id: UUID) -> None:
+    """Somebody works at a job: it is not stuck."""
+    connection.execute(
+        text("UPDATE jobs SET updated_at = clock_timestamp() WHERE id = CAST(:id AS uuid)"), {"id": str(job_id)}
+    )
+
+
 def complete_job(connection: Connection, job: JobRow) -> None:
     """All outputs are in: the job is `completed`, and the room that was held for them is given back."""
     held = connection.execute(

@@ -241,7 +241,7 @@ def gone_out_of_use() -> RefusedError:
     return RefusedError("the location was retired since it was opened, and takes no new files: open it anew")
 
 
-def require_no_rows(connection: Connection, place: Place) -> None:
+def require_no_rows(connection: Connection, place: Place, *, gone: bool = False) -> None:
     """See that no row names something in a location.
 
     Raises:
@@ -254,6 +254,11 @@ def require_no_rows(connection: Connection, place: Place) -> None:
     ).scalar()
     if held is not None:
         rows, _ = stored_in(connection).get(place.id, (1, 0))
+        if gone:
+            raise RefusedError(
+                f"{rows} objects of customers are on record in location {place.name}: where they are lost for good, "
+                "delete their jobs, and run this again once the next cleanup has given the trash up"
+            )
         raise RefusedError(f"location {place.name} still holds {rows} objects: migrate-storage moves them")
 
 
@@ -266,7 +271,7 @@ def retire(connection: Connection, place: Place, *, gone: bool = False) -> None:
         RefusedError: rows or unfinished intents still name something in it.
     """
     connection.execute(text("SELECT 1 FROM locations WHERE id = :id FOR UPDATE"), {"id": place.id})
-    require_no_rows(connection, place)
+    require_no_rows(connection, place, gone=gone)
     if gone:
         connection.execute(
             text(

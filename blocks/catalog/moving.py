@@ -299,26 +299,30 @@ def sample_keys(
     return [(row.location_id, row.key, row.stored_bytes) for row in rows]
 
 
-def mark_tiered(connection: Connection, job_ids: Sequence[UUID], tier: str, *, idle_before: datetime) -> None:
-    """tier-jobs is through with these jobs, as far as this tier, but for those that were asked for meanwhile."""
+# What was in the trash meanwhile was not moved, nor was what a job got since.
+_AS_PLANNED = """
+    id = ANY (CAST(:ids AS uuid[])) AND hold IS NULL AND deleted_at IS NULL AND updated_at <= :planned_at
+    AND greatest(completed_at, last_accessed_at) <= :idle_before
+"""
+
+
+def mark_tiered(
+    connection: Connection, job_ids: Sequence[UUID], tier: str, *, idle_before: datetime, planned_at: datetime
+) -> None:
+    """tier-jobs is through with these jobs, as far as this tier, but for those that changed or were asked for since."""
     connection.execute(
-        text(
-            # What was in the trash meanwhile was not moved.
-            "UPDATE jobs SET tier = :tier WHERE id = ANY (CAST(:ids AS uuid[])) AND tier <> :tier AND hold IS NULL "
-            "   AND deleted_at IS NULL AND greatest(completed_at, last_accessed_at) <= :idle_before"
-        ),
-        {"ids": [str(one) for one in job_ids], "tier": tier, "idle_before": idle_before},
+        text(f"UPDATE jobs SET tier = :tier WHERE tier <> :tier AND {_AS_PLANNED}"),
+        {"ids": [str(one) for one in job_ids], "tier": tier, "idle_before": idle_before, "planned_at": planned_at},
     )
 
 
-def mark_compressed(connection: Connection, job_ids: Sequence[UUID], *, idle_before: datetime) -> None:
-    """compress-jobs is through with these jobs, but for those that were asked for meanwhile."""
+def mark_compressed(
+    connection: Connection, job_ids: Sequence[UUID], *, idle_before: datetime, planned_at: datetime
+) -> None:
+    """compress-jobs is through with these jobs, but for those that changed or were asked for since."""
     connection.execute(
-        text(
-            "UPDATE jobs SET compressed_at = clock_timestamp() WHERE id = ANY (CAST(:ids AS uuid[])) AND hold IS NULL "
-            "   AND deleted_at IS NULL AND greatest(completed_at, last_accessed_at) <= :idle_before"
-        ),
-        {"ids": [str(one) for one in job_ids], "idle_before": idle_before},
+        text(f"UPDATE jobs SET compressed_at = clock_timestamp() WHERE {_AS_PLANNED}"),
+        {"ids": [str(one) for one in job_ids], "idle_before": idle_before, "planned_at": planned_at},
     )
 
 
@@ -346,7 +350,8 @@ def start_over(connection: Connection, job_ids: Sequence[UUID], *, asked: bool) 
     """
     connection.execute(
         text(
-            "UPDATE jobs SET tier = 'hot', compressed_at = NULL, "
+            # Touched: a run that planned before this is not through with them.
+            "UPDATE jobs SET tier = 'hot', compressed_at = NULL, updated_at = clock_timestamp(), "
             "       last_accessed_at = CASE WHEN :asked THEN clock_timestamp() ELSE last_accessed_at END "
             " WHERE id = ANY (CAST(:ids AS uuid[]))"
         ),

@@ -227,6 +227,16 @@ def forget_released(connection: Connection, object_ids: Sequence[UUID], *, run: 
     return set(rows.scalars())
 
 
+def forget_gone(connection: Connection, location_id: int) -> None:
+    """Drop the rows of a location whose bucket is gone, where all that they wait for is that their bytes are."""
+    rows = connection.execute(
+        text("SELECT id, state FROM stored_objects WHERE location_id = :id AND state IN ('pending', 'purging')"),
+        {"id": location_id},
+    ).all()
+    release_objects(connection, [row.id for row in rows if row.state == "pending"], rule="gone")
+    forget_released(connection, [row.id for row in rows])
+
+
 @dataclass(frozen=True)
 class ExistingOutput:
     """An object that a job has under a name."""

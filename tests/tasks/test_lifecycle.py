@@ -260,7 +260,8 @@ def test_rules_of_others_that_remove_what_is_kept_are_told(open_in: Callable[...
     write_rules(location.store, [everything, THEIRS])
     report = apply_rules(location, RetentionPolicy())
     assert report.foreign == ("everything", "theirs")
-    assert report.notes == ("everything is not ours and removes customers' objects under a/processed/: look at it",)
+    told = "everything is not ours and removes customers' objects under a/%s/: look at it"
+    assert report.notes == (told % "processed", told % "uploads")
 
 
 def test_another_writer_meanwhile_loses_nothing(open_in: Callable[..., OpenLocation]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -244,3 +245,24 @@ def test_a_lost_output_comes_back_from_a_prefix(register, new_job, catalog, loca
     put_bytes(location.store, "temp/w2/audio/audio.mp3", (folder / "audio" / "audio.mp3").read_bytes(), {})
     assert register(job, "temp/w2").healed == ("audio/audio.mp3",)
     assert not [key for key in stored_keys(location) if key.startswith("temp/")]
+
+
+@pytest.mark.parametrize("lost", ["720p/segments/segment_0001.ts", "720p/segments/playlist.m3u8"])
+def test_the_very_file_is_enough_to_heal_a_stream(register, new_job, catalog, location, tmp_path, lost: str) -> None:  # type: ignore[no-untyped-def]
+    job, folder = new_job(), write_outputs(tmp_path / "out")
+    register(job, folder)
+    delete_keys(location.store, [f"processed/{job}/{lost}"])
+    execute(catalog, "UPDATE stored_objects SET state = 'missing' WHERE name = :name", name=lost)
+    alone = tmp_path / "alone" / lost
+    alone.parent.mkdir(parents=True)
+    alone.write_bytes((folder / lost).read_bytes())
+    assert register(job, tmp_path / "alone").healed == (lost,)
+    # A file that the stream does not have yet is none of it.
+    (alone.parent / "segment_9999.ts").write_bytes(b"new")
+    with pytest.raises(InvalidInputError, match="720p/segments holds segments and no playlist"):
+        register(job, _without_playlist(alone))
+
+
+def _without_playlist(alone: Path) -> Path:
+    (alone.parent / "playlist.m3u8").unlink(missing_ok=True)
+    return alone.parents[2]

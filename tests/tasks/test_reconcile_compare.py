@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from blocks.catalog.drift import ExpectedObject
 from blocks.object_store.listing import Listed
-from tasks.reconcile_compare import MOST_RANGES, ROOTS, ROWS_A_RANGE, JobRange, compare, split_jobs
+from tasks.layout import OBJECTS
+from tasks.reconcile_compare import MOST_RANGES, ROWS_A_RANGE, JobRange, compare, split_jobs
 
 AT = datetime(2026, 5, 1, tzinfo=UTC)
 STATES = ["pending", "live", "trashed", "purging", "missing", "corrupt"]
@@ -144,14 +145,14 @@ def within(part: JobRange, root: str, key: str) -> bool:
     return key > after and (until is None or key <= until)
 
 
-@given(st.integers(1, 20), st.uuids(), st.sampled_from(ROOTS), st.text(max_size=20))
+@given(st.integers(1, 20), st.uuids(), st.sampled_from(OBJECTS), st.text(max_size=20))
 def test_a_jobs_keys_lie_in_its_range_alone(count: int, job: UUID, root: str, rest: str) -> None:
     parts = split_jobs(ROWS_A_RANGE * count, at_least=1)
     holding = [part for part in parts if within(part, root, f"{root}/{job}/{rest}")]
     assert [part.first <= job <= part.last for part in holding] == [True]
 
 
-@given(st.integers(1, 20), st.sampled_from(ROOTS), st.text())
+@given(st.integers(1, 20), st.sampled_from(OBJECTS), st.text())
 def test_what_is_no_jobs_folder_lies_in_one_range_too(count: int, root: str, junk: str) -> None:
     parts = split_jobs(ROWS_A_RANGE * count, at_least=1)
     assert sum(within(part, root, f"{root}/{junk}") for part in parts) == 1

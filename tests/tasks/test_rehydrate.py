@@ -119,11 +119,14 @@ def test_a_place_that_restores_first(catalog, location, declare, job, access) ->
     assert_sound(catalog, location, glacier)
 
 
+NOW = "SELECT clock_timestamp()"
+
+
 def test_a_job_that_was_asked_for_since_the_plan_is_left_alone(catalog, location, cold, locations, job) -> None:  # type: ignore[no-untyped-def]
     execute(catalog, "UPDATE jobs SET completed_at = now() - interval '100 days', last_accessed_at = NULL")
     idle_before = one(catalog, "SELECT now() - interval '30 days'")
     recipe = Recipe(Wanted((location.place.id,)), "cold", "tier-jobs", "cold_after_days", idle_before=idle_before)
-    mark = Mark("cold", idle_before)
+    mark = Mark("cold", idle_before, one(catalog, NOW))
     for asked, moved in (("now()", False), ("NULL", True)):
         execute(catalog, f"UPDATE jobs SET last_accessed_at = {asked}")
         moves = [Move(job, 1, recipe, mark)]
@@ -139,7 +142,10 @@ def test_a_job_that_was_in_the_trash_meanwhile_is_not_through(catalog, location,
     execute(catalog, "UPDATE jobs SET completed_at = now() - interval '100 days', last_accessed_at = NULL")
     idle_before = one(catalog, "SELECT now() - interval '30 days'")
     recipe = Recipe(Wanted((location.place.id,)), "cold", "tier-jobs", "cold_after_days", idle_before=idle_before)
-    moves = [Move(job, 1, recipe, Mark("cold", idle_before)), Move(job, 1, recipe, Mark(COMPRESSED, idle_before))]
+    moves = [
+        Move(job, 1, recipe, Mark("cold", idle_before, one(catalog, NOW))),
+        Move(job, 1, recipe, Mark(COMPRESSED, idle_before, one(catalog, NOW))),
+    ]
     execute(catalog, "UPDATE jobs SET deleted_at = now(), purge_after = now() + interval '7 days'")
     results = [move_batch(catalog, locations, POLICY, batch) for batch in split(moves, POLICY, run="a run")]
     mark_through(catalog, moves, sum_up(results))

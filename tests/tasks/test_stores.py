@@ -133,7 +133,7 @@ def test_what_still_has_rows_is_not_gone(
     with pytest.raises(FrozenCatalogError):
         retire_location(catalog, "spare", gone=True)
     execute(catalog, "UPDATE catalog_identity SET frozen_since = NULL, epoch = 1, claims_pending = false")
-    with pytest.raises(RefusedError, match="still holds 1 objects: migrate-storage moves them"):
+    with pytest.raises(RefusedError, match="1 objects of customers are on record in location spare: where they are"):
         retire_location(catalog, "spare", gone=True)
     with pytest.raises(RefusedError, match="still holds 1 objects: migrate-storage moves them"):
         retire_location(catalog, "spare")
