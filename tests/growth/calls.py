@@ -18,7 +18,7 @@ from blocks.catalog.content import metadata_after
 from blocks.catalog.customers import list_customers
 from blocks.catalog.lifecycle import find_old_objects
 from blocks.catalog.locations import find_place, read_identity, retire, stored_in
-from blocks.catalog.restored import erased_since, newer_jobs
+from blocks.catalog.restored import deleted_since, erased_since, newer_jobs
 from blocks.errors import StorageError
 from blocks.object_store import ObjectStore
 from blocks.object_store.probing import Capabilities
@@ -223,6 +223,9 @@ BY_FLOWS: dict[str, Callable[[Crowd], object]] = {
     "retire": _retire,
     "newer than a backup": lambda crowd: crowd.catalog.transaction(
         lambda connection: newer_jobs(connection, crowd.now - timedelta(minutes=1), 500)
+    ),
+    "deleted since a backup": lambda crowd: crowd.catalog.transaction(
+        lambda connection: deleted_since(connection, crowd.now - timedelta(minutes=1))
     ),
     "erased since a backup": lambda crowd: crowd.catalog.transaction(
         lambda connection: erased_since(connection, crowd.now - timedelta(minutes=1))
