@@ -15,11 +15,11 @@ from blocks.errors import InvalidInputError, RefusedError, StorageError
 from blocks.units import shown
 from flows.cli_alarms import alarms, show_alarms
 from flows.cli_backup import backup_app, show_health
+from flows.cli_options import CatalogName, open_backups
 from flows.cli_reports import analyst, example, report
 from flows.cli_restore import restore
 from flows.console import clear_errors, err, out, plain
 from flows.local_stack import local_stack, use_local_prefect
-from flows.reaching import open_backups
 
 if TYPE_CHECKING:
     from blocks.catalog import CatalogDatabase
@@ -42,7 +42,6 @@ app.command()(report)
 app.command()(analyst)
 app.command()(example)
 
-CatalogName = Annotated[str, typer.Option("--catalog", help="Name of the Catalog Database block.")]
 StoreName = Annotated[str, typer.Option("--store", help="Name of the Object Store block.")]
 KeyName = Annotated[str, typer.Argument(help="Label or id of the customer's key.", metavar="KEY")]
 

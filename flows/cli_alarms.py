@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from flows.cli_options import PolicyName
 from flows.console import clear_errors, out
 from flows.local_stack import use_local_prefect
-from flows.reaching import PolicyName
 
 
 def alarms(

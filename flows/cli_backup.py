@@ -12,9 +12,7 @@ from rich.table import Table
 
 from blocks.errors import DamagedBackupError, InvalidInputError, NotFoundError, RefusedError, StorageError
 from blocks.units import shown
-from flows.console import clear_errors, err, out, plain
-from flows.local_stack import use_local_prefect
-from flows.reaching import (
+from flows.cli_options import (
     BackupId,
     CatalogName,
     Endpoint,
@@ -25,6 +23,8 @@ from flows.reaching import (
     StoreUrl,
     open_backups,
 )
+from flows.console import clear_errors, err, out, plain
+from flows.local_stack import use_local_prefect
 
 if TYPE_CHECKING:
     from tasks.backups.listing import Backup

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from blocks.errors import RefusedError
 from blocks.units import shown
+from flows.cli_options import CatalogName
 from flows.console import clear_errors, err, out, plain
 from flows.local_stack import local_stack, use_local_prefect
-from flows.reaching import CatalogName
 
 if TYPE_CHECKING:
     from blocks.catalog import CatalogDatabase

@@ -10,9 +10,7 @@ import typer
 
 from blocks.errors import InvalidInputError, RefusedError, StorageError
 from blocks.units import format_bytes, shown
-from flows.console import clear_errors, err, out, plain
-from flows.local_stack import use_local_prefect
-from flows.reaching import (
+from flows.cli_options import (
     BackupId,
     CatalogName,
     DatabaseUrl,
@@ -24,6 +22,8 @@ from flows.reaching import (
     StoreUrl,
     open_backups,
 )
+from flows.console import clear_errors, err, out, plain
+from flows.local_stack import use_local_prefect
 
 SHOWN = 20
 

@@ -1,4 +1,4 @@
-"""Backups reached by the blocks of a Prefect server, or by addresses where none is left."""
+"""Options that several commands have, and the backups they name: by blocks, or by addresses where Prefect is lost."""
 
 from __future__ import annotations
 
