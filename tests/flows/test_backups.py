@@ -239,7 +239,7 @@ def test_commands(catalog: CatalogDatabase, vault: ObjectStore, backup, tmp_path
         (["restore", "--metadata-objects", "some"], "none, missing or all"),
         (["restore", "--identity-file", "/nowhere"], "cannot be read"),
         (["restore", "--store-url", "s3://b/x"], "--database-url"),
-        (["restore", "--store-url", "b/x", "--database-url", "postgresql://h/d"], "no address of backups"),
+        (["restore", "--store-url", "b/x", "--database-url", "postgresql://u@h/d"], "no address of backups"),
         (["restore", "--store-url", "s3://bbb/x", "--database-url", "h"], "no address of a database"),
         (["restore", "--store-url", "s3://bbb/x", "--database-url", "postgresql://u:secret@h/d"], "set PGPASSWORD"),
     ):
