@@ -120,7 +120,7 @@ class JobMoved:
         self.before_bytes += one.before_bytes if one.result == "moved" else 0
         self.after_bytes += one.after_bytes
         if one.error and (not self.error or one.result == "failed"):
-            self.error = f"{_told(one)}: {one.error.replace(one.name, _told(one))}"
+            self.error = f"{one.name}: {one.error}"
 
     def join(self, other: JobMoved) -> None:
         """Count another batch's outcomes of the same job."""
@@ -193,6 +193,7 @@ def move_batch(
         Relocated(one.object_id, one.job_id, one.name, "moved", "", one.before_bytes, one.after_bytes) for one in before
     ]
     outcomes += relocate(catalog, locations, policy, rows, target, why, movable=movable, before_chunk=before_chunk)
+    outcomes = [_nameless(one) for one in outcomes]
     jobs: dict[UUID, JobMoved] = {job_id: JobMoved() for job_id in batch.job_ids}
     for one in outcomes:
         jobs[one.job_id].add(one)
@@ -303,15 +304,16 @@ def renumbered(batches: Sequence[MoveBatch], first: int) -> list[MoveBatch]:
 
 def _record(one: Relocated, place: str, key: str, target: str) -> tuple[str | int, ...]:
     return (
-        str(one.job_id), str(one.object_id), _told(one), one.result, place, key,
-        target if one.result == "moved" else "", one.before_bytes, one.after_bytes,
-        one.error.replace(one.name, _told(one)),
+        str(one.job_id), str(one.object_id), one.name, one.result, place, key,
+        target if one.result == "moved" else "", one.before_bytes, one.after_bytes, one.error,
     )  # fmt: skip
 
 
-def _told(one: Relocated) -> str:
-    # A customer's own name of a file: an erasure finds neither a record nor an artifact to take it out of.
-    return "upload" if one.name.startswith(f"{UPLOADS}/") else one.name
+def _nameless(one: Relocated) -> Relocated:
+    """Without the name that a customer gave a file: an erasure takes it out of no record, and out of no artifact."""
+    if not one.name.startswith(f"{UPLOADS}/"):
+        return one
+    return replace(one, name="upload", error=one.error.replace(one.name, "upload"))
 
 
 def _csv(lines: Sequence[Sequence[str | int]]) -> bytes:
