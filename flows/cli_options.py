@@ -170,7 +170,7 @@ def _database_at(url: str) -> CatalogDatabase:
             sslmode=str(parts.query.get("sslmode") or os.environ.get("PGSSLMODE", "prefer")),
         )
     except ValueError as error:
-        raise InvalidInputError(f"the address or PGSSLMODE is refused: {_told(error)}") from error
+        raise InvalidInputError(f"the address, or PGSSLMODE, is refused: {_told(error)}") from error
 
 
 def _key(identity_file: str) -> BackupKey | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -114,10 +115,7 @@ def restore(
 
         def plan(_: Sweep) -> tuple[Plan, Restored]:
             chosen = _manifest(database, in_use, source, name, _Wanted(backup, before, catalog_id))
-            try:
-                mark_restoring(source, chosen, run_label())
-            except StorageError as error:  # what can only be read can be restored all the same
-                log.warning("retention may let this backup go meanwhile: %s", error)
+            _mark(source, chosen)
             work = Restoring(source, chosen, database, rules, keys, metadata_objects, even_if_damaged, say=log.info)
             beside.append(_beside(work, name))
             return plan_replacement(in_use, chosen, name), beside[0]
@@ -129,6 +127,8 @@ def restore(
                 even_if_unreadable=even_if_unreadable,
             )  # fmt: skip
             log.warning("%s is backup %s now; before it: %s", cut.database, restored.manifest.id, cut.kept_as or "none")
+            if cut.lacking:
+                log.error(cut.lacking)  # now: whatever ends this run afterwards
             result = settle(
                 database, source, restored.manifest, metadata=metadata_objects, rules=rules,
                 integrity=checks, run=run_label(),
@@ -138,11 +138,7 @@ def restore(
             tell(RESTORED, target, backup=restored.manifest.id, kept_as=cut.kept_as)
             kept = f"the old database is {cut.kept_as}" if cut.kept_as else "there was none before"
             notes = [f"restored from {restored.manifest.id}", kept, result.summary(), *restored.notes]
-            for what, told in (("erase", "were erased since and must be erased again"),
-                               ("delete", "were deleted since and live again: delete them again")):  # fmt: skip
-                if number := sum(item.action == f"{what} again" for item in planned.items):
-                    notes.append(f"{number} jobs {told}")
-            notes += [cut.lacking] if cut.lacking else []
+            notes += [*_again(planned), cut.lacking] if cut.lacking else _again(planned)
             return Report("restore", tuple(Outcome(item, "done") for item in planned.items[:1]), tuple(notes))
 
         require_settled(in_use, backup)
@@ -169,6 +165,23 @@ def restore(
             with maintenance(database) as connection:
                 drop_database(connection, name)
         return ended
+
+
+def _mark(source: ObjectStore, manifest: Manifest) -> None:
+    try:
+        mark_restoring(source, manifest, run_label())
+    except StorageError as error:  # what can only be read can be restored all the same
+        get_run_logger().warning("retention may let this backup go meanwhile: %s", error)
+
+
+def _again(planned: Plan) -> list[str]:
+    """What has to be done once more, for the report."""
+    numbers = Counter(item.action for item in planned.items)
+    told = {
+        "erase again": "jobs were erased since and must be erased again",
+        "delete again": "jobs were deleted since and live again: delete them again",
+    }
+    return [f"{numbers[action]} {words}" for action, words in told.items() if numbers[action]]
 
 
 def _beside(work: Restoring, name: str) -> Restored:

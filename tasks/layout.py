@@ -15,7 +15,7 @@ PLAYLISTS_MADE = f"{EXPORTS}/hls/"
 PROCESSED = "processed"
 UPLOADS = "uploads"
 OBJECTS = (PROCESSED, UPLOADS)
-"""Where rows name the keys."""
+"""Folders whose every object has a row; the next part of a key is the job's id."""
 REPORTS = "reports"
 FOLDERS = (*OBJECTS, TEMP, "failed", EXPORTS, REPORTS, "probe")
 """All that the platform keeps in a location."""

@@ -131,11 +131,9 @@ def plan_migration(facts: MigrationFacts, migration: Migration) -> tuple[Plan, t
         for state, count in facts.unmovable
     ]
     found = {job.id for job in facts.jobs}
-    asked = [] if facts.more else [one for one in migration.job_ids if check_job_id(one) not in found]
-    skipped += [
-        Item("leave", "migrate", one, f"no such job, or none of its files is in {migration.source.place.name}")
-        for one in asked
-    ]
+    asked = () if facts.more else dict.fromkeys(check_job_id(one) for one in migration.job_ids)
+    because = f"no such job, or nothing in {migration.source.place.name} of what is asked for"
+    skipped += [Item("leave", "migrate", str(one), because) for one in asked if one not in found]
     if facts.more:
         skipped.append(
             Item("leave", "migrate", "more jobs", f"one pass takes {MOST_JOBS}; the next one takes the rest")

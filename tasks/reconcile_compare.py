@@ -10,7 +10,6 @@ from uuid import UUID
 from blocks.catalog.drift import ExpectedObject
 from blocks.object_store.listing import Listed
 
-"""Folders whose every object has a row; the next part of a key is the job's id."""
 ROWS_A_RANGE = 25_000
 MOST_RANGES = 200
 """Prefect runs: one a range."""

@@ -8,8 +8,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection
-
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.locations import (
     Declaration,
@@ -211,17 +209,15 @@ def retire_location(catalog: CatalogDatabase, name: str, *, gone: bool = False) 
         RefusedError: something still lies in it, or new files still go there; or it is said to be gone, and answers.
         FrozenCatalogError: it is said to be gone, and the catalog was restored, and nobody has confirmed it yet.
     """
-
-    def write_off(connection: Connection) -> None:
-        place = find_place(connection, name)
-        forget_gone(connection, place.id)
-        retire(connection, place, gone=True)
-
     if gone:
         catalog.transaction(require_thawed)
         if not _is_gone(catalog.transaction(lambda connection: find_place(connection, name))):
             raise RefusedError(f"location {name} answers: leave --gone out, so that nothing there is forgotten")
-        catalog.transaction(write_off)
+        place = catalog.transaction(lambda connection: find_place(connection, name))
+        catalog.transaction(lambda connection: require_no_rows(connection, place, gone=True))
+        while catalog.transaction(lambda connection: forget_gone(connection, place.id)):
+            pass
+        catalog.transaction(lambda connection: retire(connection, place, gone=True))
         return
     # What the catalog knows of it first: that says where it should go.
     catalog.transaction(lambda connection: require_no_rows(connection, find_place(connection, name)))

@@ -169,7 +169,7 @@ WITH changed AS (
            jsonb_build_object('state', CAST(:state AS text)), stored_bytes
       FROM changed
 )
-SELECT id FROM changed
+SELECT id, job_id, before FROM changed
 """
 )
 
@@ -191,15 +191,10 @@ def mark(
             "run": run,
             "rule": rule,
         },
-    )
-    changed = set(rows.scalars())
-    if changed and state == "live":
-        jobs = connection.execute(
-            text("SELECT DISTINCT job_id FROM stored_objects WHERE id = ANY (CAST(:ids AS uuid[]))"),
-            {"ids": [str(one) for one in changed]},
-        )
-        start_over(connection, list(jobs.scalars()), asked=False)
-    return changed
+    ).all()
+    if back := {row.job_id for row in rows if state == "live" != row.before}:
+        start_over(connection, sorted(back), asked=False)
+    return {row.id for row in rows}
 
 
 _FOLLOW = text(

@@ -242,15 +242,16 @@ def gone_out_of_use() -> RefusedError:
 
 
 def require_no_rows(connection: Connection, place: Place, *, gone: bool = False) -> None:
-    """See that no row names something in a location.
+    """See that no row names something in a location; where it is `gone`, what only waits for that may.
 
     Raises:
         RefusedError: one does.
     """
     # In the index's own order: where everything was moved away, statistics still tell of rows in plenty, and the
     # planner would look for the first of them all through the table.
+    kept = "AND state NOT IN ('pending', 'purging')" if gone else ""
     held = connection.execute(
-        text("SELECT key FROM stored_objects WHERE location_id = :id ORDER BY key LIMIT 1"), {"id": place.id}
+        text(f"SELECT key FROM stored_objects WHERE location_id = :id {kept} ORDER BY key LIMIT 1"), {"id": place.id}
     ).scalar()
     if held is not None:
         rows, _ = stored_in(connection).get(place.id, (1, 0))
@@ -271,7 +272,7 @@ def retire(connection: Connection, place: Place, *, gone: bool = False) -> None:
         RefusedError: rows or unfinished intents still name something in it.
     """
     connection.execute(text("SELECT 1 FROM locations WHERE id = :id FOR UPDATE"), {"id": place.id})
-    require_no_rows(connection, place, gone=gone)
+    require_no_rows(connection, place)
     if gone:
         connection.execute(
             text(

@@ -227,14 +227,19 @@ def forget_released(connection: Connection, object_ids: Sequence[UUID], *, run: 
     return set(rows.scalars())
 
 
-def forget_gone(connection: Connection, location_id: int) -> None:
-    """Drop the rows of a location whose bucket is gone, where all that they wait for is that their bytes are."""
-    rows = connection.execute(
-        text("SELECT id, state FROM stored_objects WHERE location_id = :id AND state IN ('pending', 'purging')"),
-        {"id": location_id},
-    ).all()
-    release_objects(connection, [row.id for row in rows if row.state == "pending"], rule="gone")
-    forget_released(connection, [row.id for row in rows])
+GONE_AT_ONCE = 10_000
+
+
+def forget_gone(connection: Connection, location_id: int) -> int:
+    """Drop rows of a location whose bucket is gone, where all that they wait for is that their bytes are; how many.
+
+    No more than some thousands: to be called until none is left, each time in a transaction of its own.
+    """
+    found = text(f"SELECT id FROM stored_objects WHERE location_id = :id AND state = :state LIMIT {GONE_AT_ONCE}")
+    pending = connection.execute(found, {"id": location_id, "state": "pending"}).scalars().all()
+    release_objects(connection, pending, rule="gone")
+    released = connection.execute(found, {"id": location_id, "state": "purging"}).scalars().all()
+    return len(forget_released(connection, released))
 
 
 @dataclass(frozen=True)

@@ -246,7 +246,7 @@ def deleted_since(connection: Connection, since: datetime) -> dict[UUID, datetim
         text(
             "WITH trashed AS MATERIALIZED (SELECT job_id FROM operation_log WHERE at > :since AND operation = 'trash') "
             "SELECT DISTINCT j.id, j.deleted_at FROM trashed t JOIN jobs j ON j.id = t.job_id "
-            " WHERE j.deleted_at > :since ORDER BY j.deleted_at DESC, j.id"
+            " WHERE j.deleted_at > :since AND j.created_at <= :since ORDER BY j.deleted_at DESC, j.id"
         ),
         {"since": since},
     )
@@ -261,7 +261,6 @@ def erased_since(connection: Connection, since: datetime) -> list[UUID]:
             "WITH erased AS MATERIALIZED (SELECT job_id FROM operation_log WHERE at > :since AND operation = 'erase') "
             "SELECT DISTINCT job_id FROM erased WHERE job_id IS NOT NULL"
         ),
-        # An erasure is written down some seconds before it can be seen: one too many does no harm.
-        {"since": since - UNSEEN},
+        {"since": since},
     )
     return list(rows.scalars())

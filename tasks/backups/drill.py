@@ -13,7 +13,7 @@ from blocks.catalog.sweeps import database_lock
 from blocks.errors import DamagedBackupError, StorageError
 from blocks.object_store import ObjectStore
 from tasks.backups.cutover import drop_leftovers
-from tasks.backups.listing import Backup, write_note
+from tasks.backups.listing import Backup, list_backups, write_note
 from tasks.backups.manifest import DRILL, Manifest
 from tasks.backups.restoring import Restoring, name_beside, restore_beside
 from tasks.backups.verifying import verify_backup
@@ -66,11 +66,9 @@ def run_drill(catalog: CatalogDatabase, work: Restoring, *, run: str = "") -> Dr
                 drop_database(connection, scratch)
     _record(catalog, work.source, manifest, drilled, run)
     if damaged:
-        # It counts no more, and the next backup writes anew what is rotten.
-        verify_backup(
-            catalog, work.source, Backup(manifest.id, manifest, manifest.size_bytes), work.policy, key=work.key,
-            contents=True,
-        )  # fmt: skip
+        # Damage of its files counts at once, and the next backup writes anew what is rotten.
+        listed = next(one for one in list_backups(work.source, manifest.catalog_id).all if one.id == manifest.id)
+        verify_backup(catalog, work.source, listed, work.policy, key=work.key, contents=True)
     return drilled
 
 

@@ -58,8 +58,8 @@ def judge(backups: Backups, drills: Sequence[Check], policy: BackupPolicy, now: 
         alarms.append(f"the last drill failed: {last.because}")
     if damaged := [one.id for one in backups.all if one.verified is False]:
         alarms.append(f"damaged: {', '.join(damaged[:3])}")
-    if unread := [f"{one.id} ({one.why_not})" for one in backups.all if one.why_not]:
-        alarms.append(f"cannot be used, and keeps all metadata objects from being let go: {', '.join(unread[:3])}")
+    if unread := [f"{one.id} ({one.why_not})" for one in backups.all if one.manifest is None]:
+        alarms.append(f"cannot be read, and keeps all metadata objects from being let go: {', '.join(unread[:3])}")
     passed = next((one for one in drills if one.ok), None)
     return Health(
         good=sum(one.good for one in backups.all),

@@ -18,7 +18,7 @@ from blocks.catalog.checks import checks_since
 from blocks.catalog.databases import count_tables, is_open, maintenance
 from blocks.catalog.locations import Identity, read_identity
 from blocks.catalog.migrating import current_revision, head_revision, is_known_revision
-from blocks.catalog.restored import Obligations, disabled_keys, erased_since, jobs_on_hold
+from blocks.catalog.restored import UNSEEN, Obligations, disabled_keys, erased_since, jobs_on_hold
 from blocks.errors import RefusedError, first_line
 
 T = TypeVar("T")
@@ -101,7 +101,8 @@ class InUse:
 
         return Obligations(
             ask("holds", jobs_on_hold, {}),
-            ask("erasures", lambda connection: erased_since(connection, since), []),
+            # One is written down some seconds before it can be seen; what the backup knows itself is not added to it.
+            ask("erasures", lambda connection: erased_since(connection, since - UNSEEN), []),
             ask("disabled keys", disabled_keys, {}),
             ask("how backups went", lambda connection: checks_since(connection, since), []),
             tuple(unknown),

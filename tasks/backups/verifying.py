@@ -52,19 +52,21 @@ def verify_backup(
     """
     if backup.manifest is None:
         raise DamagedBackupError(f"backup {backup.id} cannot be verified: {backup.why_not}")
+    contents = contents and backup.manifest.metadata is not None
     if contents:
         require_key(backup.manifest, key)
     started, because = time.monotonic(), ""
-    rotten: dict[str, str] = {} if contents else dict.fromkeys(backup.rotten, "read before this")
+    rotten = dict.fromkeys(backup.rotten, "read before this")
     try:
         check_files(store, backup.manifest, policy, key=key)
-        if contents and backup.manifest.metadata is not None:
+        if contents:
             rotten = damaged_contents(store, backup.manifest, key=key, threads=policy.parallel_transfers)
     except DamagedBackupError as error:
         because = str(error)
     if rotten:
         name, why = next(iter(rotten.items()))
-        because = f"{len(rotten)} metadata objects are damaged, such as {name}: {why}"
+        objects = f"{len(rotten)} metadata objects are damaged, such as {name}: {why}"
+        because = f"{because}; {objects}" if because else objects
     seconds = time.monotonic() - started
     at = catalog.transaction(due.now)
     note: dict[str, object] = {"ok": not because, "at": at.isoformat(), "because": because}

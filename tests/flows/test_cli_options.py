@@ -29,8 +29,8 @@ def test_what_a_databases_address_says_is_taken(monkeypatch: pytest.MonkeyPatch)
         ("postgresql://shop@db/catalog?password=hunter2", "set PGPASSWORD"),
         ("postgresql://shop:hunter2@db/catalog", "set PGPASSWORD"),
         ("postgresql://shop@db/catalog?sslcert=/x", "'sslcert' is no option of a database's address"),
-        ("postgresql://shop@db/catalog?port=many", "the address or PGSSLMODE is refused"),
-        ("postgresql://shop@db/catalog?sslmode=please", "the address or PGSSLMODE is refused"),
+        ("postgresql://shop@db/catalog?port=many", "the address, or PGSSLMODE, is refused"),
+        ("postgresql://shop@db/catalog?sslmode=please", "the address, or PGSSLMODE, is refused"),
         ("mysql://shop@db/catalog", "no address of a database"),
     ],
 )

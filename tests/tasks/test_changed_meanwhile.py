@@ -106,6 +106,13 @@ def test_an_object_that_is_found_again_follows(both: Sweep, locations: Locations
         lambda connection: drift.mark(connection, row.api_key_id, back, state="live", run="r", rule="returned")
     )
     assert tier(both, locations) == 1
+    # What was sound all along changes nothing.
+    (row,) = rows(both.catalog, "SELECT id, generation, api_key_id FROM stored_objects WHERE kind = 'audio'")
+    same = [Fenced(row.id, row.generation)]
+    assert both.catalog.transaction(
+        lambda connection: drift.mark(connection, row.api_key_id, same, state="live", run="r", rule="mismatch")
+    )
+    assert one(both.catalog, "SELECT tier FROM jobs") == "cold"
 
 
 def test_a_text_that_comes_meanwhile_is_compressed_the_next_night(both: Sweep, locations: Locations, register) -> None:  # type: ignore[no-untyped-def]

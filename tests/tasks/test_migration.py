@@ -49,7 +49,7 @@ def test_a_job_that_is_not_there_is_told(
     plan, moves = plan_migration(find_jobs(catalog, migration), migration)
     assert [move.job_id for move in moves] == [job]
     assert [(item.subject, item.because) for item in plan.skipped] == [
-        (typo, "no such job, or none of its files is in main")
+        (typo, "no such job, or nothing in main of what is asked for")
     ]
 
 

@@ -14,6 +14,7 @@ from tasks.backups.drill import newest_for_drill, run_drill
 from tasks.backups.health import judge
 from tasks.backups.manifest import folder_of
 from tasks.backups.restoring import Restoring
+from tasks.backups.verifying import verify_backup
 from tests.helpers import execute, one, rows
 from tests.tasks.backups.conftest import FAST, contents
 
@@ -79,6 +80,23 @@ def test_what_a_drill_finds_rotten_is_written_anew(catalog, job, take, vault, ca
     again = take()
     assert again.copied == 1
     assert run_drill(catalog, Restoring(vault, again.manifest, catalog, FAST)).ok
+
+
+def test_damage_of_a_file_hides_nothing_that_was_rotten_before(  # type: ignore[no-untyped-def]  # fixtures
+    catalog, job, take, vault, catalog_id, listed
+) -> None:
+    made = take().manifest
+    (name,) = contents(vault, catalog_id)
+    put_bytes(vault, f"{catalog_id}/metadata/{name}", b"[]", {})
+    assert not verify_backup(catalog, vault, listed().all[0], FAST, contents=True).ok
+    put_bytes(vault, f"{folder_of(catalog_id, made.id)}/{made.files[0].name}", b"rotten", {})
+    assert not run_drill(catalog, Restoring(vault, made, catalog, FAST)).ok
+    (backup,) = listed().all
+    assert backup.rotten == (name,)
+    told = verify_backup(catalog, vault, backup, FAST).because
+    assert f"catalog.dump.zst of backup {made.id} is damaged" in told
+    assert "1 metadata objects are damaged" in told
+    assert take().copied == 1, "the next one is not made of it"
 
 
 def test_what_was_drilled_once_stays_though_a_later_drill_cannot_begin(  # type: ignore[no-untyped-def]  # fixtures

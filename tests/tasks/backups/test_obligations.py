@@ -75,6 +75,8 @@ def test_an_erasure_that_was_under_way_at_the_backup_is_told_once(
     with catalog.engine.connect() as connection, connection.begin():
         connection.execute(text(log), {"job": unseen})
         made = take().manifest
+    plan = plan_replacement(find_in_use(catalog, even_if_unreadable=False), made, "beside")
+    assert [item for item in plan.items if item.action == "erase again"] == [], "nobody is told what cannot be done"
     swap(made)
     logged = rows(catalog, "SELECT job_id FROM operation_log WHERE operation = 'erase'")
     assert sorted(row.job_id for row in logged) == sorted([known, unseen])
@@ -91,10 +93,12 @@ def test_jobs_that_were_deleted_since_are_told(
     newer = new_job(b"newer than the backup")
     execute(catalog, "UPDATE jobs SET hold = 'case 3' WHERE id = :id", id=newer)
     delete(sweep, job)
+    delete(sweep, new_job(b"made and deleted since"))
     plan = plan_replacement(find_in_use(catalog, even_if_unreadable=False), made, "beside")
     assert [item.subject for item in plan.items if item.action == "delete again"] == [str(job)]
-    (forgotten,) = (item for item in plan.items if item.action == "forget")
-    assert forgotten.because.endswith("on hold: case 3")
+    forgotten = {item.subject: item.because for item in plan.items if item.action == "forget"}
+    assert len(forgotten) == 2
+    assert forgotten[str(newer)].endswith("on hold: case 3")
 
 
 def test_nothing_is_bound_once_its_obligations_are_read(

@@ -74,7 +74,7 @@ def test_a_folder_that_only_looks_like_a_backup_stops_nothing(
     assert {one.id for one in listed().all} == {made.id, stray}
     alarms = judge(listed(), [], FAST, catalog.transaction(due.now)).alarms
     assert [alarm.partition(" (")[0] for alarm in alarms] == [
-        f"cannot be used, and keeps all metadata objects from being let go: {stray}"
+        f"cannot be read, and keeps all metadata objects from being let go: {stray}"
     ]
 
 
