@@ -10,7 +10,7 @@ from blocks.errors import (
 )
 from blocks.object_store.deletion import delete_keys
 from tasks import healing, intake
-from tasks.customers import create_key
+from tasks.customers import create_key, set_quota
 from tasks.ingest import ingest_videos
 from tests.helpers import assert_sound, execute, one, rows, run_elsewhere, stored_keys, write_video
 
@@ -119,3 +119,23 @@ def test_one_batchs_trouble_is_not_the_others(ingest, catalog, policy, tmp_path,
     report = ingest(*videos, policy=small_batches)
     assert report.counts == {"ingested": 4, "failed": 2}
     assert {outcome.error for outcome in report.unsuccessful} == {"PostgreSQL went away"}
+
+
+def test_the_same_video_twice_in_a_run_shares_its_fate(  # type: ignore[no-untyped-def]
+    catalog, ingest, acme, tmp_path, monkeypatch
+) -> None:
+    """Refused for want of quota, or lost on its way: the second is no duplicate of what is not there."""
+    videos = [write_video(tmp_path / name, b"the same") for name in ("a.mp4", "b.mp4")]
+    set_quota(catalog, api_key=acme, quota="1")
+    assert ingest(*videos).counts == {"refused": 2}
+    set_quota(catalog, api_key=acme, quota="1 MiB")
+
+    def lost(*_: object, **__: object) -> None:
+        raise StoreUnavailableError("the line is cut")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tasks.writing.put_file", lost)
+        report = ingest(*videos)
+    assert report.counts == {"failed": 2}
+    assert {outcome.error for outcome in report.outcomes} == {"the line is cut"}
+    assert sorted(ingest(*videos).counts) == ["duplicate", "ingested"]
