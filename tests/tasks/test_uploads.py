@@ -8,7 +8,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from blocks.errors import InvalidInputError, NotFoundError, QuotaExceededError, RefusedError, StorageError
+from blocks.errors import (
+    InvalidInputError,
+    NotFoundError,
+    QuotaExceededError,
+    RefusedError,
+    StorageError,
+    StoreUnavailableError,
+)
 from tasks import intake, uploads
 from tasks.customers import create_key, set_disabled
 from tasks.ingest import ingest_videos
@@ -272,3 +279,24 @@ def test_two_completions_at_once(issue, complete, catalog, new_job) -> None:  # 
         assert [r for r in results if isinstance(r, Exception) and not isinstance(r, StorageError)] == []
         assert any(not isinstance(r, Exception) and r.succeeded for r in results), results
         assert all("took over" in str(r) for r in results if isinstance(r, Exception)), "the job is as it was"
+
+
+def test_a_file_whose_copy_fails_is_completed_by_the_next_call(  # type: ignore[no-untyped-def]
+    issue, complete, catalog, location, new_job, monkeypatch
+) -> None:
+    job = new_job()
+    issued = issue(job_id=job, filename="thumbnail.jpg")
+    assert post(issued, BODY) == 204
+
+    def away(*_: object, **__: object) -> None:
+        raise StoreUnavailableError("it does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tasks.writing.copy", away)
+        with pytest.raises(StoreUnavailableError):
+            complete(issued)
+    assert rows(catalog, "SELECT status FROM uploads") == [("open",)]
+    assert one(catalog, "SELECT count(*) FROM stored_objects WHERE kind = 'upload' AND state <> 'purging'") == 0
+    complete(issued)
+    assert one(catalog, "SELECT state FROM stored_objects WHERE kind = 'upload' AND state <> 'purging'") == "live"
+    assert one(catalog, "SELECT storage_reserved_bytes FROM api_keys") == 0
