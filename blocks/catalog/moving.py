@@ -350,8 +350,9 @@ def start_over(connection: Connection, job_ids: Sequence[UUID], *, asked: bool) 
     """
     connection.execute(
         text(
-            # Touched: a run that planned before this is not through with them.
-            "UPDATE jobs SET tier = 'hot', compressed_at = NULL, updated_at = clock_timestamp(), "
+            # Touched: a run that planned before this is not through with them. One under way made no progress by it.
+            "UPDATE jobs SET tier = 'hot', compressed_at = NULL, "
+            "       updated_at = CASE status WHEN 'completed' THEN clock_timestamp() ELSE updated_at END, "
             "       last_accessed_at = CASE WHEN :asked THEN clock_timestamp() ELSE last_accessed_at END "
             " WHERE id = ANY (CAST(:ids AS uuid[]))"
         ),
