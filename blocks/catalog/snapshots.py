@@ -16,7 +16,6 @@ from blocks.errors import CatalogUnavailableError
 RUNNING_LOCK = (1650549611, 1)
 """What `backup_is_running()` looks for: while it is held, no metadata object's bytes are removed."""
 ROWS_A_FETCH = 10_000
-OTHER_COPIES = 10
 
 
 @dataclass(frozen=True)
@@ -184,16 +183,3 @@ def metadata_objects(connection: Connection) -> Iterator[SavedObject]:
     )
     for row in rows:
         yield SavedObject(*row)
-
-
-def other_copies(connection: Connection, one: SavedObject) -> list[SavedObject]:
-    """Some other metadata objects of the same content, where the bytes of one cannot be read."""
-    rows = connection.execute(
-        text(
-            "SELECT sha256, size_bytes, stored_bytes, location_id, key, codec FROM stored_objects "
-            " WHERE sha256 = :sha256 AND kind = 'metadata' AND state = 'live' "
-            f"  AND (location_id, key) <> (:place, :key) LIMIT {OTHER_COPIES}"
-        ),
-        {"sha256": one.sha256, "place": one.location_id, "key": one.key},
-    )
-    return [SavedObject(*row) for row in rows]

@@ -19,7 +19,7 @@ from itertools import islice
 
 from sqlalchemy import Connection
 
-from blocks.catalog.snapshots import SavedObject, metadata_objects, other_copies
+from blocks.catalog.snapshots import SavedObject, metadata_objects
 from blocks.encryption import BackupKey
 from blocks.errors import (
     ContentMismatchError,
@@ -85,8 +85,8 @@ def save_metadata(
 ) -> Iterator[bytes]:
     """Copy every content of the snapshot that the backup before has not; yields the list's lines, in order of hashes.
 
-    A content that no object of it gives is counted with its reason, and named in the list: one rotten file must not
-    keep the whole catalog from being saved.
+    An object that cannot be read, or is not what its row says, is counted with its reason, and named in the list: one
+    rotten file must not keep the whole catalog from being saved.
     """
     recipient = key.recipient if key else ""
     folder = metadata_folder(backups.catalog_id, recipient)
@@ -116,11 +116,7 @@ def save_metadata(
             return _copy(stores, target, f"{folder}/{names[one.sha256].name}", one, key=key)
 
         results = in_parallel(copy, missing, threads=threads)
-        failed = {
-            one.sha256: why
-            for one, why in zip(missing, results, strict=True)
-            if why and all(copy(other) for other in other_copies(connection, one))
-        }
+        failed = {one.sha256: why for one, why in zip(missing, results, strict=True) if why}
         copied = [one for one in missing if one.sha256 not in failed]
         saving.objects += len(batch) - len(failed)
         saving.size_bytes += sum(one.size_bytes for one in batch if one.sha256 not in failed)

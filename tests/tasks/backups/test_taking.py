@@ -37,7 +37,6 @@ from tasks.backups.metadata import list_of
 from tasks.backups.retention import remove_backup
 from tasks.backups.taking import Taken
 from tasks.backups.verifying import verify_backup
-from tasks.outputs import register_outputs
 from tasks.purging import purge_released
 from tasks.stores import OpenLocation
 from tests.helpers import execute, one, rows
@@ -152,25 +151,6 @@ def test_encrypted_to_a_public_key_alone(
     restored = beside(made, key=secret).database
     assert one(restored, "SELECT count(*) FROM jobs") == 1
     restored.disconnect()
-
-
-def test_another_jobs_copy_of_the_same_content_does(  # type: ignore[no-untyped-def]  # fixtures
-    catalog, location, policy, job, take, vault, new_job, tmp_path
-) -> None:
-    again = new_job(b"another video")
-    folder = tmp_path / "again"
-    folder.mkdir()
-    content = rows(catalog, "SELECT key, sha256 FROM stored_objects WHERE kind = 'metadata'")[0]
-    (folder / "metadata.json").write_bytes(read_bytes(location.store, content.key, at_most=1000))
-    register_outputs(catalog, location, policy, job_id=again, outputs=str(folder))
-    assert len({row.sha256 for row in rows(catalog, "SELECT sha256 FROM stored_objects WHERE kind = 'metadata'")}) == 1
-    # Whichever of the two is asked first.
-    for number, row in enumerate(rows(catalog, "SELECT key FROM stored_objects WHERE kind = 'metadata'")):
-        kept = read_bytes(location.store, row.key, at_most=1000)
-        delete_keys(location.store, [row.key])
-        saved = take(target=vault.model_copy(update={"prefix": f"{vault.prefix}/{number}"})).manifest.metadata
-        assert (saved.objects, saved.unsaved) == (1, 0)
-        put_bytes(location.store, row.key, kept, {})
 
 
 def test_interrupted_it_is_none_and_nothing_is_left(catalog, job, take, vault, listed, monkeypatch) -> None:  # type: ignore[no-untyped-def]  # fixtures
