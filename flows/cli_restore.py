@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import typer
 
-from blocks.errors import InvalidInputError, RefusedError, StorageError
+from blocks.errors import InvalidInputError, RefusedError
 from blocks.units import format_bytes, shown
 from flows.cli_options import (
     BackupId,
@@ -28,11 +28,9 @@ from flows.local_stack import use_local_prefect
 SHOWN = 20
 
 if TYPE_CHECKING:
-    from blocks.object_store import ObjectStore
     from blocks.policies import IntegrityPolicy
     from tasks.backups.cutover import CutOver
     from tasks.backups.listing import Backup
-    from tasks.backups.manifest import Manifest
     from tasks.plans import Plan
 
 
@@ -67,6 +65,7 @@ def restore(
         from blocks.policies import IntegrityPolicy
         from tasks.backups import cutover as cutting
         from tasks.backups.in_use import find_in_use
+        from tasks.backups.listing import mark_restoring
         from tasks.backups.replacing import plan_replacement
         from tasks.backups.restoring import Restoring, name_beside, restore_beside
 
@@ -101,14 +100,13 @@ def restore(
                 opened.store, chosen.manifest, database, rules, opened.key, _metadata(metadata_objects, store_url),
                 even_if_damaged, say=lambda step: err.print(f"· {plain(step)}", highlight=False),
             )  # fmt: skip
-            _mark(opened.store, chosen.manifest, run)
+            _warn(mark_restoring(opened.store, chosen.manifest, run))
             cutting.drop_untouched(database, rules)
             name = name_beside(database.database, "restore", run)
             restored = restore_beside(work, name, note={"run": run})
             steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in restored.seconds.items())
             out.print(f"backup {chosen.id} is restored as database {name} ({steps})", highlight=False)
-            for note in restored.notes:
-                err.print(f"[yellow]{plain(note)}[/]", highlight=False)
+            _warn(*restored.notes)
             plan = plan_replacement(in_use, chosen.manifest, name)
             _show(plan)
             if not cutover:
@@ -126,29 +124,22 @@ def restore(
             _settle(opened, chosen, metadata_objects, checks, take_over=cut.owned)
 
 
+def _warn(*notes: str) -> None:
+    for note in notes:
+        if note:
+            err.print(f"[yellow]{plain(note)}[/]", highlight=False)
+
+
 def _show_cut(cut: CutOver, backup: str) -> None:
     kept = f"; the old one is {cut.kept_as}, read-only" if cut.kept_as else ""
     out.print(f"{cut.database} is backup {backup} now{kept}", highlight=False)
-    if cut.lacking:
-        err.print(f"[yellow]{plain(cut.lacking)}[/]", highlight=False)
-
-
-AGAIN = ("erase again", "delete again")
-
-
-def _mark(store: ObjectStore, manifest: Manifest, run: str) -> None:
-    from tasks.backups.listing import mark_restoring
-
-    try:
-        mark_restoring(store, manifest, run)
-    except StorageError as error:  # what can only be read can be restored all the same
-        err.print(f"[yellow]retention may let this backup go meanwhile: {plain(str(error))}[/]", highlight=False)
+    _warn(cut.lacking)
 
 
 def _show(plan: Plan) -> None:
     out.print(plain(plan.summary()), highlight=False)
-    again = [item for item in plan.items if item.action in AGAIN]
-    others = [item for item in plan.items[1:] if item.action not in AGAIN]
+    again = [item for item in plan.items if item.action == "erase again"]
+    others = [item for item in plan.items[1:] if item.action != "erase again"]
     for item in (*again, *others[:SHOWN], *plan.skipped):
         out.print(plain(f"  {item.action}: {item.subject} {item.customer} ({item.because})"), highlight=False)
     if len(others) > SHOWN:
@@ -165,7 +156,7 @@ def _question(database: str, chosen: Backup, plan: Plan, now: datetime) -> str:
     )  # fmt: skip
     if plan.skipped:
         lost = "what came since cannot be read"
-    if again := sum(item.action in AGAIN for item in plan.items):
+    if again := sum(item.action in ("erase again", "delete again") for item in plan.items):
         lost += f"; {again} jobs that were erased or deleted since live again until that is done again"
     return (
         f"Replace {database} by backup {chosen.id} of {manifest.snapshot_at:%Y-%m-%d %H:%M:%S} UTC, {_span(age)} ago "

@@ -16,7 +16,7 @@ from blocks.catalog.databases import drop_database, maintenance, read_note
 from blocks.catalog.migrating import upgrade
 from blocks.catalog.sweeps import database_lock
 from blocks.encryption import BackupKey
-from blocks.errors import RefusedError, StorageError
+from blocks.errors import RefusedError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
 from blocks.policies import BackupPolicy, IntegrityPolicy, SafetyPolicy
@@ -115,7 +115,8 @@ def restore(
 
         def plan(_: Sweep) -> tuple[Plan, Restored]:
             chosen = _manifest(database, in_use, source, name, _Wanted(backup, before, catalog_id))
-            _mark(source, chosen)
+            if unmarked := mark_restoring(source, chosen, run_label()):
+                log.warning(unmarked)
             work = Restoring(source, chosen, database, rules, keys, metadata_objects, even_if_damaged, say=log.info)
             beside.append(_beside(work, name))
             return plan_replacement(in_use, chosen, name), beside[0]
@@ -137,9 +138,10 @@ def restore(
             show_aftermath(result, kept_as=cut.kept_as)
             tell(RESTORED, target, backup=restored.manifest.id, kept_as=cut.kept_as)
             kept = f"the old database is {cut.kept_as}" if cut.kept_as else "there was none before"
-            notes = [f"restored from {restored.manifest.id}", kept, result.summary(), *restored.notes]
-            notes += [*_again(planned), cut.lacking] if cut.lacking else _again(planned)
-            return Report("restore", tuple(Outcome(item, "done") for item in planned.items[:1]), tuple(notes))
+            notes = [f"restored from {restored.manifest.id}", kept, result.summary(), *restored.notes,
+                     *_again(planned), cut.lacking]  # fmt: skip
+            done = tuple(Outcome(item, "done") for item in planned.items[:1])
+            return Report("restore", done, tuple(note for note in notes if note))
 
         require_settled(in_use, backup)
         if cutover:
@@ -165,13 +167,6 @@ def restore(
             with maintenance(database) as connection:
                 drop_database(connection, name)
         return ended
-
-
-def _mark(source: ObjectStore, manifest: Manifest) -> None:
-    try:
-        mark_restoring(source, manifest, run_label())
-    except StorageError as error:  # what can only be read can be restored all the same
-        get_run_logger().warning("retention may let this backup go meanwhile: %s", error)
 
 
 def _again(planned: Plan) -> list[str]:

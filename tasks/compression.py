@@ -46,7 +46,7 @@ class CompressionFacts:
     """Idle jobs that were never compressed, and samples of what they hold beside texts."""
 
     jobs: tuple[IdleJob, ...]
-    idle_before: datetime
+    now: datetime
     location_names: dict[int, str]
     samples: tuple[Sample, ...] = ()
     looked_through: frozenset[int] = frozenset()
@@ -92,7 +92,7 @@ def find_compressible(sweep: Sweep, locations: Locations, policy: CompressionPol
             idle_before=idle_before,
             completed_before=now - timedelta(days=policy.after_days),
         )
-        return CompressionFacts(tuple(jobs), idle_before, names, looked_through=frozenset(shelves))
+        return CompressionFacts(tuple(jobs), now, names, looked_through=frozenset(shelves))
 
     facts = sweep.catalog.transaction(read)
     samples = _look_into(sweep, locations, facts, policy) if policy.sample_objects else ()
@@ -101,7 +101,8 @@ def find_compressible(sweep: Sweep, locations: Locations, policy: CompressionPol
 
 def plan_compression(facts: CompressionFacts, policy: CompressionPolicy) -> CompressionPlan:
     """An item for each job that has something to compress; kinds that gain nothing are left alone, each with a line."""
-    mark = Mark(COMPRESSED, facts.idle_before, facts.idle_before + timedelta(days=policy.idle_days))
+    idle_before = facts.now - timedelta(days=policy.idle_days)
+    mark = Mark(COMPRESSED, idle_before, facts.now)
     items: list[Item] = []
     skipped: list[Item] = []
     moves: list[Move] = []
@@ -126,7 +127,7 @@ def plan_compression(facts: CompressionFacts, policy: CompressionPolicy) -> Comp
             for place, count in _by_place(job).items():
                 recipe = Recipe(
                     wanted_in([place], policy), facts.location_names[place], OPERATION, "after_days", "zstd",
-                    policy.level, policy.least_gain_percent, facts.idle_before,
+                    policy.level, policy.least_gain_percent, idle_before,
                 )  # fmt: skip
                 moves.append(Move(job.id, count, recipe, mark if _is_whole(job, facts) else None))
     samples = {sample.kind: sample for sample in facts.samples}

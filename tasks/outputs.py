@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -112,8 +112,13 @@ def register_outputs(
     job = catalog.transaction(lambda connection: _registerable(connection, job_id))
     found, skipped = read_outputs(location, policy, outputs)
     there = catalog.transaction(lambda connection: find_named(connection, job.id))
-    healed = _heal_lost(catalog, location, policy, job, found, there, run)
+    lost = find_lost(found, there)
+    # What will be refused is refused before anything is healed.
+    whole = there | {one.named.name: replace(there[one.named.name], state=ObjectState.LIVE) for one in lost}
     _check_playlists(location, found, {name for name, one in there.items() if one.state != ObjectState.PENDING})
+    plan_outputs(job.id, location.place.id, found, whole, frozenset())
+    _heal(catalog, location, policy, job, lost, there, run)
+    healed = frozenset(one.named.name for one in lost)
 
     def begin(connection: Connection) -> OutputPlan:
         # Planned under the key's lock: of two runs at once the later one sees what the earlier one began.
@@ -166,26 +171,30 @@ def register_outputs(
     )
 
 
-def _heal_lost(
+def find_lost(found: Sequence[FoundOutput], there: Mapping[str, ExistingOutput]) -> list[FoundOutput]:
+    """Files that are the very content of outputs which lost their bytes. Pure."""
+    return [
+        one for one in found
+        if (before := there.get(one.named.name)) is not None
+        and before.state in UNSOUND.states and before.sha256 == one.sha256
+    ]  # fmt: skip
+
+
+def _heal(
     catalog: CatalogDatabase,
     location: OpenLocation,
     policy: IngestPolicy,
     job: JobRow,
-    found: Sequence[FoundOutput],
-    existing: Mapping[str, ExistingOutput],
+    lost: Sequence[FoundOutput],
+    there: Mapping[str, ExistingOutput],
     run: str,
-) -> frozenset[str]:
-    """Names of the outputs that had lost their bytes and have them again, from these very files."""
-
+) -> None:
     def heal_one(one: FoundOutput) -> None:
-        before, name, kind = existing[one.named.name], one.named.name, one.named.kind
-        lost = NewObject(before.id, job.id, kind, name, location.place.id, "", one.size_bytes, one.sha256)
-        heal(catalog, location, job.api_key_id, lost, before.generation, one.bytes_from, run=run, rule="output_lost")
+        before, name, kind = there[one.named.name], one.named.name, one.named.kind
+        wanted = NewObject(before.id, job.id, kind, name, location.place.id, "", one.size_bytes, one.sha256)
+        heal(catalog, location, job.api_key_id, wanted, before.generation, one.bytes_from, run=run, rule="output_lost")
 
-    lost = [one for one in found if (before := existing.get(one.named.name)) is not None
-            and before.state in UNSOUND.states and before.sha256 == one.sha256]  # fmt: skip
     in_parallel(heal_one, lost, threads=policy.parallel_transfers)
-    return frozenset(one.named.name for one in lost)
 
 
 def overrun(customer: Customer) -> str:

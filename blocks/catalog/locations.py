@@ -242,7 +242,7 @@ def gone_out_of_use() -> RefusedError:
 
 
 def require_no_rows(connection: Connection, place: Place, *, gone: bool = False) -> None:
-    """See that no row names something in a location; where it is `gone`, what only waits for that may.
+    """See that no row names something in a location. Where it is `gone`, those may that only wait for its bytes to be.
 
     Raises:
         RefusedError: one does.
@@ -256,6 +256,8 @@ def require_no_rows(connection: Connection, place: Place, *, gone: bool = False)
     if held is not None:
         rows, _ = stored_in(connection).get(place.id, (1, 0))
         if gone:
+            counted = text(f"SELECT count(*) FROM stored_objects WHERE location_id = :id {kept}")
+            rows = connection.execute(counted, {"id": place.id}).scalar_one()
             raise RefusedError(
                 f"{rows} objects of customers are on record in location {place.name}: where they are lost for good, "
                 "delete their jobs, and run this again once the next cleanup has given the trash up"

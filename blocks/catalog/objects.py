@@ -228,6 +228,7 @@ def forget_released(connection: Connection, object_ids: Sequence[UUID], *, run: 
 
 
 GONE_AT_ONCE = 10_000
+"""Rows that are dropped in one transaction, which others may wait for."""
 
 
 def forget_gone(connection: Connection, location_id: int) -> int:

@@ -67,8 +67,9 @@ def run_drill(catalog: CatalogDatabase, work: Restoring, *, run: str = "") -> Dr
     _record(catalog, work.source, manifest, drilled, run)
     if damaged:
         # Damage of its files counts at once, and the next backup writes anew what is rotten.
-        listed = next(one for one in list_backups(work.source, manifest.catalog_id).all if one.id == manifest.id)
-        verify_backup(catalog, work.source, listed, work.policy, key=work.key, contents=True)
+        for one in list_backups(work.source, manifest.catalog_id).all:
+            if one.id == manifest.id and one.manifest is not None:  # it may have been let go meanwhile
+                verify_backup(catalog, work.source, one, work.policy, key=work.key, contents=True)
     return drilled
 
 

@@ -15,6 +15,7 @@ from blocks.errors import (
     InvalidInputError,
     NotFoundError,
     SchemaError,
+    StorageError,
     StoreUnavailableError,
 )
 from blocks.object_store import ObjectStore
@@ -158,13 +159,18 @@ def _ids(known: Sequence[UUID]) -> str:
     return ", ".join(str(one) for one in known) or "none"
 
 
-def mark_restoring(store: ObjectStore, manifest: Manifest, run: str) -> None:
+def mark_restoring(store: ObjectStore, manifest: Manifest, run: str) -> str:
     """Say that a restore is at it: retention leaves the backup for some days, however old it is.
 
     By the store's clock, as retention counts: a machine whose own is behind would mark it for a time that is over.
+    Returns what to tell where it could not be said: a backup that can only be read can be restored all the same.
     """
-    at = store_now(store).isoformat()
-    write_note(store, manifest.catalog_id, manifest.id, RESTORING, {"at": at, "run": run})
+    try:
+        at = store_now(store).isoformat()
+        write_note(store, manifest.catalog_id, manifest.id, RESTORING, {"at": at, "run": run})
+    except StorageError as error:
+        return f"retention may let backup {manifest.id} go meanwhile: {error}"
+    return ""
 
 
 def restoring_since(store: ObjectStore, catalog_id: UUID, backup: str) -> datetime | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from itertools import islice
 from uuid import UUID
 
 from blocks.catalog.restored import NewerJob, deleted_since, erased_since, newer_jobs, newer_keys
@@ -63,15 +62,12 @@ def plan_replacement(in_use: InUse | None, manifest: Manifest, beside: str) -> P
         )
         for job_id in erased
     ]
-    again += [
+    back = [
         Item("delete again", "deleted since", str(job_id),
              f"deleted at {at:%Y-%m-%d %H:%M:%S} UTC, it lives again with the backup: run delete-jobs")
-        for job_id, at in islice(deleted.items(), SHOWN_JOBS)
+        for job_id, at in deleted.items()
     ]  # fmt: skip
-    if len(deleted) > SHOWN_JOBS:
-        because = "the log of the database that is kept aside has them all: operation = 'trash' since the backup"
-        again.append(Item("delete again", "deleted since", f"{len(deleted) - SHOWN_JOBS} more jobs", because))
-    return Plan("restore", (cut, *again, *forgotten, *shown, *more), (unknown,) if in_use.unreadable else ())
+    return Plan("restore", (cut, *again, *forgotten, *shown, *more, *back), (unknown,) if in_use.unreadable else ())
 
 
 def _newer(job: NewerJob) -> Item:

@@ -109,6 +109,16 @@ def test_policies_come_back_from_a_backup(vault: ObjectStore, saved: str) -> Non
     assert "nightly" not in block_names(IngestPolicy)
 
 
+def test_a_policy_that_this_version_refuses_keeps_no_other_from_coming_back(vault: ObjectStore, saved: str) -> None:
+    """A backup of another version, which allowed more."""
+    from flows import cli_backup
+
+    told = {"ingest-policy": {"strange": {"batch_files": -5}, "sound": {"batch_files": 9}}}
+    assert cli_backup._save_policies(told) == ["ingest-policy/sound"]
+    assert load_block(IngestPolicy, "sound").batch_files == 9
+    IngestPolicy.delete("sound")
+
+
 def test_a_key_is_not_replaced(vault: ObjectStore) -> None:
     """Backups that were encrypted to it could be opened by nobody's new secret."""
     run("backup", "key", "--save", "once")

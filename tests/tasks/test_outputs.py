@@ -266,3 +266,15 @@ def test_the_very_file_is_enough_to_heal_a_stream(register, new_job, catalog, lo
 def _without_playlist(alone: Path) -> Path:
     (alone.parent / "playlist.m3u8").unlink(missing_ok=True)
     return alone.parents[2]
+
+
+def test_what_is_refused_is_refused_before_anything_is_healed(register, new_job, catalog, location, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    job, folder = new_job(), write_outputs(tmp_path / "out")
+    register(job, folder)
+    delete_keys(location.store, [f"processed/{job}/audio/audio.mp3"])
+    execute(catalog, "UPDATE stored_objects SET state = 'missing' WHERE kind = 'audio'")
+    (folder / "transcription" / "transcript.txt").write_bytes(b"other words")
+    with pytest.raises(InvalidInputError, match="transcript.txt of job .* other content"):
+        register(job, folder)
+    assert one(catalog, "SELECT state FROM stored_objects WHERE kind = 'audio'") == "missing"
+    assert one(catalog, "SELECT count(*) FROM operation_log WHERE operation = 'heal'") == 0

@@ -12,6 +12,7 @@ from blocks.policies import BackupPolicy
 from tasks.backups import drill
 from tasks.backups.drill import newest_for_drill, run_drill
 from tasks.backups.health import judge
+from tasks.backups.listing import remove_folder
 from tasks.backups.manifest import folder_of
 from tasks.backups.restoring import Restoring
 from tasks.backups.verifying import verify_backup
@@ -97,6 +98,14 @@ def test_damage_of_a_file_hides_nothing_that_was_rotten_before(  # type: ignore[
     assert f"catalog.dump.zst of backup {made.id} is damaged" in told
     assert "1 metadata objects are damaged" in told
     assert take().copied == 1, "the next one is not made of it"
+
+
+def test_a_backup_that_is_let_go_while_it_is_drilled(catalog, job, take, vault, catalog_id, listed) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    made = take().manifest
+    remove_folder(vault, catalog_id, made.id)
+    drilled = run_drill(catalog, Restoring(vault, made, catalog, FAST))
+    assert "it is not there" in drilled.because
+    assert listed().all == ()
 
 
 def test_what_was_drilled_once_stays_though_a_later_drill_cannot_begin(  # type: ignore[no-untyped-def]  # fixtures

@@ -63,6 +63,17 @@ def test_a_restore_that_begins_after_the_plan_keeps_its_backup(take, vault: Obje
     assert old.id in {one.id for one in listed().all}
 
 
+def test_a_restore_that_cannot_be_noted_goes_on(take, vault: ObjectStore) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """As from a store of backups that can only be read."""
+    made = take().manifest
+    credentials = vault.credentials.model_copy(update={"minio_root_user": "nobody"})
+    told = listing.mark_restoring(vault.model_copy(update={"credentials": credentials}), made, "a restore")
+    assert told.startswith(f"retention may let backup {made.id} go meanwhile: ")
+    assert listing.restoring_since(vault, made.catalog_id, made.id) is None
+    assert listing.mark_restoring(vault, made, "a restore") == ""
+    assert listing.restoring_since(vault, made.catalog_id, made.id) is not None
+
+
 def test_a_folder_that_only_looks_like_a_backup_stops_nothing(
     take, vault: ObjectStore, catalog, catalog_id, listed
 ) -> None:  # type: ignore[no-untyped-def]  # fixtures

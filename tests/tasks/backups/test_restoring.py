@@ -22,6 +22,7 @@ from blocks.policies import BackupPolicy
 from tasks.backups import restoring
 from tasks.backups.listing import choose
 from tasks.backups.manifest import MANIFEST, Manifest, folder_of, render
+from tasks.backups.restoring import name_beside, prefix_beside
 from tasks.backups.taking import Taken
 from tests.helpers import execute, one, rows
 
@@ -273,3 +274,11 @@ def test_grants_to_roles_that_the_server_lacks_are_told(catalog: CatalogDatabase
     sql(f"DROP DATABASE {catalog.database}_beside_0 WITH (FORCE)")
     sql("DROP ROLE analyst_of_a_test")
     assert "no role analyst_of_a_test" in beside(made).notes[0]
+
+
+@pytest.mark.parametrize("name", ["shop", "s" * 63, "ü" * 31])
+def test_names_beside_are_whole_though_postgresql_counts_bytes(name: str) -> None:
+    beside = name_beside(name, "before", "20260101030000")
+    assert len(beside.encode()) <= 63
+    assert beside.endswith("_before_20260101030000")
+    assert beside.startswith(prefix_beside(name, "before"))

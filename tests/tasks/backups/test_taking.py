@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -91,6 +92,13 @@ def test_everything_is_of_one_moment(
     assert one(restored, "SELECT count(*) FROM reservations") == 0
     assert one(restored, "SELECT count(*) FROM stored_objects WHERE kind = 'metadata'") == 1
     restored.disconnect()
+
+
+def test_a_limit_of_transactions_ends_no_snapshot(catalog: CatalogDatabase, sql) -> None:  # type: ignore[no-untyped-def]  # a fixture
+    sql(f"ALTER DATABASE {catalog.database} SET transaction_timeout = '500ms'")
+    with exported_snapshot(catalog) as snapshot:
+        time.sleep(0.8)
+        snapshot.require()
 
 
 def test_metadata_stays_while_a_backup_runs(catalog: CatalogDatabase, location: OpenLocation, job: UUID) -> None:
