@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from blocks.catalog import due
+from blocks.catalog.clock import catalog_now
 from blocks.loading import load_block
 from blocks.policies import RetentionPolicy, SafetyPolicy
 from blocks.units import format_bytes
@@ -46,7 +46,7 @@ def apply_lifecycle(
     rules = load_block(RetentionPolicy, policy)
 
     def plan(sweep: Sweep) -> tuple[Plan, None]:
-        now = database.transaction(due.now)
+        now = database.transaction(catalog_now)
 
         def look(location: OpenLocation) -> tuple[RuleReach, ...]:
             return simulate(database, location, rules, store_now=store_clock(database, location), now=now)

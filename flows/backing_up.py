@@ -10,8 +10,9 @@ from typing import Any
 from prefect import get_run_logger
 from prefect.blocks.core import Block
 
-from blocks.catalog import CatalogDatabase, due
+from blocks.catalog import CatalogDatabase
 from blocks.catalog.checks import newest_checks
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.locations import store_name
 from blocks.encryption import BackupKey
 from blocks.errors import StorageError
@@ -70,7 +71,7 @@ def settings() -> dict[str, Any]:
 def health_of(database: CatalogDatabase, backups: Backups, policy: BackupPolicy) -> Health:
     """The state of a catalog's backups by PostgreSQL's clock."""
     drills = database.transaction(lambda connection: newest_checks(connection, "drill"))
-    return judge(backups, drills, policy, database.transaction(due.now))
+    return judge(backups, drills, policy, database.transaction(catalog_now))
 
 
 def health_markdown(health: Health) -> str:

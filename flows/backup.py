@@ -12,6 +12,7 @@ from prefect.states import Completed
 
 from blocks.catalog import due
 from blocks.catalog.checks import backups_made
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.locations import read_identity
 from blocks.catalog.restored import read_freeze
 from blocks.catalog.sweeps import backup_lock
@@ -69,7 +70,7 @@ def backup(
         ) as lock:  # fmt: skip
             message, partial = "", False
             if not dry_run:
-                size = database.transaction(due.database_bytes)
+                size = database.transaction(due.dump_bytes)
                 with progress_of("backup", f"Dumping {database.database}", size) as progress:
                     taken = take_backup(
                         Making(
@@ -87,7 +88,7 @@ def backup(
                 tell(BACKUP_SMALL, catalog, backup=newest.id, because=why)
                 message, partial = f"{message}; {why}", True
             # Two clocks, and the earlier one: none of them alone makes backups old.
-            now = min(database.transaction(due.now), store_now(target))
+            now = min(database.transaction(catalog_now), store_now(target))
             plan = plan_retention(found, rules, now)
             show_plan(plan, dry_run=dry_run)
             if frozen := database.transaction(read_freeze):

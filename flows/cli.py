@@ -15,6 +15,8 @@ from blocks.errors import InvalidInputError, RefusedError, StorageError
 from blocks.units import shown
 from flows.cli_alarms import alarms, show_alarms
 from flows.cli_backup import backup_app, show_health
+from flows.cli_customers import KeyName, key_app, show_customers
+from flows.cli_locations import location_app
 from flows.cli_options import CatalogName, open_backups
 from flows.cli_reports import analyst, example, report
 from flows.cli_restore import restore
@@ -23,7 +25,6 @@ from flows.local_stack import local_stack, use_local_prefect
 
 if TYPE_CHECKING:
     from blocks.catalog import CatalogDatabase
-    from blocks.catalog.customers import Customer
 
 app = typer.Typer(
     name="flows",
@@ -31,9 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-key_app = typer.Typer(help="Customers: API keys and their quotas.", no_args_is_help=True)
 app.add_typer(key_app, name="key")
-location_app = typer.Typer(help="Locations: where objects live.", no_args_is_help=True)
 app.add_typer(location_app, name="location")
 app.add_typer(backup_app, name="backup")
 app.command()(restore)
@@ -43,7 +42,6 @@ app.command()(analyst)
 app.command()(example)
 
 StoreName = Annotated[str, typer.Option("--store", help="Name of the Object Store block.")]
-KeyName = Annotated[str, typer.Argument(help="Label or id of the customer's key.", metavar="KEY")]
 
 
 @app.command()
@@ -97,9 +95,11 @@ def status() -> None:
         whole = elsewhere or None not in running.values()
         if elsewhere or (here and running["postgres"] is not None):
             use_local_prefect()
-            catalog = _catalog("main")
+            from flows.opening import open_catalog
+
+            catalog = open_catalog("main")
             _show_freeze(catalog)
-            _show_customers(catalog)
+            show_customers(catalog)
             _show_lost(catalog)
             try:
                 show_health(open_backups())
@@ -120,9 +120,11 @@ def upgrade(catalog: CatalogName = "main") -> None:
     """Migrate the catalog to this version's schema. Safe to run again; the deploy step of a production set-up."""
     with clear_errors():
         use_local_prefect()
+        from blocks.catalog import CatalogDatabase
         from blocks.catalog.migrating import upgrade as migrate
+        from blocks.loading import load_block
 
-        out.print(f"the catalog {catalog} is at revision {migrate(_block_catalog(catalog))}")
+        out.print(f"the catalog {catalog} is at revision {migrate(load_block(CatalogDatabase, catalog))}")
 
 
 @app.command()
@@ -157,10 +159,10 @@ def url(
         use_local_prefect()
         from blocks.loading import load_block
         from blocks.policies import AccessPolicy, RelocationPolicy
-        from flows.opening import open_locations
+        from flows.opening import open_catalog, open_locations
         from tasks.access import issue_download_url
 
-        database = _catalog(catalog)
+        database = open_catalog(catalog)
         issued = issue_download_url(
             database, open_locations(database, store), load_block(AccessPolicy, policy),
             api_key=api_key, job_id=job_id, kind=kind, expires_in=expires_in,
@@ -181,125 +183,20 @@ def explain(
         use_local_prefect()
         from blocks.loading import load_block
         from blocks.policies import RetentionPolicy
+        from flows.opening import open_catalog
         from tasks.history import explain as explain_object
+        from tasks.history import sentence
 
-        found = explain_object(_catalog(catalog), load_block(RetentionPolicy, policy), reference)
+        found = explain_object(open_catalog(catalog), load_block(RetentionPolicy, policy), reference)
         table = Table(title=f"newest first: {plain(found.reference)}", title_justify="left")
         for column in ("at (UTC)", "customer", "what", "rule", "run"):
             table.add_column(column, overflow="fold")
         for event in found.events:
-            what = plain(event.sentence())
+            what = plain(sentence(event))
             table.add_row(f"{event.at:%Y-%m-%d %H:%M:%S}", event.customer, what, event.rule, event.run[:8])
         out.print(table)
         for step in found.next_steps or ("nothing is left of it",):
             out.print(f"next: {plain(step)}", highlight=False)
-
-
-@key_app.command("create")
-def key_create(
-    label: Annotated[str, typer.Argument(help="Name of the customer: letters, digits and . _ @ -")],
-    quota: Annotated[str, typer.Option(help="Such as 500 MiB, 10 GiB, 0 or unlimited.")] = "unlimited",
-    catalog: CatalogName = "main",
-) -> None:
-    """Make a key and print its secret, once. Only the secret is on standard output."""
-    with clear_errors():
-        use_local_prefect()
-        from tasks.customers import create_key
-
-        created = create_key(_catalog(catalog), label, quota)
-        err.print(f"key {created.customer.label} (id {created.customer.id}); its secret is shown this once:")
-        sys.stdout.write(created.secret + "\n")
-
-
-@key_app.command("list")
-def key_list(catalog: CatalogName = "main") -> None:
-    """Show all keys with their quota and use."""
-    with clear_errors():
-        use_local_prefect()
-        _show_customers(_catalog(catalog))
-
-
-@key_app.command("quota")
-def key_quota(
-    api_key: KeyName,
-    quota: Annotated[str, typer.Argument(help="Such as 500 MiB, 10 GiB, 0 or unlimited.")],
-    catalog: CatalogName = "main",
-) -> None:
-    """Raise, lower or lift a key's quota."""
-    with clear_errors():
-        use_local_prefect()
-        from tasks.customers import set_quota
-
-        out.print(set_quota(_catalog(catalog), api_key=api_key, quota=quota).summary(), highlight=False, markup=False)
-
-
-@key_app.command("disable")
-def key_disable(
-    api_key: KeyName,
-    enable: Annotated[bool, typer.Option("--enable", help="Enable it again.")] = False,
-    catalog: CatalogName = "main",
-) -> None:
-    """Disable a key: nothing is taken in or handed out for it any more; what it stored stays."""
-    with clear_errors():
-        use_local_prefect()
-        from tasks.customers import set_disabled
-
-        customer = set_disabled(_catalog(catalog), api_key=api_key, disabled=not enable)
-        out.print(f"key {customer.label} is {'disabled' if customer.disabled_at else 'enabled'}")
-
-
-@location_app.command("list")
-def location_list(catalog: CatalogName = "main") -> None:
-    """Show where objects live: tiers, classes, and how much lies there."""
-    with clear_errors():
-        use_local_prefect()
-        from blocks.catalog.locations import list_places, stored_in
-        from blocks.units import format_bytes
-
-        database = _catalog(catalog)
-        places = database.transaction(list_places)
-        sizes, names = database.transaction(stored_in), {place.id: place.name for place in places}
-        table = Table(title="locations", title_justify="left")
-        for column in ("location", "tier", "store", "bucket", "class", "objects", "stored", "new files go to"):
-            table.add_column(column, justify="right" if column in ("objects", "stored") else "left")
-        for place in places:
-            objects, size = sizes.get(place.id, (0, 0))
-            bucket = f"{place.bucket}/{place.prefix}" if place.prefix else place.bucket
-            table.add_row(
-                place.name, place.tier + (", restore first" if place.needs_restore else ""), place.store, bucket,
-                place.storage_class, str(objects), format_bytes(size), names.get(place.moved_to or 0, ""),
-            )  # fmt: skip
-        out.print(table)
-
-
-@location_app.command("retire")
-def location_retire(
-    name: Annotated[str, typer.Argument(help="Name of the location.")],
-    gone: Annotated[bool, typer.Option(help="Its bucket is gone already; refused where it answers.")] = False,
-    catalog: CatalogName = "main",
-) -> None:
-    """Stop looking after a location that is empty since migrate-storage and cleanup; its bucket can go then."""
-    with clear_errors():
-        use_local_prefect()
-        from tasks.stores import retire_location
-
-        retire_location(_catalog(catalog), name, gone=gone)
-        out.print(f"location {plain(name)} is retired; probe-store takes it into use again", highlight=False)
-
-
-def _block_catalog(name: str) -> CatalogDatabase:
-    from blocks.catalog import CatalogDatabase
-    from blocks.loading import load_block
-
-    return load_block(CatalogDatabase, name)
-
-
-def _catalog(name: str) -> CatalogDatabase:
-    from blocks.catalog.migrating import require_current_schema
-
-    catalog = _block_catalog(name)
-    require_current_schema(catalog)
-    return catalog
 
 
 def _show_addresses() -> None:
@@ -355,24 +252,6 @@ def _show_schedules() -> None:
         out.print(
             f"{len(scheduled)} flows run by schedule; the next is {first.name}, at {first.next_at:%Y-%m-%d %H:%M} UTC"
         )
-
-
-def _show_customers(catalog: CatalogDatabase) -> None:
-    from blocks.units import format_bytes
-    from tasks.customers import list_keys
-
-    def state(customer: Customer) -> str:
-        return "disabled" if customer.disabled_at else "in use"
-
-    table = Table(title="customers", title_justify="left")
-    for column in ("key", "used", "reserved", "quota", "free", "state"):
-        table.add_column(column, justify="left" if column in ("key", "state") else "right")
-    for customer in list_keys(catalog):
-        table.add_row(
-            customer.label, format_bytes(customer.used_bytes), format_bytes(customer.reserved_bytes),
-            format_bytes(customer.quota_bytes), format_bytes(customer.free_bytes), state(customer),
-        )  # fmt: skip
-    out.print(table if table.row_count else "no customers yet; make one with `python -m flows key create LABEL`")
 
 
 def _show_lost(catalog: CatalogDatabase) -> None:

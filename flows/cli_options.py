@@ -53,7 +53,7 @@ class Opened:
 
     def groups(self, catalog_id: str = "") -> list[Backups]:
         """As `tasks.backups.listing.groups_of`."""
-        from tasks.backups.in_use import find_in_use
+        from blocks.catalog.in_use import find_in_use
         from tasks.backups.listing import groups_of
 
         # To look needs less than to replace it.

@@ -32,13 +32,9 @@ def report(
     """Write the report of a day into a folder: a page that opens offline, and the figures as CSV and Parquet."""
     with clear_errors():
         use_local_prefect()
-        from blocks.catalog import CatalogDatabase
-        from blocks.catalog.migrating import require_current_schema
-        from blocks.loading import load_block
+        from flows.opening import open_catalog
 
-        database = load_block(CatalogDatabase, catalog)
-        require_current_schema(database)
-        write_report(database, folder, key=key, date=date)
+        write_report(open_catalog(catalog), folder, key=key, date=date)
 
 
 def write_report(database: CatalogDatabase, folder: Path, *, key: str = "", date: str = "") -> None:
@@ -67,13 +63,10 @@ def analyst(
     """Make a role that can read the schema analytics and nothing else; its password is printed, once."""
     with clear_errors():
         use_local_prefect()
-        from blocks.catalog import CatalogDatabase
-        from blocks.catalog.migrating import require_current_schema
         from blocks.catalog.readers import STATEMENT_MINUTES, create_reader
-        from blocks.loading import load_block
+        from flows.opening import open_catalog
 
-        database = load_block(CatalogDatabase, catalog)
-        require_current_schema(database)
+        database = open_catalog(catalog)
         password = create_reader(database, name)
         err.print(
             f"role {name} reads the schema analytics of {database.database}, {STATEMENT_MINUTES} minutes a query; "

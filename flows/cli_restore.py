@@ -59,12 +59,12 @@ def restore(
     with clear_errors():
         if not store_url:
             use_local_prefect()
-        from blocks.catalog import due
+        from blocks.catalog.clock import catalog_now
+        from blocks.catalog.in_use import find_in_use
         from blocks.catalog.sweeps import database_lock
         from blocks.loading import load_block
         from blocks.policies import IntegrityPolicy
         from tasks.backups import cutover as cutting
-        from tasks.backups.in_use import find_in_use
         from tasks.backups.listing import mark_restoring
         from tasks.backups.replacing import plan_replacement
         from tasks.backups.restoring import Restoring, name_beside, restore_beside
@@ -113,7 +113,7 @@ def restore(
                 out.print("The catalog in use is untouched. With --cutover it takes that place.")
                 return
             if in_use is not None and not yes:
-                now = database.transaction(due.now)
+                now = database.transaction(catalog_now)
                 typer.confirm(_question(database.database, chosen, plan, now), abort=True)
             cut = cutting.cut_over(
                 database, restored.database, chosen.manifest, run=run, wait=timedelta(minutes=10),

@@ -7,7 +7,6 @@ from typing import Literal
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from blocks.catalog.migrating import require_current_schema
 from blocks.loading import load_block
 from blocks.policies import RetentionPolicy, SafetyPolicy
 from flows.opening import open_catalog, open_stores, reported
@@ -60,7 +59,6 @@ def delete_jobs(
         safety: Name of the Safety Policy block.
     """
     database = open_catalog(catalog)
-    require_current_schema(database)
     rules = load_block(RetentionPolicy, policy)
     wanted = Wanted(tuple(job_ids), api_key, status, older_than_days, larger_than)
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from blocks.catalog.migrating import require_current_schema
 from blocks.loading import load_block
 from blocks.policies import RetentionPolicy
 from flows.opening import done, open_catalog, reported, show_table
-from tasks.history import explain
+from tasks.history import explain, sentence
 
 
 @flow(name="explain-object", flow_run_name="explain {reference}")
@@ -25,12 +24,11 @@ def explain_object(reference: str, catalog: str = "main", policy: str = "default
         policy: Name of the Retention Policy block, for what comes next.
     """
     database = open_catalog(catalog)
-    require_current_schema(database)
     found = explain(database, load_block(RetentionPolicy, policy), reference)
     rows = [
         {
             "at": f"{event.at:%Y-%m-%d %H:%M:%S}",
-            "what": event.sentence(),
+            "what": sentence(event),
             "rule": event.rule,
             "run": event.run,
             "customer": event.customer,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from blocks.catalog.migrating import require_current_schema
 from flows.opening import done, open_catalog, reported, run_label, show_table
 from tasks.deletion import HoldReport, hold
 
@@ -29,7 +28,6 @@ def hold_jobs(
         catalog: Name of the Catalog Database block.
     """
     database = open_catalog(catalog)
-    require_current_schema(database)
     report = hold(database, job_ids=job_ids, reason=reason, release=release, run=run_label())
     rows = [{"job": job, "hold": report.reason or "", "before": before} for job, before in report.held.items()]
     show_table("hold-jobs", rows, report.summary())

@@ -110,7 +110,7 @@ def save_blocks(endpoints: Endpoints, *, source_roots: str) -> None:
     from blocks.encryption import BackupKey
     from blocks.object_store import ObjectStore
     from blocks.policies import POLICIES, IngestPolicy
-    from tasks.stores import probe_store
+    from tasks.declaring import probe_store
 
     kinds: list[type[Block]] = [MinIOCredentials, CatalogDatabase, ObjectStore, BackupKey, *POLICIES]
     for kind in kinds:
@@ -173,8 +173,8 @@ def prepare_example(stack: Stack, database: str, name: str, *, again: bool) -> C
     from blocks.catalog import CatalogDatabase
     from blocks.catalog.databases import drop_database, maintenance
     from blocks.object_store import ObjectStore
+    from tasks.declaring import probe_store
     from tasks.layout import IDENTITY_KEY
-    from tasks.stores import probe_store
 
     endpoints = stack.endpoints()
     catalog = CatalogDatabase(host=str(endpoints.postgres_folder), username="postgres", database=database)

@@ -30,8 +30,15 @@ from tasks.stores import Locations, OpenLocation, open_for_new_files, open_named
 
 
 def open_catalog(name: str) -> CatalogDatabase:
-    """The catalog saved under this name."""
-    return load_block(CatalogDatabase, name)
+    """The catalog saved under this name.
+
+    Raises:
+        NotFoundError: there is no such block.
+        SchemaError: its schema is another version's, or not whole.
+    """
+    catalog = load_block(CatalogDatabase, name)
+    require_current_schema(catalog)
+    return catalog
 
 
 def open_store(catalog: CatalogDatabase, name: str) -> OpenLocation:
@@ -94,7 +101,6 @@ def open_each(catalog: CatalogDatabase, *, to_look: bool = False) -> Reached:
 
 
 def _names_of_stores(catalog: CatalogDatabase, names: Sequence[str]) -> list[str]:
-    require_current_schema(catalog)
     wanted = list(dict.fromkeys(names)) or [place.name for place in catalog.transaction(list_places)]
     if not wanted:
         raise NotFoundError("no store is declared yet; run the flow probe-store first")

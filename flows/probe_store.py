@@ -12,7 +12,7 @@ from blocks.errors import InvalidInputError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
 from flows.opening import done, open_catalog, reported, show_table
-from tasks import stores
+from tasks import declaring
 
 
 @flow(name="probe-store", flow_run_name="probe {store}")
@@ -46,7 +46,7 @@ def probe_store(
     """
     if price_per_gib_month is not None and not 0 <= price_per_gib_month <= 1e6:
         raise InvalidInputError(f"price_per_gib_month={price_per_gib_month} is no price: 0 to 1000000")
-    opened = stores.probe_store(
+    opened = declaring.probe_store(
         open_catalog(catalog),
         load_block(ObjectStore, store),
         store,

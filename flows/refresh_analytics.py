@@ -10,7 +10,8 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
-from blocks.catalog import CatalogDatabase, due
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.customers import find_customer
 from blocks.loading import load_block
 from blocks.policies import AccessPolicy, TierPolicy
@@ -102,7 +103,7 @@ def _report(
 def _show(database: CatalogDatabase, figures: Figures, files: Sequence[Published], lasts: timedelta) -> None:
     # By the id: labels may differ in what an artifact's key cannot hold.
     key = f"report-customer-{figures.customer_id}" if figures.customer else "report"
-    until = ends_at(database.transaction(due.now), lasts)
+    until = ends_at(database.transaction(catalog_now), lasts)
     page, *others = files
     create_link_artifact(
         key=key, link=page.url, link_text=f"report of {figures.scope}, {figures.day}",

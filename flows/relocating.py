@@ -10,7 +10,8 @@ from uuid import UUID
 from prefect import get_run_logger, task
 from prefect.futures import PrefectFuture
 
-from blocks.catalog import CatalogDatabase, due
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.clock import catalog_now
 from blocks.errors import StorageError
 from blocks.loading import load_block
 from blocks.policies import RelocationPolicy
@@ -61,7 +62,7 @@ def run_moves(
 ) -> list[BatchMoved]:
     """All moves, `parallel_batches` at a time; the sweep's lock is looked at before each."""
     policy = load_block(RelocationPolicy, blocks.relocation)
-    since = sweep.catalog.transaction(due.now)
+    since = sweep.catalog.transaction(catalog_now)
     batches = moving.renumbered(moving.split(moves, policy, run=sweep.run, records=records, since=since), first)
 
     def submit(number: int) -> PrefectFuture[BatchMoved]:

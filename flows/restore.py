@@ -13,6 +13,7 @@ from prefect.states import Completed
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.databases import drop_database, maintenance, read_note
+from blocks.catalog.in_use import InUse, find_in_use
 from blocks.catalog.migrating import upgrade
 from blocks.catalog.sweeps import database_lock
 from blocks.encryption import BackupKey
@@ -26,7 +27,6 @@ from flows.opening import reported, run_label
 from flows.planned import Work, run_planned, show_plan, was_asked
 from flows.restored import settle, show_aftermath
 from tasks.backups.cutover import cut_over, drop_untouched, reopen, require_owner, require_settled
-from tasks.backups.in_use import InUse, find_in_use
 from tasks.backups.listing import choose, groups_of, mark_restoring
 from tasks.backups.manifest import Manifest
 from tasks.backups.replacing import plan_replacement

@@ -5,8 +5,9 @@ from __future__ import annotations
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from blocks.catalog import CatalogDatabase, due
+from blocks.catalog import CatalogDatabase
 from blocks.catalog.checks import record_check
+from blocks.catalog.clock import catalog_now
 from blocks.encryption import BackupKey
 from blocks.errors import StorageError
 from blocks.loading import load_block
@@ -40,7 +41,7 @@ def settle(
     `look_only` nothing is changed at all.
     """
     result = Aftermath()
-    started = database.transaction(due.now)
+    started = database.transaction(catalog_now)
     if take_over and not look_only:
         claim_buckets(database, lambda name: load_block(ObjectStore, name), result)
     try:
@@ -62,7 +63,7 @@ def settle(
         )  # fmt: skip
     reconcile_restored(sweep, integrity, result, look_only=look_only)
     if manifest is not None and not look_only:
-        seconds = (database.transaction(due.now) - started).total_seconds()
+        seconds = (database.transaction(catalog_now) - started).total_seconds()
         database.transaction(
             lambda connection: record_check(
                 connection, what="restore", backup=manifest.id, ok=not result.failed, seconds=seconds,

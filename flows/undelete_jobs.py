@@ -5,7 +5,6 @@ from __future__ import annotations
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from blocks.catalog.migrating import require_current_schema
 from blocks.loading import load_block
 from blocks.policies import SafetyPolicy
 from flows.opening import open_catalog, reported
@@ -37,7 +36,6 @@ def undelete_jobs(
         safety: Name of the Safety Policy block.
     """
     database = open_catalog(catalog)
-    require_current_schema(database)
     wanted = Wanted(tuple(job_ids), api_key)
 
     def plan(sweep: Sweep) -> tuple[Plan, None]:

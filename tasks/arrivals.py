@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from blocks.catalog.admission import Arrival
@@ -14,10 +14,18 @@ from blocks.catalog.tables import ObjectKind
 from blocks.policies import MIB, IngestPolicy
 from tasks.layout import object_key, original_name
 from tasks.stores import OpenLocation
-from tasks.writing import WriteResult
+from tasks.writing import LocalFile, StoredBlob, WriteResult
 
-if TYPE_CHECKING:
-    from tasks.intake import Hashed
+
+@dataclass(frozen=True)
+class Hashed:
+    """A source whose bytes were read once."""
+
+    source: str
+    filename: str
+    sha256: str
+    size_bytes: int
+    bytes_from: LocalFile | StoredBlob
 
 
 def plan_arrival(hashed: Hashed, location: OpenLocation, policy: IngestPolicy, *, batch_bytes: int) -> Arrival:

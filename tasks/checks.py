@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import unicodedata
+from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
 from blocks import units
+from blocks.catalog.customers import storable
 from blocks.catalog.tables import ObjectKind
 from blocks.errors import InvalidInputError, RefusedError
 from blocks.units import format_bytes
@@ -39,6 +42,19 @@ def has_controls(text: str) -> bool:
     """Whether a text holds what cannot be stored or shown on one line, or what turns its direction."""
     plain = text.isascii() and text.isprintable()
     return not plain and any(unicodedata.category(char) in ("Cc", "Cs") or char in _BIDI for char in text)
+
+
+def is_path(text: str) -> bool:
+    """Whether a text could be a path of this machine; that of a file need not be there."""
+    return bool(text.strip()) and storable(text)
+
+
+def below_root(path: str, roots: Sequence[str]) -> tuple[str, str] | None:
+    """The root that a path lies below, and the path itself, links resolved in both; None where it is below none."""
+    # Strings, not Path objects: thousands of sources pass through here before the first byte is read.
+    real = os.path.realpath(os.path.expanduser(path))
+    root = next((root for root in roots if real == root or real.startswith(root.rstrip("/") + "/")), None)
+    return None if root is None else (root, real)
 
 
 def check_filename(name: str) -> str:

@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from blocks.catalog import due, housekeeping, relocations
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.objects import Extent
 from blocks.catalog.trash import Changed, claim_failed, claim_trashed, fail_stuck
 from blocks.errors import LockLostError, StorageError
@@ -39,7 +40,7 @@ def find_due(
         InvalidInputError: `as_of` lies in the future, and this is no dry run.
         RefusedError: PostgreSQL's clock and a store's are far apart.
     """
-    clock = sweep.catalog.transaction(due.now)
+    clock = sweep.catalog.transaction(catalog_now)
     now = check_as_of(as_of, clock, dry_run=dry_run)
     ahead = now - clock
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from blocks.catalog import due
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.locations import list_places
 from blocks.catalog.moving import IdleJob, Wanted, jobs_to_compress, sample_keys
 from blocks.catalog.tables import ObjectKind
@@ -79,7 +79,7 @@ def wanted_in(location_ids: Sequence[int], policy: CompressionPolicy) -> Wanted:
 
 def find_compressible(sweep: Sweep, locations: Locations, policy: CompressionPolicy) -> CompressionFacts:
     """Jobs that are old and idle enough, in the sweep's locations that can be read at once."""
-    now = sweep.catalog.transaction(due.now)
+    now = sweep.catalog.transaction(catalog_now)
     shelves = {place for location in sweep.locations for place in location.place.shelf}
     idle_before = now - timedelta(days=policy.idle_days)
 

@@ -9,7 +9,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from blocks.catalog import CatalogDatabase, due
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.customers import find_customer
 from blocks.catalog.locations import list_places
 from blocks.catalog.log import record_aged
@@ -82,7 +83,7 @@ def select(catalog: CatalogDatabase, wanted: Wanted, *, trashed: bool | None = N
                 job_ids=ids,
                 customer_id=customer.id if customer else None,
                 status=wanted.status or None,
-                created_before=due.now(connection) - timedelta(days=older) if older is not None else None,
+                created_before=catalog_now(connection) - timedelta(days=older) if older is not None else None,
                 at_least_bytes=at_least,
                 trashed=trashed if ids is None else None,
             ),

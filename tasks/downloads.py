@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -10,7 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
-from blocks.catalog import CatalogDatabase, due
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.downloads import Found, TakenAway, find_owners, record_downloads, still_there, take_jobs
 from blocks.catalog.jobs import JobRow
 from blocks.catalog.locations import require_in_use
@@ -28,7 +28,7 @@ from blocks.object_store.presigning import presign_get
 from blocks.object_store.transfer import part_size, put_stream
 from blocks.policies import AccessPolicy
 from blocks.units import format_bytes
-from tasks.checks import LARGEST_OBJECT_BYTES, check_job_id, check_kind, shown
+from tasks.checks import LARGEST_OBJECT_BYTES, below_root, check_job_id, check_kind, is_path, shown
 from tasks.folders import Folder
 from tasks.layout import EXPORTS, PLAYLISTS, friendly_name
 from tasks.reading import File, Reading, why_unreadable
@@ -131,17 +131,16 @@ def allowed_folder(target: str, policy: AccessPolicy) -> tuple[str, list[str]]:
         InvalidInputError: it is no path.
         RefusedError: links resolved, it does not lie below the policy's `download_roots`.
     """
-    if "\0" in target or not target.strip() or any(0xD800 <= ord(char) <= 0xDFFF for char in target):
+    if not is_path(target):
         raise InvalidInputError(f"{shown(target)} is no target: write {EXPORTS}, or the path of a folder")
     roots = policy.roots()
-    real = os.path.realpath(os.path.expanduser(target))
-    root = next((root for root in roots if real == root or real.startswith(root.rstrip("/") + "/")), None)
-    if root is None:
+    if (found := below_root(target, roots)) is None:
         known = ", ".join(roots) or "none is configured"
         raise RefusedError(
             f"{shown(target)} lies below none of the access policy's download_roots ({known}): add one there, or write "
             f"{EXPORTS} for an archive in the bucket"
         )
+    root, real = found
     return root, [part for part in real[len(root) :].split("/") if part]
 
 
@@ -253,7 +252,7 @@ def _export(reading: Reading, plan: _Plan, policy: AccessPolicy, run: str) -> Do
         delete_keys(store, [key])
         raise
     lasts = timedelta(hours=policy.export_hours)
-    signed_at = reading.catalog.transaction(due.now)  # hours after it was begun, perhaps
+    signed_at = reading.catalog.transaction(catalog_now)  # hours after it was begun, perhaps
     return DownloadReport(
         files=len(done),
         size_bytes=sum(file.found.size_bytes for file in done),

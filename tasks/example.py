@@ -13,10 +13,12 @@ from datetime import UTC, date, datetime, time, timedelta
 from uuid import UUID
 
 import numpy as np
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase, example
+from blocks.catalog.customers import list_customers
 from blocks.catalog.example import ExampleJob
+from blocks.catalog.locations import list_places
 from blocks.errors import RefusedError
 from blocks.policies import GIB, MIB, TierPolicy
 from tasks.analytics.snapshot import refresh
@@ -145,16 +147,14 @@ def _plan(chance: np.random.Generator, days: int, start: date) -> list[Planned]:
 
 
 def _set_up(connection: Connection, start: date, days: int) -> None:
-    if connection.execute(text("SELECT count(*) FROM api_keys")).scalar_one():
+    if list_customers(connection):
         raise RefusedError("the catalog holds customers already: an example is made in an empty one")
-    if not connection.execute(text("SELECT count(*) FROM locations")).scalar_one():
+    if not (places := list_places(connection)):
         raise RefusedError("the catalog has no location: run probe-store for one first")
-    name = connection.execute(text("SELECT name FROM locations ORDER BY id LIMIT 1")).scalar_one()
+    name = places[0].name
     example.add_location(connection, f"{name}-warm", "warm", "STANDARD_IA", name)
     example.add_location(connection, f"{name}-cold", "cold", "GLACIER_IR", name)
-    connection.execute(
-        text("SELECT create_log_partitions(:start, :months)"), {"start": start, "months": days // 28 + 2}
-    )
+    example.add_log_months(connection, start, days // 28 + 2)
 
 
 def _quota(planned: list[Planned], number: int, days: int) -> int | None:
@@ -186,7 +186,7 @@ class _Day:
 
 def _play(connection: Connection, chance: np.random.Generator, day: _Day) -> None:
     run, at = f"example {day.number}", day.at
-    connection.execute(text("SET LOCAL synchronous_commit = off"))
+    example.wait_for_no_disk(connection)
     for number, quota in day.new.items():
         label = PROFILES[number].label
         hashed = hashlib.sha256(f"example {label}".encode()).hexdigest()
@@ -207,8 +207,7 @@ def _play(connection: Connection, chance: np.random.Generator, day: _Day) -> Non
         example.move_idle(connection, "cold", ["hot", "warm"], at - timedelta(days=180), at, run=run)
         example.move_idle(connection, "warm", ["hot"], at - timedelta(days=30), at, run=run)
     if day.number in (7, 30, 120):
-        # As autovacuum would, had this taken a year.
-        connection.execute(text("ANALYZE jobs, stored_objects, operation_log, job_totals, age_totals"))
+        example.analyze(connection)
     _play_night(connection, chance, day.number, at)
 
 

@@ -4,46 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
-from uuid import UUID
-
-from sqlalchemy import Connection, text
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.customers import storable
+from blocks.catalog.history import Event, read_history
 from blocks.errors import InvalidInputError, NotFoundError
 from blocks.policies import RetentionPolicy
 from tasks.checks import shown
-
-
-@dataclass(frozen=True)
-class Event:
-    """One line of an object's history; `what` is `is` for its row as of now."""
-
-    at: datetime
-    what: str
-    run: str
-    rule: str
-    customer: str
-    job_id: UUID | None
-    object_id: UUID | None
-    before: dict[str, Any] | None
-    after: dict[str, Any] | None
-    size_bytes: int
-
-    def sentence(self) -> str:
-        """What happened, for a person."""
-        if self.what == "is":
-            after = self.after or {}
-            return f"{after['kind']} {after['name']} is {after['state']} in {after['location']}, under {after['key']}"
-        changes = []
-        for name in sorted({*(self.before or {}), *(self.after or {})} - {"name"}):
-            old, new = (self.before or {}).get(name), (self.after or {}).get(name)
-            if old != new:
-                changes.append(
-                    f"{name}: {old} → {new}" if old is not None and new is not None else f"{name}: {new or old}"
-                )
-        return f"{self.what}" + (f" ({'; '.join(changes)})" if changes else "")
 
 
 @dataclass(frozen=True)
@@ -65,7 +32,7 @@ def explain(catalog: CatalogDatabase, policy: RetentionPolicy, reference: str) -
     reference = reference.strip()
     if not reference or not storable(reference) or len(reference) > 1024:
         raise InvalidInputError(f"{shown(reference)} is no object id, key or job id")
-    events = tuple(catalog.transaction(lambda connection: _read(connection, reference)))
+    events = tuple(catalog.transaction(lambda connection: read_history(connection, reference)))
     if not events:
         raise NotFoundError(
             f"neither the catalog nor its log knows {shown(reference)}: give an object's id, its key "
@@ -74,9 +41,17 @@ def explain(catalog: CatalogDatabase, policy: RetentionPolicy, reference: str) -
     return Explanation(reference, events, tuple(what_next(event, policy) for event in events if event.what == "is"))
 
 
-def _read(connection: Connection, reference: str) -> list[Event]:
-    rows = connection.execute(text("SELECT * FROM explain_object(:reference)"), {"reference": reference})
-    return [Event(*row) for row in rows]
+def sentence(event: Event) -> str:
+    """What happened, for a person."""
+    if event.what == "is":
+        after = event.after or {}
+        return f"{after['kind']} {after['name']} is {after['state']} in {after['location']}, under {after['key']}"
+    changes = []
+    for name in sorted({*(event.before or {}), *(event.after or {})} - {"name"}):
+        old, new = (event.before or {}).get(name), (event.after or {}).get(name)
+        if old != new:
+            changes.append(f"{name}: {old} → {new}" if old is not None and new is not None else f"{name}: {new or old}")
+    return f"{event.what}" + (f" ({'; '.join(changes)})" if changes else "")
 
 
 _FATES = {

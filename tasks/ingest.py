@@ -16,9 +16,10 @@ from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import hash_file
 from blocks.policies import GIB, MIB, IngestPolicy
 from blocks.units import format_bytes
+from tasks.arrivals import Hashed
 from tasks.checks import shown, told
 from tasks.fetching import check_url, fetch
-from tasks.intake import Hashed, IngestOutcome, Result, settle_twins, take_in
+from tasks.intake import IngestOutcome, Result, settle_twins, take_in
 from tasks.parallel import in_parallel, on_cores
 from tasks.sources import RefusedSource, Source, find_sources
 from tasks.stores import OpenLocation

@@ -31,27 +31,16 @@ from blocks.catalog.tables import JobStatus
 from blocks.errors import CatalogUnavailableError, StorageError, is_transient
 from blocks.object_store.deletion import delete_keys
 from blocks.policies import IngestPolicy
-from tasks.arrivals import plan_arrival, plan_commit
+from tasks.arrivals import Hashed, plan_arrival, plan_commit
 from tasks.healing import heal
 from tasks.purging import purge_released
 from tasks.stores import OpenLocation, require_current
-from tasks.writing import LocalFile, StoredBlob, Writing, write_objects
+from tasks.writing import Writing, write_objects
 
 WAIT_FOR_OTHERS_SECONDS = 20
 """How long a run waits for another one that is uploading the same video."""
 
 Result = Literal["ingested", "duplicate", "healed", "refused", "failed"]
-
-
-@dataclass(frozen=True)
-class Hashed:
-    """A source whose bytes were read once."""
-
-    source: str
-    filename: str
-    sha256: str
-    size_bytes: int
-    bytes_from: LocalFile | StoredBlob
 
 
 @dataclass(frozen=True)

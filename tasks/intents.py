@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from blocks.catalog import CatalogDatabase, due
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.objects import Extent
 from blocks.catalog.relocations import MOST, Intent, Unfinished, claim_unfinished, find_unfinished, finish_intents
 from blocks.errors import LockLostError, StorageError
@@ -72,7 +73,7 @@ def recover(sweep: Sweep) -> Finished:
     Writers that hold no lock, such as a healing ingest, may still be at it: what they left is for cleanup to judge.
     """
     places = sorted({place for location in sweep.reached for place in location.place.shelf})
-    now = sweep.catalog.transaction(due.now)
+    now = sweep.catalog.transaction(catalog_now)
     result = Finished()
     while True:
         left = sweep.catalog.transaction(

@@ -9,11 +9,12 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from blocks.catalog import CatalogDatabase, due
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.customers import find_customer
 from blocks.catalog.locations import send_new_files
 from blocks.catalog.moving import PlacedJob, Wanted, jobs_in_places, unmovable
-from blocks.catalog.selection import JobFilter
+from blocks.catalog.selection import MOST_JOBS, JobFilter
 from blocks.errors import InvalidInputError, RefusedError
 from tasks.checks import check_age_days, check_job_id, check_kind
 from tasks.moving import Move, Recipe
@@ -21,7 +22,6 @@ from tasks.plans import Item, Plan
 from tasks.stores import OpenLocation
 
 OPERATION = "migrate-storage"
-MOST_JOBS = 200_000
 _FIRST = (0, UUID(int=0))
 
 
@@ -102,7 +102,7 @@ def find_jobs(catalog: CatalogDatabase, migration: Migration) -> MigrationFacts:
         chosen = JobFilter(
             job_ids=tuple(check_job_id(one) for one in migration.job_ids) or None,
             customer_id=customer,
-            created_before=due.now(connection) - timedelta(days=days) if days is not None else None,
+            created_before=catalog_now(connection) - timedelta(days=days) if days is not None else None,
         )
         wanted = migration.wanted()
         jobs = jobs_in_places(connection, wanted, chosen, after=_FIRST, most=MOST_JOBS + 1)

@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase, drift, due
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.content import content_of
 from blocks.catalog.drift import ExpectedObject
 from blocks.catalog.locations import list_places
@@ -101,7 +102,7 @@ def orphans_before(catalog: CatalogDatabase, location: OpenLocation, grace: time
         RefusedError: PostgreSQL's clock and the store's are far apart.
     """
     there = store_clock(catalog, location)
-    confirmed_at, here = catalog.transaction(lambda connection: (orphans_since(connection), due.now(connection)))
+    confirmed_at, here = catalog.transaction(lambda connection: (orphans_since(connection), catalog_now(connection)))
     waiting = confirmed_at is not None and here < confirmed_at + grace
     return datetime.min.replace(tzinfo=UTC) if waiting else there - grace
 

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from blocks.errors import InvalidInputError, RefusedError, StorageError
 from blocks.object_store.transfer import open_regular
 from blocks.policies import IngestPolicy
-from tasks.checks import check_filename, check_sha256, shown, told
+from tasks.checks import below_root, check_filename, check_sha256, is_path, shown, told
 from tasks.endings import VIDEO_ENDINGS
 
 LARGEST_MANIFEST_BYTES = 64 * 1024**2
@@ -172,15 +172,13 @@ def allowed_path(where: str, policy: IngestPolicy) -> Path:
     Raises:
         RefusedError: it does not, or no root is configured.
     """
-    if "\0" in where or not where.strip() or not _is_unicode(where):
+    if not is_path(where):
         raise InvalidInputError(f"{shown(where)} is no path")
     roots = policy.roots()
-    # Strings, not Path objects: thousands of sources pass through here before the first byte is read.
-    real = os.path.realpath(os.path.expanduser(where))
-    if not any(real == root or real.startswith(root.rstrip("/") + "/") for root in roots):
+    if (found := below_root(where, roots)) is None:
         known = ", ".join(roots) or "none is configured"
         raise RefusedError(f"{shown(where)} lies under no source root ({known}); add one to the ingest policy")
-    return Path(real)
+    return Path(found[1])
 
 
 def _expand(entry: Entry, policy: IngestPolicy, expected: str | None) -> Iterable[Source | RefusedSource]:
@@ -255,11 +253,6 @@ def _sorted_entries(folder: str) -> list[os.DirEntry[str] | OSError]:
     except OSError as error:
         return [error]
     return [*found]
-
-
-def _is_unicode(where: str) -> bool:
-    # A lone surrogate is no character: it can be neither a file's name nor stored.
-    return not any(0xD800 <= ord(char) <= 0xDFFF for char in where)
 
 
 def _url_name(url: str) -> str:

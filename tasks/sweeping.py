@@ -9,7 +9,8 @@ from itertools import groupby
 from typing import TypeVar
 from uuid import UUID
 
-from blocks.catalog import CatalogDatabase, due
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.trash import Changed
 from blocks.errors import CatalogUnavailableError, InvalidInputError, LockLostError, RefusedError, StorageError
 from blocks.object_store.clock import MOST_APART, store_now
@@ -64,7 +65,7 @@ def store_clock(catalog: CatalogDatabase, location: OpenLocation) -> datetime:
     Raises:
         RefusedError: it and PostgreSQL's clock are far apart. One of them is wrong, and what is young would look old.
     """
-    here, there = catalog.transaction(due.now), store_now(location.store)
+    here, there = catalog.transaction(catalog_now), store_now(location.store)
     if abs(there - here) > MOST_APART:
         raise RefusedError(
             f"the clock of store {location.place.name} says {there:%Y-%m-%d %H:%M:%S} UTC, and PostgreSQL's "

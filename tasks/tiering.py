@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from blocks.catalog import due
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.locations import RANK, Place, find_place, inbox_name, list_places
 from blocks.catalog.moving import IdleJob, KindSum, Wanted, jobs_to_tier
 from blocks.errors import InvalidInputError
@@ -76,7 +76,7 @@ def tier_targets(connection: Connection, policy: TierPolicy) -> dict[str, Place]
 
 def find_idle(sweep: Sweep, policy: TierPolicy) -> TierFacts:
     """Jobs that a tier is due for. Each costs one look a tier, until somebody asks for it again."""
-    now = sweep.catalog.transaction(due.now)
+    now = sweep.catalog.transaction(catalog_now)
     reached = frozenset(place for location in sweep.locations for place in location.place.shelf)
 
     def read(connection: Connection) -> TierFacts:
@@ -148,9 +148,9 @@ def _choose(
     for tier in (tier for tier in facts.targets if RANK[tier] <= RANK[due_tier]):
         # What waits for a store to answer goes nowhere else meanwhile: it would be moved twice.
         why = {one: _why_not(one, tier, facts, policy) for one in job.sums if one not in away}
-        away |= {one for one, reason in why.items() if reason is not None and reason.endswith(_AWAY)}
-        waiting += [reason for reason in why.values() if reason is not None and reason != _STAYS]
-        if moving := [one for one, reason in why.items() if reason is None]:
+        away |= {one for one, stay in why.items() if stay is not None and stay.is_away}
+        waiting += [stay.waits_for for stay in why.values() if stay is not None and stay.waits_for]
+        if moving := [one for one, stay in why.items() if stay is None]:
             worth.append((tier, moving))
     if not worth:
         return due_tier, [], False, waiting
@@ -171,12 +171,19 @@ def _moves(
         yield Move(job.id, sum(one.objects for one in own), recipe, mark if through else None)
 
 
-_STAYS = "stays"
-_AWAY = "does not answer"
+@dataclass(frozen=True)
+class _Stay:
+    """Why a kind does not move now: for good, or until what it `waits_for`; with `is_away` that is a store."""
+
+    waits_for: str = ""
+    is_away: bool = False
 
 
-def _why_not(one: KindSum, tier: str, facts: TierFacts, policy: TierPolicy) -> str | None:
-    """Why a kind does not move now: `_STAYS` for good, another reason for a time; None where it moves."""
+_STAYS = _Stay()
+
+
+def _why_not(one: KindSum, tier: str, facts: TierFacts, policy: TierPolicy) -> _Stay | None:
+    """Why a kind does not move to a tier now; None where it moves."""
     place, target = facts.places.get(one.location_id), facts.targets[tier]
     if place is None or place.needs_restore or RANK[place.tier] >= RANK[tier]:
         return _STAYS
@@ -184,12 +191,12 @@ def _why_not(one: KindSum, tier: str, facts: TierFacts, policy: TierPolicy) -> s
         # Reconciliation follows it from the listing.
         return _STAYS
     if place.tier == "warm" and one.since + timedelta(days=policy.warm_minimum_days) > facts.now:
-        return f"billed as warm until {one.since + timedelta(days=policy.warm_minimum_days):%Y-%m-%d}"
+        return _Stay(f"billed as warm until {one.since + timedelta(days=policy.warm_minimum_days):%Y-%m-%d}")
     cost = one.objects / 1000 * float(getattr(policy, f"{tier}_price_per_1000_moved"))
     if _saved(one, tier, facts, policy) * policy.pays_back_months <= cost:
         return _STAYS
     away = next((needed.name for needed in (place, target) if needed.id not in facts.reached), None)
-    return f"{away} {_AWAY}" if away else None
+    return _Stay(f"{away} does not answer", is_away=True) if away else None
 
 
 def _saved(one: KindSum, tier: str, facts: TierFacts, policy: TierPolicy) -> float:

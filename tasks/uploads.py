@@ -28,9 +28,9 @@ from blocks.object_store.deletion import delete_keys
 from blocks.object_store.presigning import UploadForm, presign_post
 from blocks.object_store.transfer import hash_object, head
 from blocks.policies import MIB, AccessPolicy, IngestPolicy
-from tasks.arrivals import outputs_bytes
+from tasks.arrivals import Hashed, outputs_bytes
 from tasks.checks import check_filename, check_job_id, check_lifetime, check_sha256, check_size, check_uuid
-from tasks.intake import Hashed, IngestOutcome, take_in
+from tasks.intake import IngestOutcome, take_in
 from tasks.layout import UPLOADS, temp_key, upload_key
 from tasks.purging import give_up
 from tasks.stores import Locations, OpenLocation, require_current

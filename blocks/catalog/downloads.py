@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from blocks.catalog.admission import touch
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.customers import find_customer, lock_customer, require_enabled
 from blocks.catalog.jobs import JobRow, require_readable
 from blocks.catalog.log import Change, record
@@ -165,8 +166,7 @@ def record_downloads(
             for one in taken
         ],
     )  # fmt: skip
-    now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-    return now
+    return catalog_now(connection)
 
 
 def still_there(connection: Connection, job_ids: Sequence[UUID]) -> set[UUID]:

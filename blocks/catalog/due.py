@@ -9,7 +9,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, text
 
-UNDER_WAY = "status IN ('uploading', 'queued', 'processing', 'transcoding') AND deleted_at IS NULL"
+from blocks.catalog.tables import UNFINISHED
+
+UNDER_WAY = f"status IN ({', '.join(map(repr, map(str, UNFINISHED)))}) AND deleted_at IS NULL"
 """Jobs that somebody is at, or was: an index's own predicate, word for word."""
 MOST = 200_000
 """Rows of one rule in one run: memory stays bounded, and the next run takes the rest."""
@@ -207,13 +209,7 @@ def count_up_to(connection: Connection, most: int) -> int:
     return count
 
 
-def now(connection: Connection) -> datetime:
-    """PostgreSQL's clock: the one that all ages of rows are measured with."""
-    at: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-    return at
-
-
-def database_bytes(connection: Connection) -> int:
+def dump_bytes(connection: Connection) -> int:
     """About what a dump will hold: tables without their indexes."""
     size: int = connection.execute(
         text("SELECT coalesce(sum(pg_table_size(oid)), 0)::bigint FROM pg_class WHERE relkind = 'r'")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 
 from sqlalchemy import Connection, text
 
@@ -56,6 +56,21 @@ def add_location(connection: Connection, name: str, tier: str, storage_class: st
         ),
         {"name": name, "tier": tier, "class": storage_class, "like": like},
     )
+
+
+def add_log_months(connection: Connection, start: date, months: int) -> None:
+    """Room in the log for what was done in so many months from a day on."""
+    connection.execute(text("SELECT create_log_partitions(:start, :months)"), {"start": start, "months": months})
+
+
+def wait_for_no_disk(connection: Connection) -> None:
+    """For this transaction: an example that a crash of the server loses is made again."""
+    connection.execute(text("SET LOCAL synchronous_commit = off"))
+
+
+def analyze(connection: Connection) -> None:
+    """Count for the planner, as autovacuum would, had the days that are played taken as long."""
+    connection.execute(text("ANALYZE jobs, stored_objects, operation_log, job_totals, age_totals"))
 
 
 def add_jobs(connection: Connection, jobs: Sequence[ExampleJob], *, run: str) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 MOST_JOBS = 200_000
+"""Jobs that somebody chose, in one run: memory stays bounded, and the next run takes the rest."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,10 @@ class JobStatus(StrEnum):
     CLEANED_UP = "cleaned_up"
 
 
+UNFINISHED = (JobStatus.UPLOADING, JobStatus.QUEUED, JobStatus.PROCESSING, JobStatus.TRANSCODING)
+"""What a job is while somebody is at it, or was."""
+
+
 class ObjectKind(StrEnum):
     """What an object is to its job. An HLS kind has many rows: its playlist and each segment."""
 

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, text
 from blocks.catalog.admission import end_lapsed, settle
 from blocks.catalog.customers import lock_customer
 from blocks.catalog.objects import Extent, release_jobs, release_pending
+from blocks.catalog.tables import UNFINISHED
 
 
 @dataclass
@@ -170,9 +171,6 @@ def fail_stuck(
     )
     changed.done = dict.fromkeys(stuck, Extent()) | released
     return changed
-
-
-UNFINISHED = ("uploading", "queued", "processing", "transcoding")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 
-from blocks.catalog import CatalogDatabase, analytics, due, facts
+from blocks.catalog import CatalogDatabase, analytics, facts
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.customers import NEARLY_FULL_PERCENT
 from blocks.catalog.facts import Span
 from blocks.catalog.frames import write_frame
@@ -84,7 +85,7 @@ def refresh(
         InvalidInputError: the day lies in the future, or before there were computers to store videos.
         RefusedError: there are no figures of that past day, or its log is gone, or there are figures of days to come.
     """
-    moment = now or catalog.transaction(due.now)
+    moment = now or catalog.transaction(catalog_now)
     today = moment.astimezone(zone).date()
     if day is not None and not EARLIEST <= day <= today:
         raise InvalidInputError(f"date={day} lies outside of {EARLIEST} to {today}, today in {zone.key}")

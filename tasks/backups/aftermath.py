@@ -10,14 +10,14 @@ from uuid import UUID
 
 from blocks.catalog import CatalogDatabase, drift
 from blocks.catalog.content import Content, metadata_after
-from blocks.catalog.locations import Identity, list_places, read_identity
+from blocks.catalog.locations import list_places, read_identity
 from blocks.catalog.objects import NewObject
 from blocks.catalog.relocations import LIVE_OR_LOST
 from blocks.catalog.restored import claims_done, set_epoch
 from blocks.encryption import BackupKey
 from blocks.errors import NotFoundError, RefusedError, StorageError
 from blocks.object_store import ObjectStore
-from blocks.object_store.transfer import fingerprint, put_bytes, read_bytes
+from blocks.object_store.transfer import fingerprint
 from blocks.policies import IntegrityPolicy
 from tasks import reconcile, reconcile_judge
 from tasks.backups.manifest import Manifest
@@ -25,11 +25,11 @@ from tasks.backups.metadata import find_content
 from tasks.backups.restoring import MetadataChoice
 from tasks.content import hash_content
 from tasks.healing import heal
-from tasks.layout import IDENTITY_KEY
+from tasks.ownership import epoch_in, is_older, read_marker, write_marker
 from tasks.parallel import in_parallel
 from tasks.reconcile_judge import Drift, RangeDrift
 from tasks.repairs import apply_repairs
-from tasks.stores import OpenLocation, is_older
+from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
 from tasks.writing import LocalFile
 
@@ -103,12 +103,12 @@ def claim_buckets(catalog: CatalogDatabase, stores: Callable[[str], ObjectStore]
     for place in places.values():
         try:
             store = stores(place.store)
-            markers[place.name] = (store, read_bytes(store, IDENTITY_KEY, at_most=4096).decode(errors="replace"))
+            markers[place.name] = (store, read_marker(store))
         except StorageError as error:
             result.unclaimed[place.name] = f"{place.name}: {error}"
     identity = catalog.transaction(read_identity)
     # The catalog may have been restored before, from a backup of the same age: every epoch is used once.
-    latest = max((_epoch(marker, identity) for _, marker in markers.values()), default=0)
+    latest = max((epoch_in(marker, identity) or 0 for _, marker in markers.values()), default=0)
     if latest > identity.epoch:
         catalog.transaction(lambda connection: set_epoch(connection, latest + 1))
         identity = catalog.transaction(read_identity)
@@ -116,17 +116,12 @@ def claim_buckets(catalog: CatalogDatabase, stores: Callable[[str], ObjectStore]
         if marker == identity.as_text():
             result.claimed.append(name)
         elif is_older(marker, identity):
-            put_bytes(store, IDENTITY_KEY, identity.as_text().encode(), {"Content-Type": "text/plain"})
+            write_marker(store, identity)
             result.claimed.append(name)
         else:
             result.unclaimed[name] = f"{name}: its bucket belongs to catalog {marker.strip()!r}"
     if not result.unclaimed:
         catalog.transaction(claims_done)
-
-
-def _epoch(marker: str, identity: Identity) -> int:
-    name, _, epoch = marker.strip().partition(" ")
-    return int(epoch) if name == str(identity.catalog_id) and epoch.isdigit() else 0
 
 
 def restore_metadata(

@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection
 
-from blocks.catalog import CatalogDatabase, due
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.databases import (
     catalog_errors,
     count_tables,
@@ -26,11 +27,11 @@ from blocks.catalog.databases import (
     swap_names,
     write_note,
 )
+from blocks.catalog.in_use import InUse, find_in_use
 from blocks.catalog.restored import Obligations, freeze, keep_obligations, read_freeze
 from blocks.catalog.sweeps import catalog_lock
 from blocks.errors import CatalogUnavailableError, RefusedError, StorageError
 from blocks.policies import BackupPolicy
-from tasks.backups.in_use import InUse, find_in_use
 from tasks.backups.manifest import Manifest
 from tasks.backups.restoring import name_beside, prefix_beside
 
@@ -220,7 +221,7 @@ def require_owner(target: CatalogDatabase) -> None:
 def drop_untouched(target: CatalogDatabase, policy: BackupPolicy) -> list[str]:
     """Drop databases of restores that were killed, or that nobody cut over to for the policy's `untouched_days`."""
     with maintenance(target) as connection:
-        oldest = due.now(connection) - timedelta(days=policy.untouched_days)
+        oldest = catalog_now(connection) - timedelta(days=policy.untouched_days)
 
     def keep(note: dict[str, object]) -> bool:
         try:

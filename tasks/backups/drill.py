@@ -6,8 +6,9 @@ import time
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from blocks.catalog import CatalogDatabase, counters, due
+from blocks.catalog import CatalogDatabase, counters
 from blocks.catalog.checks import record_check
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.databases import catalog_errors, drop_database, maintenance
 from blocks.catalog.sweeps import database_lock
 from blocks.errors import DamagedBackupError, StorageError
@@ -64,12 +65,15 @@ def run_drill(catalog: CatalogDatabase, work: Restoring, *, run: str = "") -> Dr
         finally:
             with maintenance(work.target) as connection:
                 drop_database(connection, scratch)
-    _record(catalog, work.source, manifest, drilled, run)
-    if damaged:
-        # Damage of its files counts at once, and the next backup writes anew what is rotten.
-        for one in list_backups(work.source, manifest.catalog_id).all:
-            if one.id == manifest.id and one.manifest is not None:  # it may have been let go meanwhile
-                verify_backup(catalog, work.source, one, work.policy, key=work.key, contents=True)
+    try:
+        if damaged:
+            # Damage of its files counts at once, and the next backup writes anew what is rotten. Before the drill is
+            # written down: killed in between, it is as if there had been none, and the next one looks again.
+            for one in list_backups(work.source, manifest.catalog_id).all:
+                if one.id == manifest.id and one.manifest is not None:  # it may have been let go meanwhile
+                    verify_backup(catalog, work.source, one, work.policy, key=work.key, contents=True)
+    finally:
+        _record(catalog, work.source, manifest, drilled, run)
     return drilled
 
 
@@ -84,7 +88,7 @@ def _check_sums(restored: CatalogDatabase) -> None:
 
 
 def _record(catalog: CatalogDatabase, source: ObjectStore, manifest: Manifest, drilled: Drilled, run: str) -> None:
-    at = catalog.transaction(due.now)
+    at = catalog.transaction(catalog_now)
     note = {"ok": drilled.ok, "at": at.isoformat(), "seconds": drilled.recovery_seconds, "run": run,
             "because": drilled.because}  # fmt: skip
     if drilled.ok:

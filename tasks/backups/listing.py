@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID
 
+from blocks.catalog.in_use import InUse
 from blocks.errors import (
     ContentMismatchError,
     DamagedBackupError,
@@ -25,7 +26,6 @@ from blocks.object_store.listing import Listed, list_folders, list_prefix
 from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
 from blocks.object_store.transfer import exists, put_bytes, read_bytes
 from blocks.units import shown
-from tasks.backups.in_use import InUse
 from tasks.backups.manifest import (
     DRILL,
     HOLD,

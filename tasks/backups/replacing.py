@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
+from blocks.catalog.in_use import InUse
 from blocks.catalog.restored import NewerJob, deleted_since, erased_since, newer_jobs, newer_keys
-from tasks.backups.in_use import InUse
 from tasks.backups.manifest import Manifest
 from tasks.plans import Item, Plan
 

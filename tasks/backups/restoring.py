@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from blocks.catalog import CatalogDatabase, due
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.databases import (
     LONGEST_NAME,
     catalog_errors,
@@ -104,7 +105,7 @@ def restore_beside(work: Restoring, name: str, *, note: dict[str, object]) -> Re
         with maintenance(work.target) as connection:
             lacking = missing_roles(connection, list(work.manifest.roles))
             # By the server's clock, as its age is taken later, by whichever machine.
-            note = note | {"backup": work.manifest.id, "at": due.now(connection).isoformat()}
+            note = note | {"backup": work.manifest.id, "at": catalog_now(connection).isoformat()}
             create_database(connection, name, note=note | {"ready": False})
         try:
             with _timed(seconds, "restore"), catalog_errors(beside):

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from blocks.catalog import CatalogDatabase, due
+from blocks.catalog import CatalogDatabase
 from blocks.catalog.checks import record_check
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.locations import Identity, read_identity
 from blocks.catalog.migrating import head_revision, require_known_schema, require_whole
 from blocks.catalog.programs import Program, find_program, running, server_major
@@ -149,7 +150,7 @@ def take_backup(making: Making) -> Taken:
 
 
 def _require_clock(making: Making) -> None:
-    here, there = making.catalog.transaction(due.now), store_now(making.target)
+    here, there = making.catalog.transaction(catalog_now), store_now(making.target)
     if here > there + MOST_APART:
         raise RefusedError(
             f"the clock of the store of backups says {there:%Y-%m-%d %H:%M:%S} UTC, and PostgreSQL's "
@@ -244,7 +245,7 @@ def _take(
         postgres_version=snapshot.server_version,
         dump_version=pg_dump.major,
         snapshot_at=snapshot.taken_at,
-        finished_at=making.catalog.transaction(due.now),
+        finished_at=making.catalog.transaction(catalog_now),
         seconds=round(time.monotonic() - started, 3),
         encrypted_to=making.key.recipient if making.key else "",
         files=tuple(files),

@@ -6,8 +6,9 @@ import time
 from dataclasses import dataclass
 from uuid import UUID
 
-from blocks.catalog import CatalogDatabase, due
+from blocks.catalog import CatalogDatabase
 from blocks.catalog.checks import record_check
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.programs import find_program
 from blocks.encryption import BackupKey
 from blocks.errors import DamagedBackupError
@@ -68,7 +69,7 @@ def verify_backup(
         objects = f"{len(rotten)} metadata objects are damaged, such as {name}: {why}"
         because = f"{because}; {objects}" if because else objects
     seconds = time.monotonic() - started
-    at = catalog.transaction(due.now)
+    at = catalog.transaction(catalog_now)
     note: dict[str, object] = {"ok": not because, "at": at.isoformat(), "because": because}
     # For the next backup, which writes these anew: verification itself changes nothing.
     note |= {"rotten": sorted(rotten)} if rotten else {}

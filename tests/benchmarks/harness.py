@@ -23,7 +23,8 @@ from blocks.catalog import CatalogDatabase
 from blocks.catalog.migrating import upgrade
 from blocks.embedded import Endpoints, Stack
 from blocks.object_store import ObjectStore
-from tasks.stores import OpenLocation, probe_store
+from tasks.declaring import probe_store
+from tasks.stores import OpenLocation
 
 PAIRS = 5
 SIZES = (10_000, 100_000, 1_000_000)

@@ -17,12 +17,13 @@ from blocks.embedded.seaweedfs import PORTS, start_seaweedfs
 from blocks.object_store import ObjectStore
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import RelocationPolicy, SafetyPolicy, TierPolicy
+from tasks.declaring import probe_store
 from tasks.intents import recover
 from tasks.layout import object_key
 from tasks.migration import Migration, find_jobs, plan_migration
 from tasks.moving import mark_through, move_batch, split, sum_up
 from tasks.parallel import in_parallel
-from tasks.stores import Locations, OpenLocation, probe_store
+from tasks.stores import Locations, OpenLocation
 from tasks.sweeping import Sweep
 from tasks.tiering import find_idle, plan_tiers
 from tests.benchmarks.catalog import fill

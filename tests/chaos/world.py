@@ -13,7 +13,8 @@ from uuid import UUID
 
 from prefect_aws.credentials import MinIOCredentials
 
-from blocks.catalog import CatalogDatabase, due
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.locations import read_identity
 from blocks.catalog.sweeps import sweep_lock
 from blocks.object_store import ObjectStore
@@ -195,7 +196,7 @@ class World:
         assert waiting == [], "rows without an end"
         assert rows(self.catalog, "SELECT key, state FROM relocations WHERE state <> 'done'") == [], "open intents"
         assert rows(self.catalog, "SELECT id FROM reservations") == [], "quota nobody uses"
-        later = self.catalog.transaction(due.now) + timedelta(days=9)
+        later = self.catalog.transaction(catalog_now) + timedelta(days=9)
         going = find_due(self.sweep("later"), RetentionPolicy(), as_of=later, dry_run=True).places
         for location in (self.home, self.cold):
             (planned,) = ({one.upload_id for one in p.multiparts} for p in going if p.place == location.place.name)

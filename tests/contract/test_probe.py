@@ -22,8 +22,9 @@ from blocks.object_store.multipart import list_multipart_uploads
 from blocks.object_store.probing import Capabilities, probe, require_class
 from blocks.object_store.transfer import head, put_bytes
 from blocks.object_store.trials import NEEDED, TRIALS
+from tasks.declaring import probe_store
 from tasks.layout import IDENTITY_KEY
-from tasks.stores import open_location, probe_store
+from tasks.stores import open_location
 from tests.contract import servers
 from tests.contract.asking import refusal
 from tests.contract.servers import Server

@@ -21,6 +21,7 @@ from prefect import Flow, flow, task
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from blocks.catalog import CatalogDatabase
+from blocks.catalog.locations import Declaration
 from blocks.embedded import Endpoints
 from blocks.errors import InvalidInputError, WorkerLostError
 from blocks.object_store.deletion import delete_keys
@@ -31,8 +32,9 @@ from flows.migrate_storage import migrate_storage
 from flows.reconcile_quota import reconcile_quota
 from flows.tier_jobs import tier_jobs
 from flows.verify_objects import verify_objects
+from tasks.declaring import probe_store
 from tasks.intents import recover
-from tasks.stores import Declaration, OpenLocation, probe_store
+from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
 from tests.benchmarks.relocating import Content, stock
 from tests.benchmarks.stocking import A_JOB, new_jobs

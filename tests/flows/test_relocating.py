@@ -26,9 +26,10 @@ from blocks.object_store.listing import list_prefix
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy, CompressionPolicy, IngestPolicy, RelocationPolicy, TierPolicy
 from tasks.access import issue_download_url
+from tasks.declaring import probe_store, retire_location
 from tasks.intents import recover
 from tasks.outputs import register_outputs
-from tasks.stores import Locations, OpenLocation, open_for_new_files, open_named, probe_store, retire_location
+from tasks.stores import Locations, OpenLocation, open_for_new_files, open_named
 from tasks.sweeping import Sweep
 from tests.flows.conftest import save_policy
 from tests.flows.test_flows import latest_artifact

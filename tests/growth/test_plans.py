@@ -14,12 +14,12 @@ from blocks.catalog import CatalogDatabase
 from blocks.catalog.admission import find_known
 from blocks.catalog.content import metadata_after
 from blocks.catalog.due import failed_jobs, trashed_jobs
+from blocks.catalog.history import read_history
 from blocks.catalog.moving import jobs_to_tier
 from blocks.catalog.objects import find_named, find_released
 from blocks.catalog.restored import newer_jobs
 from blocks.object_store import ObjectStore
 from blocks.object_store.probing import Capabilities
-from tasks.history import _read
 from tests.chaos.walking import Worlds
 from tests.growth.allowed import ALLOWED, not_allowed
 from tests.growth.calls import Crowd, look_into
@@ -71,7 +71,7 @@ WITHOUT: dict[str, Callable[[Connection, Crowd], object]] = {
     ),
     "jobs_by_time, stored_objects_by_time": lambda connection, crowd: newer_jobs(connection, crowd.now, 9),
     # In a function of PostgreSQL's: what it sends by itself is seen as well.
-    "operation_log_by_job": lambda connection, crowd: _read(connection, str(crowd.job)),
+    "operation_log_by_job": lambda connection, crowd: read_history(connection, str(crowd.job)),
 }
 
 

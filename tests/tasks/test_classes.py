@@ -11,10 +11,11 @@ from blocks.catalog.locations import Declaration, find_place, list_places
 from blocks.object_store.copying import copy
 from blocks.object_store.listing import list_range
 from blocks.object_store.transfer import put_bytes, read_bytes
+from tasks.declaring import probe_store, retire_location
 from tasks.rehydrate import rehydrate_job
 from tasks.relocate import relocate
 from tasks.rewriting import Target
-from tasks.stores import Locations, OpenLocation, probe_store, retire_location
+from tasks.stores import Locations, OpenLocation
 from tasks.sweeping import Sweep
 from tests.helpers import assert_sound, one, rows
 from tests.tasks.drifting import key_of, look, run
@@ -95,6 +96,6 @@ def test_a_copy_says_its_class(location: OpenLocation) -> None:
 
 
 def test_a_class_of_a_bucket_is_retired_by_itself(catalog, location, colder, job, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("tasks.stores.open_named", lambda *_: colder)
+    monkeypatch.setattr("tasks.declaring.open_named", lambda *_: colder)
     retire_location(catalog, "colder")
     assert [place.name for place in catalog.transaction(list_places)] == ["main"]

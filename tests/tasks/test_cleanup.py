@@ -10,7 +10,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from blocks.catalog import CatalogDatabase, due
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.clock import catalog_now
 from blocks.errors import InvalidInputError, LockLostError, RefusedError
 from blocks.object_store.clock import store_now
 from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
@@ -174,7 +175,7 @@ def test_a_killed_purge_is_finished(sweep: Sweep, location: OpenLocation, new_jo
 def test_prefixes_of_age(sweep: Sweep, location: OpenLocation) -> None:
     for key in ("temp/a/blob", "failed/b/log", "exports/hls/c.m3u8", "probe/d", "processed/e", "reports/f"):
         put_bytes(location.store, key, b"12345", {})
-    at = sweep.catalog.transaction(due.now)
+    at = sweep.catalog.transaction(catalog_now)
     wanted = {1.5: {"temp/a/blob", "probe/d"}, 7.5: {"failed/b/log"}, 8.5: {"exports/hls/c.m3u8"}}
     seen: set[str] = set()
     for days, keys in wanted.items():
@@ -204,7 +205,7 @@ def test_a_full_folder_leaves_the_others_their_turn(sweep: Sweep, location: Open
 def test_an_object_that_was_replaced_since_it_was_listed_stays(sweep: Sweep, location: OpenLocation) -> None:
     for key in ("temp/a/blob", "temp/b/blob"):
         put_bytes(location.store, key, b"12345", {})
-    at = sweep.catalog.transaction(due.now) + timedelta(days=2)
+    at = sweep.catalog.transaction(catalog_now) + timedelta(days=2)
     aged: list[Aged] = list(find_aged(location.store, RetentionPolicy(), now=at, most=10))
     put_bytes(location.store, "temp/a/blob", b"another", {})
     results = {key: result for key, result, _ in remove_aged(sweep.catalog, location, aged, run="")}
@@ -218,7 +219,7 @@ def test_incomplete_multiparts_are_aborted(sweep: Sweep, location: OpenLocation)
     store.s3.create_multipart_upload(Bucket=store.bucket, Key=store.path("processed/x"))
     policy = RetentionPolicy()
     assert plan_cleanup(find_due(sweep, policy)).items == ()
-    at = sweep.catalog.transaction(due.now)
+    at = sweep.catalog.transaction(catalog_now)
     facts = find_due(sweep, policy, as_of=at + timedelta(days=4), dry_run=True)
     plan = plan_cleanup(facts)
     assert [item.action for item in plan.items] == ["abort upload"]
@@ -240,7 +241,7 @@ def test_an_upload_that_takes_its_days_is_left_alone(
         "SELECT gen_random_uuid(), api_key_id, id, 0, now() + interval '60 days' FROM jobs WHERE id = :job",
         job=job,
     )
-    at = sweep.catalog.transaction(due.now) + timedelta(days=4)
+    at = sweep.catalog.transaction(catalog_now) + timedelta(days=4)
     facts = find_due(sweep, RetentionPolicy(), as_of=at, dry_run=True)
     assert facts.places[0].multiparts == ()
     # Its reservation ended, and it was planned; then it was begun anew.
@@ -314,7 +315,7 @@ def test_folders_of_killed_runs(sweep: Sweep) -> None:
 
 
 def test_the_future_is_only_looked_at(sweep: Sweep) -> None:
-    later = sweep.catalog.transaction(due.now) + timedelta(days=1)
+    later = sweep.catalog.transaction(catalog_now) + timedelta(days=1)
     with pytest.raises(InvalidInputError, match="lies in the future: that can only be looked at"):
         find_due(sweep, RetentionPolicy(), as_of=later)
     with pytest.raises(InvalidInputError, match="has no time zone"):

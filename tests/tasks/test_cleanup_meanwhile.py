@@ -9,7 +9,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from blocks.catalog import due
+from blocks.catalog.clock import catalog_now
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy, IngestPolicy, RetentionPolicy
@@ -134,7 +134,7 @@ def test_a_form_that_was_completed_meanwhile(
 
 def test_old_files_that_are_wanted_or_gone(sweep: Sweep, location: OpenLocation, form: IssuedUpload) -> None:
     put_bytes(location.store, "temp/gone/blob", b"1", {})
-    later = sweep.catalog.transaction(due.now) + timedelta(days=2)
+    later = sweep.catalog.transaction(catalog_now) + timedelta(days=2)
     aged = list(find_aged(location.store, RetentionPolicy(), now=later, most=10))
     blob = f"temp/{form.upload_id}/blob"
     assert {found.listed.key for found in aged} == {blob, "temp/gone/blob"}

@@ -18,9 +18,10 @@ from blocks.policies import AccessPolicy, IngestPolicy, TierPolicy
 from tasks import deletion, purging
 from tasks.access import issue_download_url
 from tasks.analytics.snapshot import refresh
+from tasks.declaring import probe_store
 from tasks.downloads import bulk_download
 from tasks.outputs import register_outputs
-from tasks.stores import Locations, OpenLocation, probe_store
+from tasks.stores import Locations, OpenLocation
 from tasks.sweeping import Sweep
 from tests.helpers import assert_sound, execute, one, rows, stored_keys, write_outputs
 from tests.tasks.removals import delete, erase

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from blocks.catalog import CatalogDatabase, drift
 from blocks.catalog.content import content_of
+from blocks.catalog.history import Event
 from blocks.catalog.log import record_aged
 from blocks.catalog.objects import NewObject
 from blocks.errors import InvalidInputError, NotFoundError
@@ -32,7 +33,7 @@ from tasks.deletion import (
     select,
 )
 from tasks.healing import heal
-from tasks.history import Event, explain, what_next
+from tasks.history import explain, sentence, what_next
 from tasks.ingest import ingest_videos
 from tasks.outputs import register_outputs
 from tasks.stores import Locations, OpenLocation
@@ -104,7 +105,7 @@ def test_a_whole_life_by_every_name(
     explained = explain(catalog, POLICY, key)
     now = explained.events[0]
     assert (now.what, now.job_id, now.object_id, now.customer, now.size_bytes) == ("is", job, object_id, "acme", 12)
-    assert now.sentence() == f"original raw/video_original.mp4 is live in main, under {key}"
+    assert sentence(now) == f"original raw/video_original.mp4 is live in main, under {key}"
     assert now.after is not None
     assert now.after["url_expires_at"] is not None
     assert explained.next_steps[0].startswith(f"raw/video_original.mp4: {STAYS} (last 20")
@@ -130,7 +131,7 @@ def test_a_whole_life_by_every_name(
         assert all(event.job_id == job and event.customer == "acme" for event in gone.events)
         assert [event.at for event in gone.events] == sorted((event.at for event in gone.events), reverse=True)
     assert len(told(catalog, job)) == 17 * 6
-    assert gone.events[2].sentence() == f"trash (key: {key}; state: live → trashed)"
+    assert sentence(gone.events[2]) == f"trash (key: {key}; state: live → trashed)"
 
 
 def test_what_befell_the_job_is_told_of_its_objects(
@@ -188,7 +189,7 @@ def test_every_key_it_ever_had(sweep: Sweep, location: OpenLocation, new_job: Ca
     life = [("heal", "heal-2", "orphan"), ("heal", "heal-1", "orphan"), ("ingest", "", "")]
     for key in keys:
         assert lines(told(catalog, key)) == life, key
-        assert explain(catalog, POLICY, key).events[0].sentence().endswith(f"is live in main, under {keys[-1]}")
+        assert sentence(explain(catalog, POLICY, key).events[0]).endswith(f"is live in main, under {keys[-1]}")
     step(sweep, "trash", job, "delete-1")
     purge(sweep, job)
     for reference in (*keys, object_id):

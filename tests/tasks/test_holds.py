@@ -7,7 +7,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from blocks.catalog import CatalogDatabase, due
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.moving import jobs_to_tier
 from blocks.errors import InvalidInputError, NotFoundError
 from blocks.policies import RetentionPolicy
@@ -81,7 +82,7 @@ def test_jobs_on_hold_leave_room_for_others(catalog: CatalogDatabase, new_job: C
     execute(
         catalog, "UPDATE jobs SET hold = 'court', completed_at = now() - interval '400 days' WHERE id = :id", id=held
     )
-    now = catalog.transaction(due.now)
+    now = catalog.transaction(catalog_now)
     found = catalog.transaction(
         lambda connection: jobs_to_tier(
             connection, tiers=["hot"], idle_before=now, completed_before=now, smallest_billed=0, most=1

@@ -23,12 +23,14 @@ from blocks.object_store.probing import Capabilities
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import IngestPolicy
 from tasks import intake
+from tasks.arrivals import Hashed
 from tasks.customers import set_disabled
+from tasks.declaring import probe_store
 from tasks.ingest import BATCH_BYTES, IngestReport, plan_batches
-from tasks.intake import Hashed, IngestOutcome, take_in
+from tasks.intake import IngestOutcome, take_in
 from tasks.layout import IDENTITY_KEY
 from tasks.sources import Source
-from tasks.stores import open_location, probe_store
+from tasks.stores import open_location
 from tasks.writing import LocalFile
 from tests.helpers import execute, one, rows, sha256, stored_keys, write_video
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from uuid import UUID, uuid4
 
 import pytest
@@ -11,13 +13,14 @@ from blocks.catalog import CatalogDatabase
 from blocks.errors import ForeignCatalogError, RefusedError
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import RelocationPolicy
-from tasks import downloads, stores
+from tasks import downloads, ownership
 from tasks.access import issue_download_url
+from tasks.declaring import retire_location
 from tasks.downloads import bulk_download
 from tasks.layout import IDENTITY_KEY
 from tasks.outputs import register_outputs
 from tasks.rehydrate import rehydrate_job
-from tasks.stores import Locations, OpenLocation, retire_location
+from tasks.stores import Locations, OpenLocation
 from tasks.uploads import complete_upload, issue_upload_url
 from tests.helpers import assert_sound, execute, one, stored_keys, write_video
 from tests.tasks.test_uploads import BODY, post
@@ -29,7 +32,7 @@ def spare(catalog: CatalogDatabase, declare, monkeypatch: pytest.MonkeyPatch) ->
     made: OpenLocation = declare("spare")
     execute(catalog, "UPDATE locations SET moved_to = (SELECT id FROM locations WHERE name = 'main') WHERE id = :id",
             id=made.place.id)  # fmt: skip
-    monkeypatch.setattr("tasks.stores.open_named", lambda *_: made)
+    monkeypatch.setattr("tasks.declaring.open_named", lambda *_: made)
     yield made
     assert stored_keys(made, "exports") == []
 
@@ -72,7 +75,7 @@ def test_a_bucket_of_another_catalog_takes_nothing(  # type: ignore[no-untyped-d
     post(issued, BODY)
     kept = stored_keys(location, "processed")
     put_bytes(location.store, IDENTITY_KEY, f"{uuid4()} 7\n".encode(), {})
-    monkeypatch.setattr(stores, "LOOKED_AT_FOR_SECONDS", 0)
+    monkeypatch.setattr(ownership, "LOOKED_AT_FOR_SECONDS", 0)
     (outcome,) = ingest(write_video(tmp_path / "b.mp4", b"another")).outcomes
     uploaded = complete_upload(catalog, service, policy, api_key=acme, upload_id=issued.upload_id)
     assert (outcome.result, uploaded.result) == ("refused", "refused")
@@ -91,3 +94,25 @@ def test_a_bucket_of_another_catalog_takes_nothing(  # type: ignore[no-untyped-d
     assert (stored_keys(location, "processed"), stored_keys(location, "exports")) == (kept, [])
     assert one(catalog, "SELECT count(*) FROM stored_objects WHERE state = 'pending'") == 0
     assert_sound(catalog, location)
+
+
+def test_a_place_that_does_not_answer_keeps_nobody_from_another(
+    catalog: CatalogDatabase, location: OpenLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Services keep one of these for all of their threads."""
+    asked, answers = Event(), Event()
+
+    def open_slowly(*_: object) -> OpenLocation:
+        asked.set()
+        assert answers.wait(30)
+        return location
+
+    monkeypatch.setattr("tasks.stores.open_named", open_slowly)
+    places = Locations(catalog, location)
+    with ThreadPoolExecutor(2) as pool:
+        slow = [pool.submit(places.named, "cold") for _ in range(2)]
+        assert asked.wait(30)
+        assert places.of(location.place.id) is location
+        assert not any(one.done() for one in slow)
+        answers.set()
+        assert {one.result().place.name for one in slow} == {"main"}

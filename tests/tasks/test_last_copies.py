@@ -8,7 +8,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from blocks.catalog import CatalogDatabase, due
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.clock import catalog_now
 from blocks.errors import RefusedError
 from blocks.object_store.copying import copy
 from blocks.object_store.deletion import delete_keys
@@ -123,7 +124,7 @@ def test_a_blob_whose_form_is_open_and_the_evidence_of_a_held_job(
     key = str(one(sweep.catalog, "SELECT key FROM uploads WHERE id = :id", id=issued.upload_id))
     for name in (key, "temp/other/blob", f"failed/{held}/log", f"failed/{free}/log"):
         put_bytes(location.store, name, b"abc", {})
-    at = sweep.catalog.transaction(due.now) + timedelta(days=8)
+    at = sweep.catalog.transaction(catalog_now) + timedelta(days=8)
     plan = plan_cleanup(find_due(sweep, RetentionPolicy(), as_of=at, dry_run=True))
     removed = {item.subject for item in plan.items if item.action == "remove object"}
     assert removed == {"temp/other/blob", f"failed/{free}/log"}

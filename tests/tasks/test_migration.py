@@ -12,9 +12,10 @@ from blocks.errors import RefusedError, StoreUnavailableError
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import read_bytes
 from blocks.policies import RelocationPolicy
+from tasks.declaring import retire_location
 from tasks.migration import Migration, check_migration, find_jobs, plan_migration
 from tasks.moving import collect_records, move_batch, report_moves, split, sum_up
-from tasks.stores import Locations, OpenLocation, retire_location
+from tasks.stores import Locations, OpenLocation
 from tests.helpers import execute, one, rows
 
 POLICY = RelocationPolicy()
@@ -65,7 +66,7 @@ def test_what_only_waited_for_its_bytes_to_go_is_over_with_their_bucket(
     def gone(*_: object) -> None:
         raise StoreUnavailableError("its server is gone")
 
-    monkeypatch.setattr("tasks.stores.load_block", gone)
+    monkeypatch.setattr("tasks.declaring.load_block", gone)
     if state == "live":
         with pytest.raises(RefusedError, match="1 objects of customers are on record in location cold: where they are"):
             retire_location(catalog, "cold", gone=True)

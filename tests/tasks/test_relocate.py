@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from blocks.catalog import due
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.relocations import LIVE_OR_TRASHED
 from blocks.errors import CatalogUnavailableError, RefusedError, StoreUnavailableError
 from blocks.object_store.probing import Capabilities
@@ -358,7 +358,7 @@ def test_a_batch_that_is_tried_again_counts_what_it_moved_before(  # type: ignor
     """As after a killed process: the report tells of all that the run did, and of nothing twice."""
     migration = Migration(location, cold)
     _, moves = plan_migration(find_jobs(catalog, migration), migration)
-    since = catalog.transaction(due.now)
+    since = catalog.transaction(catalog_now)
     (batch,) = split(moves, POLICY, run="a run", records="reports/x", since=since)
     objects = len(everything(catalog))
     chunks = iter([None])
@@ -377,6 +377,6 @@ def test_a_batch_that_is_tried_again_counts_what_it_moved_before(  # type: ignor
     lines = read_bytes(cold.store, moved.records, at_most=MIB).decode().splitlines()
     assert len(lines) == objects
     assert all(",moved,main,processed/" in line for line in lines)
-    later = replace(batch, since=catalog.transaction(due.now))
+    later = replace(batch, since=catalog.transaction(catalog_now))
     assert move_batch(catalog, locations, small, later).jobs[job].moved == 0, "a later pass counts its own"
     assert_sound(catalog, location, cold)

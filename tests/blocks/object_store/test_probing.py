@@ -10,7 +10,8 @@ from blocks.object_store import ObjectStore
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.probing import Capabilities, probe
 from blocks.object_store.trials import NEEDED, TRIALS
-from tasks.stores import open_location, probe_store
+from tasks.declaring import probe_store
+from tasks.stores import open_location
 from tests.chaos.faults import error
 from tests.helpers import rows
 from tests.line import Answer, Call, Fault, Verdict

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from uuid import UUID, uuid4
 
-from blocks.catalog import CatalogDatabase, due
+from blocks.catalog import CatalogDatabase
 from blocks.catalog.checks import backups_made
+from blocks.catalog.clock import catalog_now
 from blocks.catalog.databases import drop_database, maintenance
 from blocks.catalog.locations import read_identity
 from blocks.catalog.migrating import upgrade
@@ -87,7 +88,7 @@ def _let_old_ones_go(world: World) -> None:
     """As if days had passed: all but the two newest are past their days."""
     with backup_lock(world.catalog, _id(world), holder="backup", wait=timedelta(seconds=20)) as lock:
         found = _listed(world)
-        plan = plan_retention(found, POLICY, world.catalog.transaction(due.now) + timedelta(days=3))
+        plan = plan_retention(found, POLICY, world.catalog.transaction(catalog_now) + timedelta(days=3))
         made = world.catalog.transaction(backups_made)
         apply_retention(world.store("vault"), found, plan, recorded=made, before_batch=lock.require)
     assert len([backup for backup in _listed(world).all if backup.good]) >= POLICY.keep_verified

@@ -11,9 +11,9 @@ from blocks.object_store.transfer import put_bytes
 from blocks.policies import IntegrityPolicy, TierPolicy
 from tasks import reconcile, reconcile_judge, verify
 from tasks.analytics.snapshot import refresh
+from tasks.declaring import probe_store
 from tasks.publishing import publish
 from tasks.repairs import apply_repairs
-from tasks.stores import probe_store
 from tests.chaos.acts.act import Act
 from tests.chaos.world import World
 from tests.helpers import execute, one, rows

@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from blocks.catalog import CatalogDatabase
+from blocks.catalog.in_use import find_in_use
 from blocks.catalog.jobs import commit_arrivals
 from blocks.catalog.locations import read_identity
 from blocks.catalog.restored import read_freeze, thaw
@@ -21,7 +22,6 @@ from blocks.policies import IngestPolicy, IntegrityPolicy, RetentionPolicy
 from tasks import intake
 from tasks.backups.aftermath import Aftermath, claim_buckets, reconcile_restored, restore_metadata
 from tasks.backups.cutover import require_settled
-from tasks.backups.in_use import find_in_use
 from tasks.cleanup import find_due
 from tasks.ingest import ingest_videos
 from tasks.purging import purge_released

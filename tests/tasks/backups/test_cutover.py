@@ -14,6 +14,7 @@ import pytest
 from blocks.catalog import CatalogDatabase, block, drift
 from blocks.catalog.databases import is_open, maintenance, read_note, set_open, write_note
 from blocks.catalog.drift import Fenced
+from blocks.catalog.in_use import find_in_use
 from blocks.catalog.locations import read_identity
 from blocks.catalog.migrating import upgrade
 from blocks.catalog.restored import read_freeze
@@ -23,7 +24,6 @@ from blocks.object_store import ObjectStore
 from blocks.policies import IngestPolicy
 from tasks.backups import cutover
 from tasks.backups.cutover import cut_over, drop_leftovers, reopen, require_owner
-from tasks.backups.in_use import find_in_use
 from tasks.backups.replacing import plan_replacement
 from tasks.backups.restoring import Restoring, name_beside, restore_beside
 from tasks.backups.taking import Making, take_backup

@@ -39,10 +39,10 @@ def test_passed(catalog, job, take, vault, listed) -> None:  # type: ignore[no-u
     (backup,) = listed().all
     assert backup.drilled_at is not None
     assert backup.drill_seconds == pytest.approx(drilled.recovery_seconds)
-    from blocks.catalog import due
     from blocks.catalog.checks import newest_checks
+    from blocks.catalog.clock import catalog_now
 
-    now = catalog.transaction(due.now)
+    now = catalog.transaction(catalog_now)
     health = judge(listed(), catalog.transaction(lambda c: newest_checks(c, "drill")), BackupPolicy(), now)
     assert health.alarms == ()
     assert health.recovery_seconds == pytest.approx(drilled.recovery_seconds)

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from blocks.catalog import CatalogDatabase, block
 from blocks.catalog.checks import checks_since, keep_checks, record_check
+from blocks.catalog.in_use import InUse, find_in_use
 from blocks.catalog.locations import declare_place
 from blocks.catalog.restored import Obligations, erased_since, read_freeze, thaw
 from blocks.errors import CatalogUnavailableError, RefusedError
@@ -17,7 +18,6 @@ from blocks.object_store import ObjectStore
 from tasks.backups import cutover
 from tasks.backups.aftermath import Aftermath, claim_buckets
 from tasks.backups.cutover import cut_over
-from tasks.backups.in_use import InUse, find_in_use
 from tasks.backups.replacing import plan_replacement
 from tasks.layout import IDENTITY_KEY
 from tasks.stores import OpenLocation, open_location

@@ -8,8 +8,9 @@ from datetime import timedelta
 
 import pytest
 
-from blocks.catalog import CatalogDatabase, due
+from blocks.catalog import CatalogDatabase
 from blocks.catalog.checks import backups_made
+from blocks.catalog.clock import catalog_now
 from blocks.errors import (
     InvalidInputError,
     StoreUnavailableError,
@@ -83,7 +84,7 @@ def test_a_folder_that_only_looks_like_a_backup_stops_nothing(
     made = take().manifest
     put_bytes(vault, f"{folder_of(catalog_id, made.id)}/drill.json", b'{"ok": true, "seconds": null}', {})
     assert {one.id for one in listed().all} == {made.id, stray}
-    alarms = judge(listed(), [], FAST, catalog.transaction(due.now)).alarms
+    alarms = judge(listed(), [], FAST, catalog.transaction(catalog_now)).alarms
     assert [alarm.partition(" (")[0] for alarm in alarms] == [
         f"cannot be read, and keeps all metadata objects from being let go: {stray}"
     ]

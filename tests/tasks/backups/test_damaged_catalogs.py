@@ -8,13 +8,13 @@ import pytest
 
 from blocks.catalog import CatalogDatabase, migrating
 from blocks.catalog.databases import is_open, maintenance
+from blocks.catalog.in_use import find_in_use
 from blocks.catalog.locations import read_identity
 from blocks.catalog.migrating import require_current_schema, upgrade
 from blocks.catalog.restored import erased_since, read_freeze
 from blocks.errors import RefusedError, SchemaError
 from blocks.object_store import ObjectStore
 from tasks.backups.cutover import require_settled
-from tasks.backups.in_use import find_in_use
 from tasks.backups.listing import groups_of
 from tasks.backups.replacing import plan_replacement
 from tests.helpers import execute, one

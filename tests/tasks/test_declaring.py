@@ -1,4 +1,4 @@
-"""Locations as services keep them open: one that was retired meanwhile takes nothing new."""
+"""Locations that are declared, and retired; what was open before that takes nothing new."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -27,9 +26,10 @@ from blocks.errors import (
 from blocks.object_store import ObjectStore
 from blocks.object_store.listing import list_prefix
 from blocks.policies import AccessPolicy, IngestPolicy
+from tasks.declaring import probe_store, retire_location
 from tasks.ingest import ingest_videos
 from tasks.layout import IDENTITY_KEY
-from tasks.stores import Locations, OpenLocation, open_location, probe_store, retire_location
+from tasks.stores import OpenLocation, open_location
 from tasks.uploads import issue_upload_url
 from tests.helpers import execute, one, rows, write_video
 
@@ -39,7 +39,7 @@ def spare(catalog: CatalogDatabase, location: OpenLocation, declare, monkeypatch
     """A location that could be retired: new files go elsewhere."""
     made: OpenLocation = declare("spare")
     execute(catalog, "UPDATE locations SET moved_to = :main WHERE name = 'spare'", main=location.place.id)
-    monkeypatch.setattr("tasks.stores.open_named", lambda *_: made)  # a block's name, which nobody saved here
+    monkeypatch.setattr("tasks.declaring.open_named", lambda *_: made)  # a block's name, which nobody saved here
     return made
 
 
@@ -80,7 +80,7 @@ def test_a_location_whose_bucket_is_gone_can_be_retired(
     store = location.store.model_copy(update={"bucket": bucket, "prefix": ""})
     store.s3.create_bucket(Bucket=bucket)
     gone = probe_store(catalog, store, "gone")
-    monkeypatch.setattr("tasks.stores.load_block", lambda *_: store)  # a block's name, which nobody saved here
+    monkeypatch.setattr("tasks.declaring.load_block", lambda *_: store)  # a block's name, which nobody saved here
     execute(catalog, "UPDATE locations SET moved_to = :main WHERE name = 'gone'", main=location.place.id)
     execute(
         catalog,
@@ -96,7 +96,7 @@ def test_a_location_whose_bucket_is_gone_can_be_retired(
     # Nor is one that carries another id, or whose block points elsewhere, or that does not know us.
     for changed in ({"prefix": "typo"}, {"credentials": stranger(store)}):
         with monkeypatch.context() as patched:
-            patched.setattr("tasks.stores.load_block", lambda *_, changed=changed: store.model_copy(update=changed))
+            patched.setattr("tasks.declaring.load_block", lambda *_, changed=changed: store.model_copy(update=changed))
             with pytest.raises(RefusedError):
                 retire_location(catalog, "gone", gone=True)
     store.s3.delete_object(Bucket=bucket, Key=IDENTITY_KEY)
@@ -128,7 +128,7 @@ def test_what_still_has_rows_is_not_gone(
     def away(*_: object) -> None:
         raise StoreUnavailableError("it does not answer")
 
-    monkeypatch.setattr("tasks.stores.load_block", away)
+    monkeypatch.setattr("tasks.declaring.load_block", away)
     catalog.transaction(lambda connection: freeze(connection, backup="b", epoch=2, run=""))
     with pytest.raises(FrozenCatalogError):
         retire_location(catalog, "spare", gone=True)
@@ -138,28 +138,6 @@ def test_what_still_has_rows_is_not_gone(
     with pytest.raises(RefusedError, match="still holds 1 objects: migrate-storage moves them"):
         retire_location(catalog, "spare")
     execute(catalog, "UPDATE stored_objects SET location_id = :main", main=location.place.id)
-
-
-def test_a_place_that_does_not_answer_keeps_nobody_from_another(
-    catalog: CatalogDatabase, location: OpenLocation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Services keep one of these for all of their threads."""
-    asked, answers = Event(), Event()
-
-    def open_slowly(*_: object) -> OpenLocation:
-        asked.set()
-        assert answers.wait(30)
-        return location
-
-    monkeypatch.setattr("tasks.stores.open_named", open_slowly)
-    places = Locations(catalog, location)
-    with ThreadPoolExecutor(2) as pool:
-        slow = [pool.submit(places.named, "cold") for _ in range(2)]
-        assert asked.wait(30)
-        assert places.of(location.place.id) is location
-        assert not any(one.done() for one in slow)
-        answers.set()
-        assert {one.result().place.name for one in slow} == {"main"}
 
 
 def test_the_usual_class_has_one_name(catalog: CatalogDatabase, location: OpenLocation) -> None:
