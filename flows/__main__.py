@@ -1,6 +1,6 @@
 """`python -m flows`."""
 
-from flows.cli import app
+from flows.commands.app import app
 
 if __name__ == "__main__":
     app()

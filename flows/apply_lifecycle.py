@@ -12,9 +12,9 @@ from blocks.units import format_bytes
 from flows.finding import note_lag
 from flows.opening import open_catalog, reach_stores, reported, show_table
 from flows.planned import Work, run_planned
-from tasks.lifecycle import apply_all, plan_all
-from tasks.lifecycle_reach import RuleReach, simulate
 from tasks.plans import Plan, Report
+from tasks.removal.lifecycle import apply_all, plan_all
+from tasks.removal.lifecycle_reach import RuleReach, simulate
 from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep, store_clock
 

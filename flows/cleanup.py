@@ -11,9 +11,9 @@ from blocks.loading import load_block
 from blocks.policies import RetentionPolicy, SafetyPolicy
 from flows.opening import open_catalog, reach_stores, reported
 from flows.planned import Work, run_planned
-from tasks.cleanup import apply_cleanup, find_due
-from tasks.cleanup_plan import CleanupFacts, plan_cleanup
 from tasks.plans import Plan, Report
+from tasks.removal.cleanup import apply_cleanup, find_due
+from tasks.removal.cleanup_plan import CleanupFacts, plan_cleanup
 from tasks.sweeping import Sweep
 
 

@@ -10,8 +10,8 @@ from blocks.loading import load_block
 from blocks.policies import IngestPolicy
 from flows.events import watching_quota
 from flows.opening import done, open_catalog, open_locations, reported, run_label, show_table
-from tasks import uploads
-from tasks.intake import IngestOutcome
+from tasks.intake import uploads
+from tasks.intake.taking_in import IngestOutcome
 
 
 @flow(name="complete-upload", flow_run_name="complete {upload_id}")

@@ -11,10 +11,10 @@ from flows.batches import RUNNER
 from flows.opening import open_catalog, reach_stores, reported
 from flows.planned import Work, run_planned, was_asked
 from flows.relocating import apply_moves, name_blocks
-from tasks.compression import CompressionPlan, find_compressible, plan_compression
-from tasks.intents import recover
-from tasks.moving import look_anew, report_moves
 from tasks.plans import Plan, Report
+from tasks.relocation.compression import CompressionPlan, find_compressible, plan_compression
+from tasks.relocation.intents import recover
+from tasks.relocation.moving import look_anew, report_moves
 from tasks.stores import Locations
 from tasks.sweeping import Sweep
 

@@ -11,8 +11,8 @@ from blocks.loading import load_block
 from blocks.policies import RetentionPolicy, SafetyPolicy
 from flows.opening import open_catalog, open_stores, reported
 from flows.planned import Work, run_planned
-from tasks.deletion import Wanted, apply_deletion, apply_erasure, plan_deletion, select
 from tasks.plans import Plan, Report
+from tasks.removal.deletion import Wanted, apply_deletion, apply_erasure, plan_deletion, select
 from tasks.sweeping import Sweep
 
 Status = Literal["", "uploading", "queued", "processing", "transcoding", "completed", "failed", "cleaned_up"]

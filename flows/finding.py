@@ -8,10 +8,10 @@ from blocks.catalog import CatalogDatabase
 from blocks.catalog.findings import Found, record_findings
 from flows.events import DRIFT, UNSOUND, tell
 from flows.opening import run_label
-from tasks import findings
-from tasks.lifecycle_reach import RuleReach
-from tasks.reconcile_judge import Drift
-from tasks.verify import VerifyReport
+from tasks.analytics import findings
+from tasks.drift.judge import Drift
+from tasks.drift.verify import VerifyReport
+from tasks.removal.lifecycle_reach import RuleReach
 
 HARMLESS = ("young orphan", "newer", "spare", "transition", "held")
 """Kinds of drift that are nothing to wake somebody for."""

@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from flows.opening import done, open_catalog, reported, run_label, show_table
-from tasks.deletion import HoldReport, hold
+from tasks.removal.deletion import HoldReport, hold
 
 
 @flow(name="hold-jobs", flow_run_name="hold jobs, release: {release}")

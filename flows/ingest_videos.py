@@ -18,11 +18,12 @@ from blocks.policies import IngestPolicy
 from flows.batches import THREADS, progress_of, run_batches
 from flows.events import watching_quota
 from flows.opening import open_catalog, open_inbox, reported, run_label, show_table
-from tasks import ingest, intake
 from tasks.checks import told
-from tasks.ingest import IngestReport
-from tasks.intake import IngestOutcome
-from tasks.sources import Source, find_sources
+from tasks.intake import ingest
+from tasks.intake import taking_in as intake
+from tasks.intake.ingest import IngestReport
+from tasks.intake.sources import Source, find_sources
+from tasks.intake.taking_in import IngestOutcome
 
 SHOWN_OUTCOMES = 500
 """Rows in the table artifact; the failures come first."""

@@ -12,8 +12,8 @@ from blocks.loading import load_block
 from blocks.policies import AccessPolicy, IngestPolicy
 from flows.events import watching_quota
 from flows.opening import done, markdown_rows, open_catalog, open_inbox, reported
-from tasks import uploads
-from tasks.uploads import IssuedUpload
+from tasks.intake import uploads
+from tasks.intake.uploads import IssuedUpload
 
 
 @flow(name="issue-upload-url", flow_run_name="upload for {api_key}")

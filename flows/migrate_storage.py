@@ -16,10 +16,18 @@ from flows.batches import RUNNER
 from flows.opening import open_catalog, open_store, reported
 from flows.planned import Work, run_planned
 from flows.relocating import Blocks, name_blocks, run_moves
-from tasks.intents import recover
-from tasks.migration import Migration, MigrationFacts, check_migration, find_jobs, fresh_jobs, plan_migration, take_over
-from tasks.moving import BatchMoved, Move, collect_records, report_moves, sum_up
 from tasks.plans import Plan, Report
+from tasks.relocation.intents import recover
+from tasks.relocation.migration import (
+    Migration,
+    MigrationFacts,
+    check_migration,
+    find_jobs,
+    fresh_jobs,
+    plan_migration,
+    take_over,
+)
+from tasks.relocation.moving import BatchMoved, Move, collect_records, report_moves, sum_up
 from tasks.sweeping import Sweep
 
 MOST_PASSES = 20

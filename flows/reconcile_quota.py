@@ -15,11 +15,11 @@ from flows.batches import RUNNER, progress_of, run_batches, unless_terminal
 from flows.finding import note_drift
 from flows.opening import open_catalog, open_store, reach_stores, reported, show_table
 from flows.planned import Work, run_planned
-from tasks import reconcile, reconcile_judge
+from tasks.drift import judge, reconcile
+from tasks.drift.compare import JobRange
+from tasks.drift.judge import Drift, RangeDrift
+from tasks.drift.repairs import apply_repairs
 from tasks.plans import Plan, Report
-from tasks.reconcile_compare import JobRange
-from tasks.reconcile_judge import Drift, RangeDrift
-from tasks.repairs import apply_repairs
 from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
 
@@ -61,11 +61,11 @@ def reconcile_quota(
 
     def plan(sweep: Sweep) -> tuple[Plan, list[Drift]]:
         looked = sweep.each(lambda location: _look_through(sweep, location, rules, catalog, policy, grace))
-        found = reconcile_judge.put_together(database, looked)
+        found = judge.put_together(database, looked)
         labels = database.transaction(drift.labels)
-        show_table("reconcile-drift", reconcile_judge.explain_drift(found, labels), reconcile_judge.summary(found))
+        show_table("reconcile-drift", judge.explain_drift(found, labels), judge.summary(found))
         note_drift(database, catalog, found)
-        return reconcile_judge.plan_repairs(found, labels), found
+        return judge.plan_repairs(found, labels), found
 
     reached = reach_stores(database, stores)
     return run_planned(

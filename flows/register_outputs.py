@@ -9,8 +9,8 @@ from blocks.loading import load_block
 from blocks.policies import IngestPolicy
 from flows.events import watching_quota
 from flows.opening import done, open_catalog, open_inbox, open_store, reported, run_label, show_table
-from tasks import outputs as outputs_of_jobs
-from tasks.outputs import RegisterReport
+from tasks.intake import outputs as outputs_of_jobs
+from tasks.intake.outputs import RegisterReport
 
 
 @flow(name="register-outputs", flow_run_name="outputs of {job_id}")

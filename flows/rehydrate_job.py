@@ -13,8 +13,8 @@ from blocks.loading import load_block
 from blocks.policies import RelocationPolicy
 from flows.opening import open_catalog, open_locations, reported, run_label, show_table
 from flows.planned import SHOWN
-from tasks import rehydrate
-from tasks.rehydrate import RehydrateReport
+from tasks.relocation import rehydrate
+from tasks.relocation.rehydrate import RehydrateReport
 
 
 @flow(name="rehydrate-job", flow_run_name="{job_id} back to {tier}")

@@ -17,8 +17,8 @@ from blocks.loading import load_block
 from blocks.policies import RelocationPolicy
 from flows.batches import run_batches, unless_terminal
 from flows.opening import open_catalog
-from tasks import moving
-from tasks.moving import BatchMoved, JobMoved, Mark, Move, MoveBatch
+from tasks.relocation import moving
+from tasks.relocation.moving import BatchMoved, JobMoved, Mark, Move, MoveBatch
 from tasks.stores import Locations, open_named
 from tasks.sweeping import Sweep
 

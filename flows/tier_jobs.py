@@ -11,11 +11,11 @@ from flows.batches import RUNNER
 from flows.opening import done, open_catalog, reach_stores, reported
 from flows.planned import Work, run_planned, was_asked
 from flows.relocating import apply_moves, name_blocks
-from tasks.intents import recover
-from tasks.moving import look_anew, report_moves
 from tasks.plans import Plan, Report
+from tasks.relocation.intents import recover
+from tasks.relocation.moving import look_anew, report_moves
+from tasks.relocation.tiering import TierPlan, find_idle, plan_tiers, tier_targets
 from tasks.sweeping import Sweep
-from tasks.tiering import TierPlan, find_idle, plan_tiers, tier_targets
 
 
 @flow(

@@ -9,8 +9,8 @@ from blocks.loading import load_block
 from blocks.policies import SafetyPolicy
 from flows.opening import open_catalog, reported
 from flows.planned import Work, run_planned
-from tasks.deletion import Wanted, apply_undelete, plan_undelete, select
 from tasks.plans import Plan, Report
+from tasks.removal.deletion import Wanted, apply_undelete, plan_undelete, select
 from tasks.sweeping import Sweep
 
 

@@ -19,8 +19,8 @@ from flows.batches import RUNNER, progress_of, run_batches
 from flows.finding import note_unsound
 from flows.opening import open_catalog, open_store, reported, run_label, show_table
 from flows.planned import SHOWN
-from tasks import verify
-from tasks.verify import BatchResult, VerifyReport
+from tasks.drift import verify
+from tasks.drift.verify import BatchResult, VerifyReport
 
 AT_ONCE = 2
 """Batches that are read at the same time; each has the policy's transfers under way."""

@@ -25,7 +25,7 @@ from tasks.layout import (
     playlist_key,
 )
 from tasks.playlists import presigned_playlist
-from tasks.rehydrate import bring_back
+from tasks.relocation.rehydrate import bring_back
 from tasks.stores import Locations, require_current
 
 

@@ -27,7 +27,7 @@ from blocks.object_store import ObjectStore
 from blocks.object_store.probing import Capabilities, probe
 from blocks.policies import AccessPolicy, IngestPolicy
 from tasks.customers import create_key
-from tasks.ingest import ingest_videos
+from tasks.intake.ingest import ingest_videos
 from tasks.stores import OpenLocation
 from tests.helpers import declared, write_video
 

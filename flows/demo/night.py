@@ -54,8 +54,8 @@ class Night(Steps):
         from blocks.policies import IngestPolicy
         from flows.opening import open_store
         from tasks.customers import create_key
-        from tasks.ingest import ingest_videos
-        from tasks.outputs import register_outputs
+        from tasks.intake.ingest import ingest_videos
+        from tasks.intake.outputs import register_outputs
 
         with self.step("seed a customer with old jobs") as say:
             create_key(self.catalog, self.label, "unlimited")
@@ -126,7 +126,7 @@ class Night(Steps):
     def verify(self) -> None:
         """Bytes that are not their content are found by reading them."""
         from flows.verify_objects import verify_objects
-        from tasks.verify import VerifyReport
+        from tasks.drift.verify import VerifyReport
 
         with self.step("read a share of all objects again") as say:
             report = cast(VerifyReport, verify_objects(share=100, kinds=["metadata"]))
@@ -255,7 +255,7 @@ class Night(Steps):
                 self.jobs[what],
             )
         from blocks.policies import RetentionPolicy
-        from tasks.deletion import Wanted, apply_deletion, plan_deletion, select
+        from tasks.removal.deletion import Wanted, apply_deletion, plan_deletion, select
         from tasks.sweeping import Sweep
 
         deleted = tuple(str(job) for job in self.jobs["deleted last week"])

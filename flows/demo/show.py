@@ -22,7 +22,7 @@ from flows.demo.recovery import Recovery
 from flows.demo.steps import Steps, check
 from flows.demo.transcoding import CLIPS, LARGE_CLIP, make_clip, play, transcode
 from flows.local_stack import bring_up, deploy_all, local_stack, wait_for_deployed_run
-from tasks.endings import VIDEO_ENDINGS
+from tasks.intake.endings import VIDEO_ENDINGS
 
 SMALL_QUOTA = "3 MiB"
 
@@ -154,7 +154,7 @@ class Demo(Steps):
     def transcode_and_register(self) -> None:
         """ffmpeg makes the outputs; the flow register-outputs takes them in."""
         from flows.register_outputs import register_outputs
-        from tasks.outputs import RegisterReport
+        from tasks.intake.outputs import RegisterReport
 
         with self.step("transcode, and register the outputs") as say:
             outputs = 0
@@ -204,8 +204,8 @@ class Demo(Steps):
             from blocks.loading import load_block
             from blocks.policies import AccessPolicy, IngestPolicy
             from flows.opening import open_store
+            from tasks.intake.uploads import complete_upload, issue_upload_url
             from tasks.stores import Locations
-            from tasks.uploads import complete_upload, issue_upload_url
 
             location, rules = open_store(self.catalog, "main"), load_block(IngestPolicy, "default")
             job, body = self.jobs[self.clips[0]], b"\xff\xd8\xff a thumbnail \xff\xd9"

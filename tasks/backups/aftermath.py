@@ -19,16 +19,16 @@ from blocks.errors import NotFoundError, RefusedError, StorageError
 from blocks.object_store import ObjectStore
 from blocks.object_store.transfer import fingerprint
 from blocks.policies import IntegrityPolicy
-from tasks import reconcile, reconcile_judge
 from tasks.backups.manifest import Manifest
 from tasks.backups.metadata import find_content
 from tasks.backups.restoring import MetadataChoice
 from tasks.content import hash_content
-from tasks.healing import heal
+from tasks.drift import judge, reconcile
+from tasks.drift.judge import Drift, RangeDrift
+from tasks.drift.repairs import apply_repairs
+from tasks.intake.healing import heal
 from tasks.ownership import epoch_in, is_older, read_marker, write_marker
 from tasks.parallel import in_parallel
-from tasks.reconcile_judge import Drift, RangeDrift
-from tasks.repairs import apply_repairs
 from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
 from tasks.writing import LocalFile
@@ -37,7 +37,7 @@ BATCH = 500
 MOST_TOLD = 10_000
 MOST_PASSES = 50
 LOST = ("missing", "mismatch", "unbelieved")
-"""What a look alone calls lost; `reconcile_judge.put_together` says which is which."""
+"""What a look alone calls lost; `judge.put_together` says which is which."""
 
 
 @dataclass
@@ -208,7 +208,7 @@ def reconcile_restored(sweep: Sweep, policy: IntegrityPolicy, result: Aftermath,
             sweep,
             policy,
             found,
-            reconcile_judge.plan_repairs(found, {}),
+            judge.plan_repairs(found, {}),
             grace=timedelta(hours=policy.orphan_grace_hours),
         )
         result.failed += [f"{one.item.subject}: {one.error}" for one in report.outcomes if one.failed]
@@ -242,7 +242,7 @@ def _look(sweep: Sweep, policy: IntegrityPolicy, result: Aftermath) -> list[Drif
         looked.append((location, ranges))
     found: list[Drift] = []
     try:
-        found = reconcile_judge.put_together(sweep.catalog, looked)
+        found = judge.put_together(sweep.catalog, looked)
     except RefusedError as error:
         result.failed.append(str(error))
     result.uncounted = sum(drifted.uncounted for drifted in found)

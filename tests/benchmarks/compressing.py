@@ -15,11 +15,11 @@ from uuid import UUID
 from blocks.catalog import CatalogDatabase
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import CompressionPolicy
-from tasks.compression import OPERATION as COMPRESS
-from tasks.compression import find_compressible, plan_compression, wanted_in
 from tasks.layout import content_type, object_key
-from tasks.moving import Move, Recipe, move_batch, split, sum_up
 from tasks.parallel import in_parallel
+from tasks.relocation.compression import OPERATION as COMPRESS
+from tasks.relocation.compression import find_compressible, plan_compression, wanted_in
+from tasks.relocation.moving import Move, Recipe, move_batch, split, sum_up
 from tasks.stores import Locations, OpenLocation
 from tasks.sweeping import Sweep
 from tests.benchmarks.catalog import fill

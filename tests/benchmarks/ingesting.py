@@ -10,7 +10,7 @@ from uuid import uuid4
 from blocks.catalog import CatalogDatabase
 from blocks.policies import IngestPolicy
 from tasks.customers import create_key
-from tasks.ingest import ingest_videos
+from tasks.intake.ingest import ingest_videos
 from tasks.layout import object_key, original_name
 from tasks.stores import OpenLocation
 from tests.benchmarks.harness import Bench, Measured, compare, timed

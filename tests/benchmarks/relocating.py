@@ -18,14 +18,14 @@ from blocks.object_store import ObjectStore
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import RelocationPolicy, SafetyPolicy, TierPolicy
 from tasks.declaring import probe_store
-from tasks.intents import recover
 from tasks.layout import object_key
-from tasks.migration import Migration, find_jobs, plan_migration
-from tasks.moving import mark_through, move_batch, split, sum_up
 from tasks.parallel import in_parallel
+from tasks.relocation.intents import recover
+from tasks.relocation.migration import Migration, find_jobs, plan_migration
+from tasks.relocation.moving import mark_through, move_batch, split, sum_up
+from tasks.relocation.tiering import find_idle, plan_tiers
 from tasks.stores import Locations, OpenLocation
 from tasks.sweeping import Sweep
-from tasks.tiering import find_idle, plan_tiers
 from tests.benchmarks.catalog import fill
 from tests.benchmarks.harness import SIZES, Bench, Measured, below, compare, flat, say, timed
 from tests.benchmarks.stocking import A_JOB, add_customers, count, grown, new_jobs, settle

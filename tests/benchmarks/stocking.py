@@ -13,9 +13,9 @@ from sqlalchemy import text
 from blocks.catalog import CatalogDatabase, drift
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import IntegrityPolicy
+from tasks.drift.judge import plan_repairs, put_together
+from tasks.drift.reconcile import look_through, plan_ranges
 from tasks.parallel import in_parallel
-from tasks.reconcile import look_through, plan_ranges
-from tasks.reconcile_judge import plan_repairs, put_together
 from tasks.stores import OpenLocation
 from tests.benchmarks.catalog import fill
 from tests.benchmarks.harness import Bench, say, timed

@@ -19,9 +19,9 @@ from reports.exporting import export
 from reports.figures import read_figures
 from tasks.access import issue_download_url
 from tasks.analytics.snapshot import refresh
-from tasks.cleanup import apply_cleanup, find_due
-from tasks.cleanup_plan import plan_cleanup
-from tasks.purging import purge_released
+from tasks.removal.cleanup import apply_cleanup, find_due
+from tasks.removal.cleanup_plan import plan_cleanup
+from tasks.removal.purging import purge_released
 from tasks.stores import Locations, OpenLocation
 from tasks.sweeping import Sweep
 from tests.benchmarks.harness import FLAT, SIZES, Bench, Measured, below, compare, flat, say, timed

@@ -34,21 +34,25 @@ class Mutant:
 MUTANTS = (
     Mutant(
         "swap before verify: a copy is taken for proved",
-        "tasks/rewriting.py",
+        "tasks/relocation/rewriting.py",
         (("    if found != (row.sha256, row.size_bytes):\n", "    if False:\n"),),
-        ("tests/tasks/test_relocate.py",),
+        ("tests/tasks/relocation/test_relocate.py",),
     ),
     Mutant(
         "no generation check where a row is swapped",
         "blocks/catalog/relocations.py",
         (("r.state = 'open' AND o.generation = r.generation AND", "r.state = 'open' AND"),),
-        ("tests/tasks/test_relocate.py", "tests/tasks/test_intents.py"),
+        ("tests/tasks/relocation/test_relocate.py", "tests/tasks/relocation/test_intents.py"),
     ),
     Mutant(
         "no generation check where bytes become live",
         "blocks/catalog/objects.py",
         (("o.id = w.id AND o.generation = w.generation AND o.state = 'pending'", "o.id = w.id"),),
-        ("tests/tasks/test_ingest.py", "tests/tasks/test_outputs.py", "tests/tasks/test_ingest_faults.py"),
+        (
+            "tests/tasks/intake/test_ingest.py",
+            "tests/tasks/intake/test_outputs.py",
+            "tests/tasks/intake/test_ingest_faults.py",
+        ),
     ),
     Mutant(
         "no fence: a sweep whose lock was cut goes on",
@@ -60,7 +64,11 @@ MUTANTS = (
         "no fence: another catalog's bucket is taken for our own",
         "tasks/stores.py",
         (("def require_own(", "def require_own(*_: object) -> None:\n    return\n\n\ndef _asked_before("),),
-        ("tests/tasks/test_purging.py", "tests/tasks/test_reconcile.py", "tests/tasks/backups/test_aftermath.py"),
+        (
+            "tests/tasks/removal/test_purging.py",
+            "tests/tasks/drift/test_reconcile.py",
+            "tests/tasks/backups/test_aftermath.py",
+        ),
     ),
     Mutant(
         "no fence: a restore hands out generations again",
@@ -75,7 +83,7 @@ MUTANTS = (
     ),
     Mutant(
         "delete before swap: old bytes go before the row points at new ones",
-        "tasks/relocate.py",
+        "tasks/relocation/relocate.py",
         (
             (
                 "    swapped = _swap(",
@@ -85,7 +93,7 @@ MUTANTS = (
                 "    swapped = _swap(",
             ),
         ),
-        ("tests/tasks/test_relocate.py", "tests/tasks/test_relocate_served.py"),
+        ("tests/tasks/relocation/test_relocate.py", "tests/tasks/relocation/test_relocate_served.py"),
     ),
     Mutant(
         "count, then reserve: admission without the key's lock",

@@ -13,10 +13,10 @@ from uuid import UUID
 from blocks.errors import StorageError
 from blocks.object_store.deletion import delete_keys
 from blocks.policies import RetentionPolicy
-from tasks.deletion import Wanted, apply_deletion, apply_undelete, plan_deletion, plan_undelete, select
-from tasks.ingest import ingest_videos
-from tasks.outputs import register_outputs
-from tasks.rehydrate import rehydrate_job
+from tasks.intake.ingest import ingest_videos
+from tasks.intake.outputs import register_outputs
+from tasks.relocation.rehydrate import rehydrate_job
+from tasks.removal.deletion import Wanted, apply_deletion, apply_undelete, plan_deletion, plan_undelete, select
 from tests.chaos.acts.looking import verify_all
 from tests.chaos.acts.moving import POLICY, compress, migrate
 from tests.chaos.faults import Cut, Point, Say, error

@@ -24,12 +24,12 @@ from blocks.object_store.probing import Capabilities
 from blocks.policies import AccessPolicy, BackupPolicy, IngestPolicy, RetentionPolicy
 from tasks.backups.listing import list_backups
 from tasks.backups.verifying import verify_backup
-from tasks.cleanup import apply_cleanup, find_due
-from tasks.cleanup_plan import plan_cleanup
 from tasks.customers import create_key
-from tasks.ingest import ingest_videos
-from tasks.outputs import register_outputs
+from tasks.intake.ingest import ingest_videos
+from tasks.intake.outputs import register_outputs
 from tasks.plans import Report
+from tasks.removal.cleanup import apply_cleanup, find_due
+from tasks.removal.cleanup_plan import plan_cleanup
 from tasks.stores import Locations, OpenLocation, open_location
 from tasks.sweeping import Sweep
 from tests.helpers import assert_sound, declared, execute, one, rows, write_outputs, write_video

@@ -14,8 +14,8 @@ from blocks.object_store.lifecycle import Rule, read_rules, same_rule, write_rul
 from blocks.object_store.listing import list_folders
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import RetentionPolicy
-from tasks.aging import AGED_PREFIXES
-from tasks.lifecycle import apply_rules, plan_lifecycle
+from tasks.removal.aging import AGED_PREFIXES
+from tasks.removal.lifecycle import apply_rules, plan_lifecycle
 from tasks.stores import OpenLocation
 
 

@@ -11,7 +11,7 @@ from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.listing import find_etags, list_folders, list_prefix, list_range
 from blocks.object_store.transfer import exists, put_bytes
-from tasks.reconcile_compare import JobRange, split_jobs
+from tasks.drift.compare import JobRange, split_jobs
 from tests.contract.asking import LEGAL
 from tests.contract.servers import Server
 

@@ -21,24 +21,32 @@ from blocks.object_store.listing import list_prefix
 from blocks.object_store.multipart import list_multipart_uploads
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy, IngestPolicy, IntegrityPolicy, RelocationPolicy, RetentionPolicy
-from tasks import reconcile, reconcile_judge
 from tasks.access import issue_download_url
-from tasks.cleanup import apply_cleanup, find_due
-from tasks.cleanup_plan import plan_cleanup
-from tasks.deletion import Wanted, apply_deletion, apply_erasure, apply_undelete, plan_deletion, plan_undelete, select
-from tasks.ingest import ingest_videos
-from tasks.intents import recover
-from tasks.migration import Migration, check_migration, find_jobs, plan_migration, take_over
-from tasks.moving import collect_records, move_batch, split, sum_up
-from tasks.outputs import register_outputs
+from tasks.drift import judge, reconcile
+from tasks.drift.repairs import apply_repairs
+from tasks.intake.ingest import ingest_videos
+from tasks.intake.outputs import register_outputs
 from tasks.plans import Plan, Report
-from tasks.relocate import relocate
-from tasks.repairs import apply_repairs
-from tasks.rewriting import Target
+from tasks.relocation.intents import recover
+from tasks.relocation.migration import Migration, check_migration, find_jobs, plan_migration, take_over
+from tasks.relocation.moving import collect_records, move_batch, split, sum_up
+from tasks.relocation.relocate import relocate
+from tasks.relocation.rewriting import Target
+from tasks.removal.cleanup import apply_cleanup, find_due
+from tasks.removal.cleanup_plan import plan_cleanup
+from tasks.removal.deletion import (
+    Wanted,
+    apply_deletion,
+    apply_erasure,
+    apply_undelete,
+    plan_deletion,
+    plan_undelete,
+    select,
+)
 from tasks.stores import Locations, OpenLocation
 from tasks.sweeping import Sweep
 from tests.helpers import assert_sound, execute, one, rows, sha256, stored_keys, write_outputs, write_video
-from tests.tasks.moves import WHY, end_urls, everything, results
+from tests.tasks.relocation.moves import WHY, end_urls, everything, results
 
 CONTENT = os.urandom(11 * MIB + 5)
 """A video of three parts."""
@@ -89,8 +97,8 @@ def reconciled(catalog: CatalogDatabase, location: OpenLocation) -> dict[str, st
         reconcile.look_through(catalog, location, policy, part, grace=NO_GRACE)
         for part in reconcile.plan_ranges(catalog, location, policy)
     ]
-    found = reconcile_judge.put_together(catalog, [(location, parts)])
-    plan = reconcile_judge.plan_repairs(found, catalog.transaction(drift.labels))
+    found = judge.put_together(catalog, [(location, parts)])
+    plan = judge.plan_repairs(found, catalog.transaction(drift.labels))
     report = apply_repairs(Sweep(catalog, (location,)), policy, found, plan, grace=NO_GRACE)
     assert report.failed == ()
     return {finding.key: finding.what for finding in found[0].findings}

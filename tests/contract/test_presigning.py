@@ -18,8 +18,8 @@ from blocks.object_store.listing import list_folders, list_prefix
 from blocks.object_store.presigning import UploadForm, presign_get, presign_many, presign_post
 from blocks.object_store.transfer import exists, put_bytes, read_bytes
 from blocks.policies import AccessPolicy, IngestPolicy
+from tasks.intake.uploads import complete_upload, issue_upload_url
 from tasks.stores import Locations, OpenLocation
-from tasks.uploads import complete_upload, issue_upload_url
 from tests.contract.asking import LEGAL
 from tests.contract.servers import Server
 from tests.helpers import assert_sound, one

@@ -20,7 +20,7 @@ from blocks.object_store.multipart import list_multipart_uploads
 from blocks.object_store.probing import Capabilities
 from blocks.object_store.transfer import exists, hash_object, put_bytes, put_stream
 from blocks.policies import IngestPolicy
-from tasks.ingest import ingest_videos
+from tasks.intake.ingest import ingest_videos
 from tasks.stores import OpenLocation
 from tasks.writing import LocalFile, StoredBlob, Writing, write_object
 from tests.helpers import assert_sound, one, sha256, write_video

@@ -23,7 +23,7 @@ from blocks.object_store.deletion import delete_keys
 from blocks.policies import IngestPolicy, RetentionPolicy
 from flows import events
 from flows.cleanup import cleanup
-from flows.cli import app
+from flows.commands.app import app
 from flows.ingest_videos import ingest_videos
 from flows.issue_upload_url import issue_upload_url
 from flows.reconcile_quota import reconcile_quota

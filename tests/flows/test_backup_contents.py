@@ -18,10 +18,10 @@ from blocks.object_store.listing import list_prefix
 from blocks.policies import AccessPolicy, BackupPolicy, IngestPolicy
 from tasks.backups.listing import list_backups
 from tasks.backups.restoring import Restoring, name_beside
-from tasks.outputs import register_outputs
+from tasks.intake.outputs import register_outputs
 from tasks.stores import OpenLocation
+from tests.flows.commands.test_app import run
 from tests.flows.conftest import save_policy
-from tests.flows.test_cli import run
 from tests.flows.test_flows import latest_artifact
 from tests.helpers import execute, one, write_outputs
 
@@ -111,10 +111,10 @@ def test_policies_come_back_from_a_backup(vault: ObjectStore, saved: str) -> Non
 
 def test_a_policy_that_this_version_refuses_keeps_no_other_from_coming_back(vault: ObjectStore, saved: str) -> None:
     """A backup of another version, which allowed more."""
-    from flows import cli_backup
+    from flows.commands import backup
 
     told = {"ingest-policy": {"strange": {"batch_files": -5}, "sound": {"batch_files": 9}}}
-    assert cli_backup._save_policies(told) == ["ingest-policy/sound"]
+    assert backup._save_policies(told) == ["ingest-policy/sound"]
     assert load_block(IngestPolicy, "sound").batch_files == 9
     IngestPolicy.delete("sound")
 

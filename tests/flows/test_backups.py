@@ -37,8 +37,8 @@ from flows.events import BACKUP_VERIFIED, DRILL_FAILED, tell
 from tasks.backups.listing import list_backups
 from tasks.backups.manifest import folder_of
 from tests.conftest import RunningStack
+from tests.flows.commands.test_app import run
 from tests.flows.conftest import save_policy
-from tests.flows.test_cli import run
 from tests.flows.test_flows import latest_artifact
 from tests.helpers import execute, one, rows
 

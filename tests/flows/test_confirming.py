@@ -18,7 +18,7 @@ from blocks.object_store.listing import list_prefix
 from blocks.object_store.transfer import put_bytes, read_bytes
 from blocks.policies import IngestPolicy
 from tasks.backups.listing import list_backups
-from tasks.outputs import register_outputs
+from tasks.intake.outputs import register_outputs
 from tasks.stores import OpenLocation
 from tests.helpers import execute, one, write_outputs
 

@@ -33,7 +33,7 @@ from flows.reconcile_quota import reconcile_quota
 from flows.tier_jobs import tier_jobs
 from flows.verify_objects import verify_objects
 from tasks.declaring import probe_store
-from tasks.intents import recover
+from tasks.relocation.intents import recover
 from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
 from tests.benchmarks.relocating import Content, stock

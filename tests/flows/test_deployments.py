@@ -56,7 +56,7 @@ def test_the_readme_lists_every_flow_as_prefect_yaml_does() -> None:
 def test_the_readme_names_every_command() -> None:
     from typer.main import get_command
 
-    from flows.cli import app
+    from flows.commands.app import app
 
     readme = (PROJECT / "README.md").read_text()
     for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]  # a click group

@@ -27,8 +27,8 @@ from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy, CompressionPolicy, IngestPolicy, RelocationPolicy, TierPolicy
 from tasks.access import issue_download_url
 from tasks.declaring import probe_store, retire_location
-from tasks.intents import recover
-from tasks.outputs import register_outputs
+from tasks.intake.outputs import register_outputs
+from tasks.relocation.intents import recover
 from tasks.stores import Locations, OpenLocation, open_for_new_files, open_named
 from tasks.sweeping import Sweep
 from tests.flows.conftest import save_policy
@@ -281,7 +281,7 @@ def test_migrate_to_another_server_and_back(  # type: ignore[no-untyped-def]
 
 KILLED = """
 import os, signal
-from tasks import relocate
+from tasks.relocation import relocate
 real, seen = relocate._swap, []
 def swap(*arguments):
     result = real(*arguments)

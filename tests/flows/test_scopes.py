@@ -8,9 +8,9 @@ from uuid import uuid4
 from blocks.catalog import CatalogDatabase, approvals
 from blocks.policies import SafetyPolicy
 from flows.planned import Work, scope_of
-from tasks.deletion import Wanted
-from tasks.migration import Migration
 from tasks.plans import Plan, Report
+from tasks.relocation.migration import Migration
+from tasks.removal.deletion import Wanted
 from tasks.stores import OpenLocation
 
 

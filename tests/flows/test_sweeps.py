@@ -170,7 +170,7 @@ def test_a_run_whose_connection_is_cut_stops_and_the_next_one_finishes(
     sql: Callable[[str], None], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     from flows.cleanup import cleanup
-    from tasks import cleanup as work
+    from tasks.removal import cleanup as work
 
     make_failed(catalog, *new_jobs(3))
     purge = work.purge_released

@@ -24,15 +24,15 @@ from blocks.object_store import ObjectStore
 from blocks.object_store.probing import Capabilities
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy, IngestPolicy, IntegrityPolicy, RetentionPolicy
-from tasks import reconcile, verify
 from tasks.access import issue_download_url
 from tasks.customers import set_quota
-from tasks.deletion import Wanted, hold, select
+from tasks.drift import reconcile, verify
 from tasks.history import explain
+from tasks.intake.uploads import issue_upload_url
 from tasks.layout import IDENTITY_KEY
-from tasks.migration import Migration, find_jobs
+from tasks.relocation.migration import Migration, find_jobs
+from tasks.removal.deletion import Wanted, hold, select
 from tasks.stores import Locations, OpenLocation
-from tasks.uploads import issue_upload_url
 from tests.growth.crowd import BIG_PLACE, COLD_PLACE, OTHERS
 from tests.helpers import rows
 

@@ -17,10 +17,10 @@ from blocks.object_store.listing import list_prefix
 from blocks.object_store.probing import Capabilities
 from blocks.policies import POLICIES, AccessPolicy, BackupPolicy, IngestPolicy, RelocationPolicy
 from tasks.customers import create_key, set_disabled
-from tasks.ingest import ingest_videos
-from tasks.outputs import register_outputs
+from tasks.intake.ingest import ingest_videos
+from tasks.intake.outputs import register_outputs
+from tasks.intake.uploads import complete_upload, issue_upload_url
 from tasks.stores import Locations, OpenLocation, open_location
-from tasks.uploads import complete_upload, issue_upload_url
 from tests.helpers import declared, write_outputs, write_video
 
 HERE, ELSEWHERE, VAULT = "besieged", "besieged-cold", "besieged-vault"

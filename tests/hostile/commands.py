@@ -9,7 +9,7 @@ import click
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from flows.cli import app
+from flows.commands.app import app
 from tests.hostile.besieged import HERE, OWNER, VAULT, Platform
 from tests.hostile.values import LONG, SQL, UNKNOWN_ID
 

@@ -1,8 +1,8 @@
 """Bytes that are not what they seem: a gibibyte in a few KiB, wherever the platform decompresses, and folders of links.
 
-Tried elsewhere: a bomb in a bulk download and under `verify-objects` (tests/tasks/test_downloads.py, test_verify.py);
-names that climb out of an archive or a folder (test_zipping.py, test_downloads_folder.py, test_folders.py); links in a
-source folder and in outputs (test_sources.py, test_outputs.py); segments that a playlist names (test_playlists.py).
+Tried elsewhere: a bomb in a bulk download and under `verify-objects` (test_downloads.py, test_verify.py); that
+climb out of an archive or a folder (test_zipping.py, test_downloads_folder.py, test_folders.py); links in a source
+folder and in outputs (test_sources.py, test_outputs.py); segments that a playlist names (test_playlists.py).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from blocks.policies import AccessPolicy, IngestPolicy, RelocationPolicy
 from tasks.access import issue_download_url
 from tasks.backups.manifest import LARGEST_MANIFEST_BYTES, BackupFile, folder_of, parse
 from tasks.backups.streams import read_file
-from tasks.outputs import register_outputs
-from tasks.rehydrate import rehydrate_job
-from tasks.sources import read_manifest
+from tasks.intake.outputs import register_outputs
+from tasks.intake.sources import read_manifest
+from tasks.relocation.rehydrate import rehydrate_job
 from tasks.stores import Locations, OpenLocation
 from tests.helpers import execute, rows, sha256, stored_keys, write_outputs, write_video
 

@@ -2,7 +2,7 @@
 
 The functions of the flows are called as Prefect calls them, many inside one run; `test_as_a_run_of_its_own` makes a
 real run of each flow. `make chaos` tries all values everywhere, and makes a run for each parameter. What names, ids and
-hashes are is tried at length in tests/tasks/test_checks.py, private addresses in tests/tasks/test_fetching.py.
+hashes are is tried at length in tests/tasks/test_checks.py, private addresses in tests/tasks/intake/test_fetching.py.
 """
 
 from __future__ import annotations

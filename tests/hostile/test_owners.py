@@ -16,13 +16,13 @@ from blocks.errors import NotFoundError, RefusedError
 from blocks.policies import RelocationPolicy, RetentionPolicy
 from tasks.access import issue_download_url
 from tasks.customers import set_quota
-from tasks.deletion import Wanted, hold, select
 from tasks.downloads import bulk_download
 from tasks.history import explain
-from tasks.ingest import ingest_videos
-from tasks.outputs import register_outputs
-from tasks.rehydrate import rehydrate_job
-from tasks.uploads import complete_upload, issue_upload_url
+from tasks.intake.ingest import ingest_videos
+from tasks.intake.outputs import register_outputs
+from tasks.intake.uploads import complete_upload, issue_upload_url
+from tasks.relocation.rehydrate import rehydrate_job
+from tasks.removal.deletion import Wanted, hold, select
 from tests.hostile.besieged import DISABLED, OWNER, STRANGER, Platform
 from tests.hostile.parameters import DEPLOYED, signature
 from tests.hostile.values import UNKNOWN_ID

@@ -34,7 +34,7 @@ from blocks.object_store import ObjectStore
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.transfer import read_bytes
 from blocks.policies import BackupPolicy, IngestPolicy
-from flows.cli import app
+from flows.commands.app import app
 from tasks.customers import create_key
 from tests.conftest import RunningStack
 from tests.helpers import write_video

@@ -15,17 +15,17 @@ from blocks.object_store import ObjectStore
 from blocks.object_store.block import MIB
 from blocks.object_store.probing import Capabilities
 from blocks.policies import AccessPolicy, IngestPolicy
-from tasks import relocate
 from tasks.downloads import DownloadReport, bulk_download
-from tasks.ingest import IngestReport, ingest_videos
-from tasks.outputs import register_outputs
-from tasks.relocate import Relocated
-from tasks.rewriting import Target
+from tasks.intake.ingest import IngestReport, ingest_videos
+from tasks.intake.outputs import register_outputs
+from tasks.relocation import relocate
+from tasks.relocation.relocate import Relocated
+from tasks.relocation.rewriting import Target
 from tasks.stores import Locations, OpenLocation
 from tasks.sweeping import Sweep
 from tests.conftest import make_store
 from tests.helpers import assert_sound, declared, write_outputs
-from tests.tasks.moves import POLICY, WHY, everything
+from tests.tasks.relocation.moves import POLICY, WHY, everything
 
 
 @pytest.fixture

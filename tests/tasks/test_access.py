@@ -15,9 +15,9 @@ from blocks.errors import InvalidInputError, NotFoundError, RefusedError
 from blocks.policies import AccessPolicy
 from tasks.access import _accepted, issue_download_url
 from tasks.customers import create_key, set_disabled
-from tasks.outputs import register_outputs
+from tasks.intake.outputs import register_outputs
+from tasks.intake.uploads import complete_upload, issue_upload_url
 from tasks.stores import Locations
-from tasks.uploads import complete_upload, issue_upload_url
 from tests.helpers import execute, one, rows, sha256, write_outputs
 
 

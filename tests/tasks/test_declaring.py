@@ -27,10 +27,10 @@ from blocks.object_store import ObjectStore
 from blocks.object_store.listing import list_prefix
 from blocks.policies import AccessPolicy, IngestPolicy
 from tasks.declaring import probe_store, retire_location
-from tasks.ingest import ingest_videos
+from tasks.intake.ingest import ingest_videos
+from tasks.intake.uploads import issue_upload_url
 from tasks.layout import IDENTITY_KEY
 from tasks.stores import OpenLocation, open_location
-from tasks.uploads import issue_upload_url
 from tests.helpers import execute, one, rows, write_video
 
 

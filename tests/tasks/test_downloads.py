@@ -22,7 +22,7 @@ from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes
 from tasks.customers import create_key, set_disabled
 from tasks.downloads import DownloadReport
-from tasks.ingest import ingest_videos
+from tasks.intake.ingest import ingest_videos
 from tasks.layout import object_key
 from tests.helpers import execute, one, rows, sha256, stored_keys, write_video
 

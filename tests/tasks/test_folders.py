@@ -10,7 +10,7 @@ import pytest
 
 from blocks.errors import ContentMismatchError, InvalidInputError, RefusedError
 from tasks.folders import Folder
-from tasks.sources import read_manifest
+from tasks.intake.sources import read_manifest
 from tasks.zipping import CHECKSUMS
 from tests.helpers import sha256
 from tests.tasks.test_zipping import member

@@ -20,9 +20,13 @@ from blocks.catalog.objects import NewObject
 from blocks.errors import InvalidInputError, NotFoundError
 from blocks.policies import AccessPolicy, IngestPolicy, RetentionPolicy
 from tasks.access import issue_download_url
-from tasks.cleanup import apply_cleanup, find_due
-from tasks.cleanup_plan import plan_cleanup
-from tasks.deletion import (
+from tasks.history import explain, sentence, what_next
+from tasks.intake.healing import heal
+from tasks.intake.ingest import ingest_videos
+from tasks.intake.outputs import register_outputs
+from tasks.removal.cleanup import apply_cleanup, find_due
+from tasks.removal.cleanup_plan import plan_cleanup
+from tasks.removal.deletion import (
     Wanted,
     apply_deletion,
     apply_erasure,
@@ -32,10 +36,6 @@ from tasks.deletion import (
     plan_undelete,
     select,
 )
-from tasks.healing import heal
-from tasks.history import explain, sentence, what_next
-from tasks.ingest import ingest_videos
-from tasks.outputs import register_outputs
 from tasks.stores import Locations, OpenLocation
 from tasks.sweeping import Sweep
 from tasks.writing import StoredBlob

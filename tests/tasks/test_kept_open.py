@@ -17,13 +17,13 @@ from tasks import downloads, ownership
 from tasks.access import issue_download_url
 from tasks.declaring import retire_location
 from tasks.downloads import bulk_download
+from tasks.intake.outputs import register_outputs
+from tasks.intake.uploads import complete_upload, issue_upload_url
 from tasks.layout import IDENTITY_KEY
-from tasks.outputs import register_outputs
-from tasks.rehydrate import rehydrate_job
+from tasks.relocation.rehydrate import rehydrate_job
 from tasks.stores import Locations, OpenLocation
-from tasks.uploads import complete_upload, issue_upload_url
 from tests.helpers import assert_sound, execute, one, stored_keys, write_video
-from tests.tasks.test_uploads import BODY, post
+from tests.tasks.intake.test_uploads import BODY, post
 
 
 @pytest.fixture

@@ -13,18 +13,18 @@ from blocks.catalog import CatalogDatabase
 from blocks.errors import CatalogUnavailableError, LockLostError, NotFoundError, RefusedError, StoreUnavailableError
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import RetentionPolicy
-from tasks import cleanup
-from tasks.cleanup import apply_cleanup, find_due
-from tasks.cleanup_plan import plan_cleanup
-from tasks.lifecycle import apply_all, plan_all
 from tasks.plans import Item, Plan
-from tasks.relocate import relocate
-from tasks.rewriting import Target
+from tasks.relocation.relocate import relocate
+from tasks.relocation.rewriting import Target
+from tasks.removal import cleanup
+from tasks.removal.cleanup import apply_cleanup, find_due
+from tasks.removal.cleanup_plan import plan_cleanup
+from tasks.removal.lifecycle import apply_all, plan_all
 from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
 from tests.helpers import execute, one, stored_keys
-from tests.tasks.moves import POLICY as MOVES
-from tests.tasks.moves import WHY, everything
+from tests.tasks.relocation.moves import POLICY as MOVES
+from tests.tasks.relocation.moves import WHY, everything
 from tests.wires import Clock, wired
 
 POLICY = RetentionPolicy()
@@ -148,7 +148,7 @@ def test_rules_of_the_others_are_written(sweep: Sweep, location: OpenLocation, c
 
 
 def test_an_erasure_looks_into_every_store(sweep: Sweep, catalog: CatalogDatabase, new_job) -> None:  # type: ignore[no-untyped-def]
-    from tasks.deletion import apply_erasure
+    from tasks.removal.deletion import apply_erasure
 
     job, owner = new_job(b"content"), one(catalog, "SELECT id FROM api_keys")
     sweep.left_out["cold"] = StoreUnavailableError("it is down")

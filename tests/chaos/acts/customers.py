@@ -18,9 +18,9 @@ from blocks.object_store.transfer import put_bytes
 from tasks.access import issue_download_url
 from tasks.customers import set_quota
 from tasks.downloads import bulk_download
-from tasks.ingest import ingest_videos
-from tasks.outputs import register_outputs
-from tasks.uploads import complete_upload, issue_upload_url
+from tasks.intake.ingest import ingest_videos
+from tasks.intake.outputs import register_outputs
+from tasks.intake.uploads import complete_upload, issue_upload_url
 from tests.chaos.acts.act import Act
 from tests.chaos.acts.moving import moved_and_compressed
 from tests.chaos.world import CUSTOMER, World

@@ -9,11 +9,11 @@ from blocks.object_store.copying import copy
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import IntegrityPolicy, TierPolicy
-from tasks import reconcile, reconcile_judge, verify
 from tasks.analytics.snapshot import refresh
 from tasks.declaring import probe_store
+from tasks.drift import judge, reconcile, verify
+from tasks.drift.repairs import apply_repairs
 from tasks.publishing import publish
-from tasks.repairs import apply_repairs
 from tests.chaos.acts.act import Act
 from tests.chaos.world import World
 from tests.helpers import execute, one, rows
@@ -56,8 +56,8 @@ def _reconcile(world: World) -> None:
             parts = reconcile.plan_ranges(world.catalog, location, POLICY)
             seen = [reconcile.look_through(world.catalog, location, POLICY, part, grace=NO_GRACE) for part in parts]
             looked.append((location, seen))
-        found = reconcile_judge.put_together(world.catalog, looked)
-        plan = reconcile_judge.plan_repairs(found, world.catalog.transaction(drift.labels))
+        found = judge.put_together(world.catalog, looked)
+        plan = judge.plan_repairs(found, world.catalog.transaction(drift.labels))
         apply_repairs(sweep, POLICY, found, plan, grace=NO_GRACE)
 
 

@@ -8,15 +8,15 @@ from uuid import UUID
 
 from blocks.object_store.block import MIB
 from blocks.policies import CompressionPolicy, RelocationPolicy, TierPolicy
-from tasks.compression import find_compressible, plan_compression
-from tasks.ingest import ingest_videos
-from tasks.intents import recover
-from tasks.migration import Migration, find_jobs, plan_migration, take_over
-from tasks.moving import Mark, Move, collect_records, mark_through, move_batch, split, sum_up
-from tasks.rehydrate import rehydrate_job
+from tasks.intake.ingest import ingest_videos
+from tasks.relocation.compression import find_compressible, plan_compression
+from tasks.relocation.intents import recover
+from tasks.relocation.migration import Migration, find_jobs, plan_migration, take_over
+from tasks.relocation.moving import Mark, Move, collect_records, mark_through, move_batch, split, sum_up
+from tasks.relocation.rehydrate import rehydrate_job
+from tasks.relocation.tiering import find_idle, plan_tiers
 from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
-from tasks.tiering import find_idle, plan_tiers
 from tests.chaos.acts.act import Act
 from tests.chaos.world import CUSTOMER, World
 from tests.helpers import execute

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import RetentionPolicy
-from tasks.deletion import (
+from tasks.removal.deletion import (
     Wanted,
     apply_deletion,
     apply_erasure,
@@ -16,7 +16,7 @@ from tasks.deletion import (
     plan_undelete,
     select,
 )
-from tasks.lifecycle import apply_rules
+from tasks.removal.lifecycle import apply_rules
 from tests.chaos.acts.act import Act
 from tests.chaos.world import World
 from tests.helpers import execute, rows

@@ -14,7 +14,7 @@ from blocks.catalog.findings import Found, record_findings
 from blocks.policies import IngestPolicy
 from tasks.analytics import snapshot
 from tasks.customers import create_key, set_quota
-from tasks.ingest import ingest_videos
+from tasks.intake.ingest import ingest_videos
 from tasks.stores import OpenLocation
 from tests.helpers import execute, one, rows, write_video
 from tests.tasks.analytics.taking import NOW, content, take

@@ -19,13 +19,13 @@ from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import head, put_bytes
 from blocks.policies import IngestPolicy, IntegrityPolicy, RetentionPolicy
-from tasks import intake
 from tasks.backups.aftermath import Aftermath, claim_buckets, reconcile_restored, restore_metadata
 from tasks.backups.cutover import require_settled
-from tasks.cleanup import find_due
-from tasks.ingest import ingest_videos
-from tasks.purging import purge_released
-from tasks.reconcile import orphans_before
+from tasks.drift.reconcile import orphans_before
+from tasks.intake import taking_in as intake
+from tasks.intake.ingest import ingest_videos
+from tasks.removal.cleanup import find_due
+from tasks.removal.purging import purge_released
 from tasks.stores import OpenLocation, open_location, require_own
 from tasks.sweeping import Sweep
 from tests.helpers import assert_sound, execute, one, rows, write_video

@@ -27,7 +27,7 @@ from tasks.backups.cutover import cut_over, drop_leftovers, reopen, require_owne
 from tasks.backups.replacing import plan_replacement
 from tasks.backups.restoring import Restoring, name_beside, restore_beside
 from tasks.backups.taking import Making, take_backup
-from tasks.ingest import ingest_videos
+from tasks.intake.ingest import ingest_videos
 from tasks.stores import OpenLocation
 from tests.helpers import execute, one, rows, write_video
 from tests.tasks.backups.conftest import FAST, NO_WAIT

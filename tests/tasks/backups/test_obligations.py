@@ -24,7 +24,7 @@ from tasks.stores import OpenLocation, open_location
 from tasks.sweeping import Sweep
 from tests.helpers import execute, one, rows
 from tests.tasks.backups.conftest import NO_WAIT
-from tests.tasks.removals import delete
+from tests.tasks.removal.removals import delete
 
 EVIDENCE = "SELECT at, what, backup, ok, seconds, bytes, because, run, details FROM backup_checks ORDER BY at"
 

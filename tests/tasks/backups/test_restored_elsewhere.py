@@ -14,15 +14,15 @@ from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
 from blocks.policies import CompressionPolicy, IngestPolicy, IntegrityPolicy
 from tasks.backups.aftermath import Aftermath, claim_buckets, reconcile_restored
-from tasks.compression import find_compressible, plan_compression
-from tasks.intents import recover
-from tasks.migration import Migration, find_jobs, plan_migration
-from tasks.moving import Move, move_batch, split
-from tasks.outputs import register_outputs
+from tasks.intake.outputs import register_outputs
+from tasks.relocation.compression import find_compressible, plan_compression
+from tasks.relocation.intents import recover
+from tasks.relocation.migration import Migration, find_jobs, plan_migration
+from tasks.relocation.moving import Move, move_batch, split
 from tasks.stores import Locations, OpenLocation, open_location
 from tasks.sweeping import Sweep
 from tests.helpers import assert_sound, execute, one, rows, stored_keys, write_outputs, write_video
-from tests.tasks.moves import POLICY, end_urls
+from tests.tasks.relocation.moves import POLICY, end_urls
 
 SHRINKS = CompressionPolicy(after_days=1, idle_days=0, smallest_bytes=0, least_gain_percent=0, sample_objects=0)
 

@@ -38,7 +38,7 @@ from tasks.backups.metadata import list_of
 from tasks.backups.retention import remove_backup
 from tasks.backups.taking import Taken
 from tasks.backups.verifying import verify_backup
-from tasks.purging import purge_released
+from tasks.removal.purging import purge_released
 from tasks.stores import OpenLocation
 from tests.helpers import execute, one, rows
 from tests.tasks.backups.conftest import FAST, contents

@@ -1,0 +1,1 @@
+"""The command line, `python -m flows`: one module a group of commands."""

@@ -1,0 +1,1 @@
+"""Drift: where catalog and store disagree, and bytes that are not what they were; found, judged, mended."""

@@ -1,0 +1,1 @@
+"""Removal: jobs into the trash and out of it, and space given back, each by a rule that is named."""

@@ -1,0 +1,42 @@
+"""What is found to compress, and what the kinds that are left alone would gain."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from uuid import UUID
+
+import pytest
+
+from blocks.object_store.block import MIB
+from blocks.object_store.deletion import delete_keys
+from blocks.policies import CompressionPolicy
+from tasks.relocation.compression import find_compressible, plan_compression
+from tasks.stores import Locations, OpenLocation
+from tasks.sweeping import Sweep
+from tests.helpers import execute, one
+
+
+@pytest.mark.parametrize(
+    ("video", "gain"),
+    [(b"a" * MIB, "(16 KiB) would get 99.9 % smaller, all of it 1022.6 KiB"),
+     (os.urandom(MIB), "(16 KiB) would get 0.0 % smaller, all of it 0 B"),
+     (b"a" * 100, "compressed already by its nature")],
+    ids=["blanks", "noise", "too small to tell"],
+)  # fmt: skip
+def test_what_videos_would_gain_is_told_by_a_sample_of_them(
+    sweep: Sweep, location: OpenLocation, new_job: Callable[[bytes], UUID], video: bytes, gain: str
+) -> None:
+    new_job(video)
+    execute(sweep.catalog, "UPDATE jobs SET status = 'completed', completed_at = now() - interval '400 days'")
+    policy = CompressionPolicy()
+
+    def left_alone() -> str:
+        facts = find_compressible(sweep, Locations(sweep.catalog, location), policy)
+        (item,) = plan_compression(facts, policy).plan.skipped
+        return item.because
+
+    assert left_alone().endswith(gain)
+    # A sample that cannot be read is no reason to fail.
+    delete_keys(location.store, [one(sweep.catalog, "SELECT key FROM stored_objects")])
+    assert left_alone() == "compressed already by its nature"
