@@ -80,7 +80,8 @@ def test_a_location_whose_bucket_is_gone_can_be_retired(
     store = location.store.model_copy(update={"bucket": bucket, "prefix": ""})
     store.s3.create_bucket(Bucket=bucket)
     gone = probe_store(catalog, store, "gone")
-    monkeypatch.setattr("tasks.declaring.load_block", lambda *_: store)  # a block's name, which nobody saved here
+    for module in ("declaring", "stores"):  # a block's name, which nobody saved here
+        monkeypatch.setattr(f"tasks.{module}.load_block", lambda *_: store)
     execute(catalog, "UPDATE locations SET moved_to = :main WHERE name = 'gone'", main=location.place.id)
     execute(
         catalog,
