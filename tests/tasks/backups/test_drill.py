@@ -100,6 +100,21 @@ def test_damage_of_a_file_hides_nothing_that_was_rotten_before(  # type: ignore[
     assert take().copied == 1, "the next one is not made of it"
 
 
+def test_a_drill_that_is_killed_before_it_is_written_down_has_damage_count_already(  # type: ignore[no-untyped-def]  # fixtures
+    catalog, job, take, vault, catalog_id, listed, monkeypatch
+) -> None:
+    made = take().manifest
+    put_bytes(vault, f"{folder_of(catalog_id, made.id)}/{made.files[0].name}", b"rotten", {})
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(drill, "_record", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_drill(catalog, Restoring(vault, made, catalog, FAST))
+    assert not listed().all[0].good
+
+
 def test_a_backup_that_is_let_go_while_it_is_drilled(catalog, job, take, vault, catalog_id, listed) -> None:  # type: ignore[no-untyped-def]  # fixtures
     made = take().manifest
     remove_folder(vault, catalog_id, made.id)
