@@ -6,8 +6,9 @@ import re
 from typing import TypeVar
 
 from prefect.blocks.core import Block
+from pydantic import ValidationError
 
-from blocks.errors import NotFoundError
+from blocks.errors import InvalidInputError, NotFoundError
 from blocks.units import shown
 
 B = TypeVar("B", bound=Block)
@@ -18,6 +19,7 @@ def load_block(kind: type[B], name: str) -> B:
 
     Raises:
         NotFoundError: no such block; the message lists those that exist.
+        InvalidInputError: what was saved is refused by the block's own rules, which Prefect's server does not know.
     """
     from prefect.exceptions import ObjectNotFound
 
@@ -30,9 +32,23 @@ def load_block(kind: type[B], name: str) -> B:
         if isinstance(error, ValueError) and "Unable to find block document" not in str(error):
             raise
         raise _unknown(kind, name) from error
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, ValidationError):
+            raise
+        raise InvalidInputError(
+            f"the block {kind.get_block_type_slug()}/{name} is refused: {why_invalid(error.__cause__)}; "
+            "change it under Blocks in the Prefect UI"
+        ) from None
     if not isinstance(loaded, kind):
         raise NotFoundError(f"the block {name} is not a {kind.__name__}")
     return loaded
+
+
+def why_invalid(error: ValidationError) -> str:
+    """Which field is wrong and why, in one line; never what it was."""
+    return "; ".join(
+        f"{'.'.join(map(str, one['loc']))}: {one['msg']}" if one["loc"] else one["msg"] for one in error.errors()
+    )
 
 
 _IS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", flags=re.ASCII)

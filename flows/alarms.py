@@ -30,6 +30,7 @@ from flows.events import (
     RUN_FAILED,
     UNSOUND,
 )  # fmt: skip
+from flows.schedules import TAG
 
 PREFIX = "transcode-flow: "
 FORMERLY = {"still no good backup": "no good backup at all"}
@@ -40,9 +41,11 @@ BODY = (
 )
 NIGHT, WEEK = timedelta(hours=26), timedelta(days=8)
 SILENT = timedelta(minutes=9)
-"""Runs send a heartbeat every 30 s; a busy machine may be late with some of them."""
+"""Runs send a heartbeat every three minutes, or more often; a busy machine may be late with some of them."""
 LOST_PENDING = timedelta(minutes=15)
 RUN = "prefect.flow-run"
+OURS = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
+"""Whatever else runs on the same Prefect server is nobody's business here."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,8 @@ def wanted(
         "a run wants approval": Wanted(_on(APPROVAL), "A run is suspended until somebody answers on its page."),
         "a scheduled run failed": Wanted(_on(RUN_FAILED), "What it was to do was not done, or not all of it."),
         "a run is late": Wanted(
-            EventTrigger(posture=Posture.Reactive, expect={f"{RUN}.Late"}, threshold=1, within=timedelta(0),
-                         for_each={"prefect.resource.id"}),
+            EventTrigger(posture=Posture.Reactive, match_related=OURS, expect={f"{RUN}.Late"}, threshold=1,
+                         within=timedelta(0), for_each={"prefect.resource.id"}),
             "A scheduled run has not started: no worker takes runs of its work pool.",
         ),
         "a nightly flow did not run": Wanted(
@@ -106,14 +109,16 @@ def wanted(
         ),
         # States have names of our own, such as Partial: any event of the run says that it is not lost.
         "a run stands still": Wanted(
-            EventTrigger(posture=Posture.Proactive, after={f"{RUN}.heartbeat"}, expect={f"{RUN}.*"},
-                         within=silent or SILENT, threshold=1, for_each={"prefect.resource.id"}),
+            EventTrigger(posture=Posture.Proactive, match_related=OURS, after={f"{RUN}.heartbeat"},
+                         expect={f"{RUN}.*"}, within=silent or SILENT, threshold=1,
+                         for_each={"prefect.resource.id"}),
             "Its process is gone without a word; it is marked as crashed, and the next run finishes its work.",
             crashes_run=True,
         ),
         "a run never started": Wanted(
-            EventTrigger(posture=Posture.Proactive, after={f"{RUN}.Pending"}, expect={f"{RUN}.*"},
-                         within=silent or LOST_PENDING, threshold=1, for_each={"prefect.resource.id"}),
+            EventTrigger(posture=Posture.Proactive, match_related=OURS, after={f"{RUN}.Pending"},
+                         expect={f"{RUN}.*"}, within=silent or LOST_PENDING, threshold=1,
+                         for_each={"prefect.resource.id"}),
             "A worker took it and was lost before it began; it is marked as crashed.",
             crashes_run=True,
         ),

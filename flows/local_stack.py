@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from blocks.embedded import Endpoints, Stack
-from blocks.errors import RefusedError, TerminalError, TransientError
+from blocks.errors import NotFoundError, RefusedError, TerminalError, TransientError
 
 if TYPE_CHECKING:
     from blocks.catalog import CatalogDatabase
@@ -108,6 +108,7 @@ def save_blocks(endpoints: Endpoints, *, source_roots: str) -> None:
 
     from blocks.catalog import CatalogDatabase
     from blocks.encryption import BackupKey
+    from blocks.loading import load_block
     from blocks.object_store import ObjectStore
     from blocks.policies import POLICIES, IngestPolicy
     from tasks.declaring import probe_store
@@ -129,8 +130,8 @@ def save_blocks(endpoints: Endpoints, *, source_roots: str) -> None:
         _create_bucket(store.model_copy(update={"bucket": bucket}))
     for policy in POLICIES:
         try:
-            existing = cast(Block, policy.load("default"))
-        except ValueError:
+            existing: Block = load_block(policy, "default")
+        except NotFoundError:
             existing = policy()
         if isinstance(existing, IngestPolicy):
             existing.source_roots = _joined(existing.source_roots, source_roots)
@@ -179,12 +180,12 @@ def prepare_example(stack: Stack, database: str, name: str, *, again: bool) -> C
     endpoints = stack.endpoints()
     catalog = CatalogDatabase(host=str(endpoints.postgres_folder), username="postgres", database=database)
     store = ObjectStore(credentials=MinIOCredentials.load("main"), endpoint_url=endpoints.s3_url, bucket=name)
+    _create_bucket(store)
     if again:
         with maintenance(catalog) as connection:
             drop_database(connection, database)
         store.s3.delete_object(Bucket=name, Key=IDENTITY_KEY)
     prepare_catalog(stack, endpoints, database)
-    _create_bucket(store)
     store.save(name, overwrite=True)
     catalog.save(name, overwrite=True)
     probe_store(catalog, store, name)

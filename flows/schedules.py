@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterTags,
     FlowRunFilter,
     FlowRunFilterDeploymentId,
     FlowRunFilterState,
@@ -16,6 +18,9 @@ from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.sorting import FlowRunSort
 
 MOST_DEPLOYMENTS = 200
+TAG = "transcode-flow"
+"""What every deployment of the project is tagged with: others may use the same Prefect server."""
+OURS = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
 WAITS = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
 
 
@@ -28,10 +33,10 @@ class Scheduled:
 
 
 def list_scheduled() -> list[Scheduled]:
-    """All of them, what comes first at the top, and what never comes before that."""
+    """All of ours, what comes first at the top, and what never comes before that."""
     found = []
     with get_client(sync_client=True) as client:
-        for one in client.read_deployments(limit=MOST_DEPLOYMENTS):
+        for one in client.read_deployments(deployment_filter=OURS, limit=MOST_DEPLOYMENTS):
             if one.paused or not any(schedule.active for schedule in one.schedules):
                 continue
             runs = client.read_flow_runs(

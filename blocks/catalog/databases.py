@@ -165,27 +165,30 @@ def end_sessions(connection: Connection, name: str, *, but: int = 0) -> None:
     deadline = time.monotonic() + SESSIONS_END_SECONDS
     refused = ""
     while True:
-        try:
-            connection.execute(
-                text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {_CLIENTS}"),
-                {"name": name, "but": but},
-            )
-        except DBAPIError as error:
-            refused = first_line(error)
         left = connection.execute(
-            text(f"SELECT pid, usename, application_name FROM pg_stat_activity WHERE {_CLIENTS} LIMIT 5"),
+            text(f"SELECT pid, usename, application_name FROM pg_stat_activity WHERE {_CLIENTS}"),
             {"name": name, "but": but},
         ).all()
         if not left:
             return
         if time.monotonic() >= deadline:
-            who = ", ".join(f"{row.usename} {row.application_name} (pid {row.pid})".strip() for row in left)
+            who = ", ".join(f"{row.usename} {row.application_name} (pid {row.pid})".strip() for row in left[:5])
             raise RefusedError(f"sessions in {name} do not end: {who}{f'; {refused}' if refused else ''}")
+        for one in left:
+            # Each by itself: that one may not be ended keeps none of the others.
+            try:
+                connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": one.pid})
+            except DBAPIError as error:
+                refused = first_line(error)
         time.sleep(0.05)
 
 
-# An autovacuum worker may be ended by a superuser only; renaming a database sends it away by itself.
-_CLIENTS = "datname = :name AND pid <> :but AND backend_type IN ('client backend', 'walsender')"
+# An autovacuum worker, which is nobody's, may be ended by a superuser only; renaming a database sends it away.
+# Of sessions of other roles a role that is no superuser is not told what they are.
+_CLIENTS = (
+    "datname = :name AND pid <> :but AND usesysid IS NOT NULL "
+    "AND coalesce(backend_type, 'client backend') IN ('client backend', 'walsender')"
+)
 
 
 def swap_names(connection: Connection, name: str, *, beside: str, kept_as: str) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from blocks.catalog.block import CatalogDatabase, is_interrupted
 from blocks.catalog.housekeeping import LOG_MONTHS_AHEAD
 from blocks.catalog.readers import grant_readers
-from blocks.errors import SchemaError
+from blocks.errors import RefusedError, SchemaError
 
 TABLES = (
     "catalog_identity", "api_keys", "jobs", "locations", "stored_objects", "reservations", "uploads", "relocations",
@@ -26,6 +26,8 @@ TABLES = (
 )  # fmt: skip
 """What a catalog of this revision has."""
 _MIGRATION_LOCK = 0x7472616E73636F64  # "transcod": two deployments at once migrate one after the other
+LOCK_SECONDS = 30
+"""How long a migration waits for a table."""
 _checked: set[str] = set()
 
 
@@ -60,6 +62,7 @@ def upgrade(catalog: CatalogDatabase) -> str:
 
     Raises:
         SchemaError: the database was migrated by a newer version, or lost a table.
+        RefusedError: it is not UTF-8, or not the role's; or somebody kept a table for longer than `LOCK_SECONDS`.
         CatalogUnavailableError: the connection was lost; what was begun is undone.
     """
     try:
@@ -67,6 +70,11 @@ def upgrade(catalog: CatalogDatabase) -> str:
     except DBAPIError as error:
         if is_interrupted(error):
             raise catalog.unavailable(error) from error
+        if getattr(error.orig, "pgcode", "") == "55P03":
+            raise RefusedError(
+                f"a table of {catalog.database} was in use for {LOCK_SECONDS} s, by a backup or a long query: wait for "
+                "its end, and run it again"
+            ) from error
         raise
     _checked.discard(str(catalog.url()))
     require_whole(catalog)
@@ -82,6 +90,10 @@ def _upgrade(catalog: CatalogDatabase) -> None:
         found = current_revision(catalog)
         if found is not None and found not in _known_revisions():
             raise SchemaError(_unknown(catalog, found))
+        _require_owned(connection, catalog)
+        # Who waits for a table lets everybody else wait who comes after.
+        connection.execute(text(f"SET lock_timeout = '{LOCK_SECONDS}s'"))
+        connection.commit()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         connection.execute(
@@ -91,6 +103,27 @@ def _upgrade(catalog: CatalogDatabase) -> None:
         # New tables, and a catalog that was restored: whoever may read the figures goes on reading them.
         grant_readers(connection)
         connection.commit()
+
+
+def _require_owned(connection: Connection, catalog: CatalogDatabase) -> None:
+    encoding, may_create = connection.execute(
+        text(
+            "SELECT pg_encoding_to_char(d.encoding), has_database_privilege(d.oid, 'CREATE') AND EXISTS ("
+            "       SELECT 1 FROM pg_namespace n WHERE n.nspname = 'public' AND has_schema_privilege(n.oid, 'CREATE')) "
+            "  FROM pg_database d WHERE d.datname = current_database()"
+        )
+    ).one()
+    connection.commit()
+    if encoding != "UTF8":
+        raise RefusedError(
+            f"the database {catalog.database} is encoded as {encoding}, and names of files need UTF-8: make it with "
+            f"CREATE DATABASE {catalog.database} TEMPLATE template0 ENCODING 'UTF8'"
+        )
+    if not may_create:
+        raise RefusedError(
+            f"the role {catalog.username} may not create in the database {catalog.database}: have its owner run "
+            f"ALTER DATABASE {catalog.database} OWNER TO {catalog.username}"
+        )
 
 
 def require_current_schema(catalog: CatalogDatabase) -> None:

@@ -39,7 +39,8 @@ def create_reader(catalog: CatalogDatabase, name: str) -> str:
 
     Raises:
         InvalidInputError: the name is none for a role, or the catalog's own.
-        RefusedError: there is a role of this name that is no analyst, or the catalog's role may not make any.
+        RefusedError: there is a role of this name that is no analyst, or the catalog's role may not make any; or the
+            schema `public` is open to everybody.
     """
     if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", name, flags=re.ASCII) or name.startswith("pg_"):
         raise InvalidInputError(
@@ -64,6 +65,14 @@ def create_reader(catalog: CatalogDatabase, name: str) -> str:
         _run(connection, f"{verb} ROLE %I LOGIN PASSWORD %L", name, verifier)
         if not known:
             _run(connection, f"GRANT {group} TO %I", name)
+            # So that a restore can end the analyst's sessions, and see them at all.
+            _run(connection, "GRANT %I TO CURRENT_USER", name)
+        if connection.execute(text("SELECT has_schema_privilege(:name, 'public', 'CREATE')"), {"name": name}).scalar():
+            # A function of theirs in there would be run with the rights of whoever calls one of that name.
+            raise RefusedError(
+                "everybody may create in the schema public of this database, as before PostgreSQL 15, and so could "
+                f"read all of it: have a superuser run REVOKE CREATE ON SCHEMA public FROM PUBLIC in {catalog.database}"
+            )
         # Against mistakes; what keeps the catalog safe are the rights it does not have.
         _run(connection, "ALTER ROLE %I SET default_transaction_read_only = on", name)
         _run(connection, f"ALTER ROLE %I SET statement_timeout = '{STATEMENT_MINUTES}min'", name)

@@ -32,7 +32,7 @@ def environment(home: Path, port: int) -> dict[str, str]:
         # The newer pages of Prefect 3.8.8 save a block's nested credentials as the asterisks that they show.
         "PREFECT_SERVER_UI_V2_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        "PREFECT_RUNNER_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     }
 
 
@@ -48,7 +48,7 @@ def start_prefect(
     home.mkdir(parents=True, exist_ok=True)
     # Not SQLite: from about a thousand task runs on it answers "database is locked".
     database = f"postgresql+asyncpg://postgres@/prefect?host={quote(str(socket_folder))}"
-    env = environment(home, port) | {"PREFECT_API_DATABASE_CONNECTION_URL": database}
+    env = environment(home, port) | {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database}
     env.pop("PREFECT_API_URL")
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port)]
     running = start(command, log=log, env=env, cwd=home, begun=begun)

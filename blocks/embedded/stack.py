@@ -49,14 +49,18 @@ class Stack:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
         self.data = self.folder / "pg"
+
+    def start(self, *, prefect: bool = True, say: Callable[[str], None] = lambda line: None) -> Endpoints:
+        """Start every part that is not running; addresses stay what they were, unless somebody took a port.
+
+        Raises:
+            InvalidInputError: the folder's path is too long for a socket in it.
+        """
         if len(os.fsencode(self.data)) > LONGEST_SOCKET_FOLDER:
             raise InvalidInputError(
                 f"the path {self.data} is too long for PostgreSQL's socket ({LONGEST_SOCKET_FOLDER} bytes at most); "
                 "set TRANSCODE_FLOW_HOME to a shorter folder"
             )
-
-    def start(self, *, prefect: bool = True, say: Callable[[str], None] = lambda line: None) -> Endpoints:
-        """Start every part that is not running; addresses stay what they were, unless somebody took a port."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._state() as state:
             say("PostgreSQL")

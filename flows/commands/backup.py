@@ -27,6 +27,8 @@ from flows.commands.options import (
 from flows.local_stack import use_local_prefect
 
 if TYPE_CHECKING:
+    from prefect.blocks.core import Block
+
     from tasks.backups.listing import Backup
 
 LARGEST_SETTINGS_BYTES = 16 * 1024**2
@@ -159,23 +161,31 @@ def backup_settings(
 
 
 def _save_policies(said: dict[str, dict[str, dict[str, object]]]) -> list[str]:
-    from blocks.loading import block_names
+    from blocks.loading import block_names, load_block
     from blocks.policies import POLICIES
 
     saved = []
     for kind in POLICIES:
         there = block_names(kind)
         for name, fields in said.get(kind.get_block_type_slug(), {}).items():
-            if name in there:
-                continue
+            block = f"{kind.get_block_type_slug()}/{name}"
             try:
-                kind(**fields).save(name)
+                wanted = kind(**fields)
             except ValueError:  # of another version, which allowed what this one does not; never what it was
-                lost = f"{kind.get_block_type_slug()}/{name}"
-                err.print(f"[yellow]{lost} is not saved: this version refuses some of its values[/]", highlight=False)
+                err.print(f"[yellow]{block} is not saved: this version refuses some of its values[/]", highlight=False)
                 continue
-            saved.append(f"{kind.get_block_type_slug()}/{name}")
+            if name not in there:
+                wanted.save(name)
+                saved.append(block)
+            elif not _is_same(load_block(kind, name), wanted):
+                err.print(f"[yellow]{block} is there, and differs: it is left as it is[/]", highlight=False)
     return saved
+
+
+def _is_same(one: Block, other: Block) -> bool:
+    """Whether they hold the same; under which name a block is saved is no part of it."""
+    fields = set(type(one).model_fields)
+    return one.model_dump(include=fields) == other.model_dump(include=fields)
 
 
 @backup_app.command("key")

@@ -13,8 +13,9 @@ from uuid import UUID
 import typer
 from pydantic import SecretStr, ValidationError
 
-from blocks.errors import InvalidInputError, RefusedError
+from blocks.errors import InvalidInputError, NotFoundError, RefusedError
 from blocks.units import shown
+from flows.commands.console import err
 from flows.local_stack import use_local_prefect
 
 if TYPE_CHECKING:
@@ -86,6 +87,10 @@ def open_backups(
     policy: str = "default",
 ) -> Opened:
     """By blocks, or by addresses where no Prefect server is left."""
+    if endpoint and not store_url:
+        raise InvalidInputError("--endpoint is the server of --store-url; without that, a block says where backups are")
+    if store_url and (backups, catalog, policy) != ("backups", "main", "default"):
+        raise InvalidInputError("--backups, --catalog and --policy name blocks: leave them out with --store-url")
     if not store_url:
         use_local_prefect()  # before anything imports Prefect, which reads its settings then
     from blocks.policies import BackupPolicy
@@ -99,7 +104,14 @@ def open_backups(
     from blocks.loading import load_block
     from blocks.object_store import ObjectStore
 
-    rules = load_block(BackupPolicy, policy)
+    try:
+        rules = load_block(BackupPolicy, policy)
+    except NotFoundError:
+        if policy != "default":
+            raise
+        # What was lost with Prefect may be in the very backups that are asked for.
+        err.print("[yellow]no Backup Policy default is saved: what it starts with is taken[/]", highlight=False)
+        rules = BackupPolicy()
     if key is None and rules.encryption_key:
         key = load_block(BackupKey, rules.encryption_key)
     return Opened(
@@ -122,7 +134,7 @@ def _store_at(url: str, endpoint: str) -> ObjectStore:
         if not user or not secret:
             raise RefusedError(f"no keys for {endpoint}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
         credentials = MinIOCredentials(minio_root_user=user, minio_root_password=secret)
-    region = os.environ.get("AWS_REGION", "us-east-1")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     try:
         return ObjectStore(
             credentials=credentials, bucket=parts.netloc, prefix=parts.path, endpoint_url=endpoint, region=region
@@ -132,10 +144,9 @@ def _store_at(url: str, endpoint: str) -> ObjectStore:
 
 
 def _told(error: ValueError) -> str:
-    """Which field is wrong and why, in one line; never what it was."""
-    if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-    return str(error)
+    from blocks.loading import why_invalid
+
+    return why_invalid(error) if isinstance(error, ValidationError) else str(error)
 
 
 def _database_at(url: str) -> CatalogDatabase:

@@ -88,6 +88,13 @@ def save_policy(policy: Block) -> None:
     save_block(policy, "default")
 
 
+def delete_policy(kind: type[Block]) -> None:
+    """Leave this test without a default of this type; the next one finds the usual one again."""
+    kind.delete("default")
+    _changed.add(kind)
+    _saved.pop((kind, "default"), None)
+
+
 @pytest.fixture
 def vault(
     saved: str, default_blocks: MinIOCredentials, store: ObjectStore, catalog: CatalogDatabase

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 from prefect import flow
+from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import BlockDocumentUpdate
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.locations import declare_place
+from blocks.errors import InvalidInputError
 from blocks.loading import block_names, load_block
 from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.listing import list_prefix
-from blocks.policies import AccessPolicy, BackupPolicy, IngestPolicy
+from blocks.policies import AccessPolicy, BackupPolicy, IngestPolicy, RetentionPolicy
 from tasks.backups.listing import list_backups
 from tasks.backups.restoring import Restoring, name_beside
 from tasks.intake.outputs import register_outputs
 from tasks.stores import OpenLocation
 from tests.flows.commands.test_app import run
-from tests.flows.conftest import save_policy
+from tests.flows.conftest import delete_policy, save_policy
 from tests.flows.test_flows import latest_artifact
 from tests.helpers import execute, one, write_outputs
 
@@ -103,10 +108,45 @@ def test_policies_come_back_from_a_backup(vault: ObjectStore, saved: str) -> Non
     assert load_block(IngestPolicy, "nightly").batch_files == 7
     # What is there is not touched: somebody may have changed it since.
     IngestPolicy(batch_files=8).save("nightly", overwrite=True)
-    assert "saved" not in run("backup", "settings", "--save").stderr
+    # Nothing is left but the backups, and a Prefect server in which nobody has saved a policy yet.
+    delete_policy(BackupPolicy)
+    told = run("backup", "settings", "--save").stderr
+    assert "no Backup Policy default is saved: what it starts with is taken" in told
+    assert "ingest-policy/nightly is there, and differs: it is left as it is" in told
+    assert "saved ingest-policy" not in told
+    assert "ingest-policy/default" not in told, "that one is the same"
+    assert "saved backup-policy/default" in told
     assert load_block(IngestPolicy, "nightly").batch_files == 8
     IngestPolicy.delete("nightly")
     assert "nightly" not in block_names(IngestPolicy)
+
+
+def test_a_block_that_is_refused_is_named_and_keeps_nothing_else_from_its_work(
+    catalog: CatalogDatabase, vault: ObjectStore, saved: str
+) -> None:
+    """Prefect's server saves from its pages what the block itself would refuse."""
+    from flows.backup import backup
+
+    with save_unchecked(RetentionPolicy(), "strange", abandoned_hours=96, multipart_days=3):
+        with pytest.raises(InvalidInputError, match="the block retention-policy/strange is refused: .*multipart_days"):
+            load_block(RetentionPolicy, "strange")
+        assert backup(kind="catalog", return_state=True).name == "Completed"
+    with save_unchecked(vault, "crooked", endpoint_url="minio.internal:9000"):
+        assert backup(kind="catalog", return_state=True).name == "Completed", "nothing uses that store"
+        failed = backup(kind="catalog", backups="crooked", return_state=True)
+        assert "the block object-store/crooked is refused: endpoint_url" in str(failed.message)
+
+
+@contextmanager
+def save_unchecked(block: Block, name: str, **fields: object) -> Iterator[None]:
+    """A block as somebody types it in Prefect's pages."""
+    block.save(name, overwrite=True)
+    with get_client(sync_client=True) as client:
+        kind = type(block).get_block_type_slug()
+        document = client.read_block_document_by_name(name, kind, include_secrets=True)
+        client.update_block_document(document.id, BlockDocumentUpdate(data={**document.data, **fields}))
+    yield
+    type(block).delete(name)
 
 
 def test_a_policy_that_this_version_refuses_keeps_no_other_from_coming_back(vault: ObjectStore, saved: str) -> None:

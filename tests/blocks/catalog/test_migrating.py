@@ -14,7 +14,7 @@ from blocks.catalog import CatalogDatabase, block, migrating
 from blocks.catalog.housekeeping import LOG_MONTHS_AHEAD
 from blocks.catalog.migrating import TABLES
 from blocks.embedded import Endpoints
-from blocks.errors import CatalogUnavailableError, SchemaError
+from blocks.errors import CatalogUnavailableError, RefusedError, SchemaError
 from tests.helpers import execute, one, rows
 
 
@@ -72,6 +72,39 @@ def test_two_deployments_at_once(endpoints: Endpoints, sql: Callable[[str], None
     migrating.require_current_schema(catalog)
     catalog.disconnect()
     sql("DROP DATABASE two_deployments WITH (FORCE)")
+
+
+def test_a_database_that_cannot_hold_a_catalog(endpoints: Endpoints, sql: Callable[[str], None]) -> None:
+    sql("CREATE ROLE tenant LOGIN")
+    sql("CREATE DATABASE ascii OWNER tenant TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
+    sql("CREATE DATABASE another_s")
+    try:
+        for name, why in (("ascii", "ENCODING 'UTF8'"), ("another_s", "ALTER DATABASE another_s OWNER TO tenant")):
+            catalog = CatalogDatabase(host=str(endpoints.postgres_folder), username="tenant", database=name)
+            with pytest.raises(RefusedError, match=why):
+                migrating.upgrade(catalog)
+            assert migrating.current_revision(catalog) is None
+            catalog.disconnect()
+    finally:
+        for thing in ("DATABASE ascii", "DATABASE another_s", "ROLE tenant"):
+            sql(f"DROP {thing}")
+
+
+def test_a_table_that_is_in_use_is_not_waited_for_for_ever(
+    catalog: CatalogDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrating, "LOCK_SECONDS", 1)
+    month = one(
+        catalog,
+        "SELECT max(CAST(CAST(inhrelid AS regclass) AS text)) FROM pg_inherits "
+        " WHERE inhparent = 'operation_log'::regclass AND CAST(CAST(inhrelid AS regclass) AS text) ~ '[0-9]'",
+    )
+    execute(catalog, f"DROP TABLE {month}")  # so that there is something to do
+    with catalog.engine.begin() as busy:
+        busy.exec_driver_sql("LOCK TABLE operation_log IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(RefusedError, match="in use for 1 s, by a backup or a long query"):
+            migrating.upgrade(catalog)
+    assert migrating.upgrade(catalog) == migrating.head_revision()
 
 
 def test_empty_old_and_newer_schemas_are_refused(

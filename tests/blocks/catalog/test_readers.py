@@ -8,7 +8,8 @@ import psycopg2
 import pytest
 from sqlalchemy import event
 
-from blocks.catalog import CatalogDatabase
+from blocks.catalog import CatalogDatabase, databases
+from blocks.catalog.databases import end_sessions, maintenance
 from blocks.catalog.migrating import upgrade
 from blocks.catalog.readers import create_reader
 from blocks.embedded import Endpoints
@@ -91,3 +92,46 @@ def test_who_may_make_no_roles_is_told_what_to_do(catalogs: list[CatalogDatabase
         create_reader(catalogs[0], "ada")
     with pytest.raises(InvalidInputError, match="is the catalog's own role"):
         create_reader(catalogs[0], "librarian")
+
+
+def test_where_everybody_may_create_nobody_is_let_in(catalogs: list[CatalogDatabase]) -> None:
+    """As in a database that came from PostgreSQL 14: a function of theirs would be called with the owner's rights."""
+    first, _ = catalogs
+    run_as_superuser(first, "GRANT CREATE ON SCHEMA public TO PUBLIC")
+    with pytest.raises(RefusedError, match="superuser run REVOKE CREATE ON SCHEMA public FROM PUBLIC in library_one"):
+        create_reader(first, "ada")
+    run_as_superuser(first, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    assert create_reader(first, "ada")
+
+
+def test_sessions_of_analysts_end_where_a_catalog_is_replaced(
+    catalogs: list[CatalogDatabase], sql: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The role that restores is no superuser; it sees less of others' sessions."""
+    first, _ = catalogs
+    create_reader(first, "ada")
+    sql("CREATE ROLE stranger LOGIN")
+    open_there = [psycopg2.connect(host=first.host, user=user, dbname="library_one") for user in ("ada", "stranger")]
+    first.disconnect()
+    monkeypatch.setattr(databases, "SESSIONS_END_SECONDS", 1)
+    try:
+        with maintenance(first) as connection:
+            with pytest.raises(RefusedError, match=r"sessions in library_one do not end: stranger +\(pid \d+\); "):
+                end_sessions(connection, "library_one")
+            open_there.pop().close()
+            end_sessions(connection, "library_one")
+        with pytest.raises(psycopg2.OperationalError):
+            open_there[0].cursor().execute("SELECT 1")
+    finally:
+        for one in open_there:
+            one.close()
+        sql("DROP ROLE stranger")
+
+
+def run_as_superuser(catalog: CatalogDatabase, statement: str) -> None:
+    connection = psycopg2.connect(host=catalog.host, user="postgres", dbname=catalog.database)
+    try:
+        connection.autocommit = True
+        connection.cursor().execute(statement)
+    finally:
+        connection.close()

@@ -8,7 +8,7 @@ import pytest
 
 from blocks.encryption import new_key
 from blocks.errors import InvalidInputError, RefusedError
-from flows.commands.options import _database_at, _key
+from flows.commands.options import _database_at, _key, open_backups
 
 
 def test_what_a_databases_address_says_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,3 +52,11 @@ def test_a_file_of_keys(tmp_path: Path) -> None:
     file.write_text(f"{first.get_secret_value()}\n{second.get_secret_value()}\n")
     with pytest.raises(InvalidInputError, match="more than one line"):
         _key(str(file))
+
+
+def test_options_that_would_not_be_looked_at_are_refused() -> None:
+    """Somebody would restore from another place than they said."""
+    with pytest.raises(InvalidInputError, match="--endpoint is the server of --store-url"):
+        open_backups(endpoint="http://127.0.0.1:9")
+    with pytest.raises(InvalidInputError, match="leave them out with --store-url"):
+        open_backups(store_url="s3://backups", policy="nightly")
