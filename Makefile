@@ -19,7 +19,7 @@ example: up  ## a catalog with a year of history beside your own, and its report
 	@$(BIN)/python -m flows example
 
 down:  ## stop them; data stays in .local
-	@test ! -x $(BIN)/python || $(BIN)/python -m flows down
+	@test ! -e $(VENV)/.local-installed || $(BIN)/python -m flows down
 
 status: $(VENV)/.local-installed  ## what runs, and what customers store
 	@$(BIN)/python -m flows status || test $$? -eq 3
@@ -57,7 +57,8 @@ lock: $(VENV)/.dev-installed  ## choose all versions anew, with hashes and witho
 	@$(BIN)/uv pip compile $(LOCK) --extra local --extra dask --extra dev -c requirements.lock.txt pyproject.toml -o requirements-dev.lock.txt >/dev/null
 LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade
 
-clean: down  ## stop everything and remove .venv and .local, all data included
+clean:  ## stop everything and remove .venv and .local, all data included
+	@test ! -e $(VENV)/.local-installed || $(BIN)/python -m flows down
 	@rm -rf $(VENV) .local build *.egg-info
 
 $(VENV)/bin/pip:

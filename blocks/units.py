@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 from blocks.errors import InvalidInputError
@@ -20,6 +21,18 @@ def shown(value: object) -> str:
     if len(text) <= 90:
         return text
     return f"{text[:80]}…' ({len(value)} characters)" if isinstance(value, str) else f"{text[:80]}…"
+
+
+def told(source: str) -> str:
+    """A source as logs and reports may name it. What a URL carries beside its path can open it: a signature, a token, a
+    password. A few digits of its hash tell two such URLs apart.
+    """
+    # A password with a / or a ? in it, which ought to be written otherwise, is one all the same.
+    found = re.fullmatch(r"([^:/?#]*://)(.*:.*@|[^/?#]*@)?([^?#]*)([?#].*)?", source, flags=re.DOTALL)
+    if found is None or not (found.group(2) or found.group(4)):
+        return source
+    digest = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{found.group(1)}{'…@' if found.group(2) else ''}{found.group(3)}?…{digest}"
 
 
 def format_bytes(size: int | None) -> str:

@@ -26,7 +26,7 @@ def complete_upload(
 ) -> State[IngestOutcome]:
     """Take in what arrived through an upload form: copied to a key no form can write, hashed there, deduplicated.
 
-    Asked again it gives the same answer, and the form posted again later changes nothing.
+    Asked again it names the same job, as a duplicate, and the form posted again later changes nothing.
 
     Args:
         api_key: Label or id of the customer who was given the form.

@@ -14,7 +14,8 @@ from blocks.errors import ContentMismatchError, InvalidInputError, RefusedError
 from blocks.object_store.presigning import presign_get, presign_many
 from blocks.object_store.transfer import put_bytes, read_bytes
 from blocks.policies import AccessPolicy, RelocationPolicy
-from tasks.checks import check_job_id, check_kind, check_lifetime, shown
+from blocks.units import shown
+from tasks.checks import check_job_id, check_kind, check_lifetime
 from tasks.content import decode_whole
 from tasks.layout import (
     LARGEST_PLAYLIST_BYTES,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import unicodedata
@@ -10,32 +9,15 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from blocks import units
 from blocks.catalog.customers import storable
 from blocks.catalog.tables import ObjectKind
 from blocks.errors import InvalidInputError, RefusedError
-from blocks.units import format_bytes
+from blocks.units import format_bytes, shown
 
 LONGEST_FILENAME_BYTES = 255
 LARGEST_OBJECT_BYTES = 5 * 1024**4
 # Right-to-left overrides make `exe.4pm` look like `mp4.exe`.
 _BIDI = frozenset("\u061c\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
-
-
-shown = units.shown
-"""A value as an error message may carry it: quoted, escaped, cut."""
-
-
-def told(source: str) -> str:
-    """A source as logs and reports may name it. What a URL carries beside its path can open it: a signature, a token, a
-    password. A few digits of its hash tell two such URLs apart.
-    """
-    # A password with a / or a ? in it, which ought to be written otherwise, is one all the same.
-    found = re.fullmatch(r"([^:/?#]*://)(.*:.*@|[^/?#]*@)?([^?#]*)([?#].*)?", source, flags=re.DOTALL)
-    if found is None or not (found.group(2) or found.group(4)):
-        return source
-    digest = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-    return f"{found.group(1)}{'…@' if found.group(2) else ''}{found.group(3)}?…{digest}"
 
 
 def has_controls(text: str) -> bool:

@@ -12,8 +12,8 @@ from blocks.catalog import customers as rows
 from blocks.catalog.customers import Customer
 from blocks.catalog.migrating import require_current_schema
 from blocks.errors import InvalidInputError
-from blocks.units import MOST_BYTES, format_bytes, parse_bytes
-from tasks.checks import check_label, shown
+from blocks.units import MOST_BYTES, format_bytes, parse_bytes, shown
+from tasks.checks import check_label
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from blocks.object_store.listing import list_prefix
 from blocks.object_store.probing import probe, require_class
 from tasks.checks import check_class, check_location
 from tasks.layout import FOLDERS
-from tasks.ownership import claim_bucket
+from tasks.ownership import claim_bucket, may_claim
 from tasks.stores import OpenLocation, open_named, require_same_place
 
 
@@ -72,12 +72,13 @@ def probe_store(
             f"location {wanted} would be the same as {taken}, class {storage_class or 'STANDARD'} of store {name}; "
             f"give it a storage_class of its own, or probe {taken}"
         )
-    ours_before = claim_bucket(catalog, store, known=known is not None)
+    ours_before = may_claim(catalog, store, known=known is not None)
     if known is None and ours_before:
         _check_no_second_name(places, store, name)
     capabilities = probe(store)
     if storage_class:
         require_class(store, storage_class)
+    claim_bucket(catalog, store, known=known is not None)  # not before: one that is unfit is left as it was
     place = catalog.transaction(
         lambda connection: declare_place(
             connection,

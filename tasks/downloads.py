@@ -27,8 +27,8 @@ from blocks.object_store.deletion import delete_keys
 from blocks.object_store.presigning import presign_get
 from blocks.object_store.transfer import part_size, put_stream
 from blocks.policies import AccessPolicy
-from blocks.units import format_bytes
-from tasks.checks import LARGEST_OBJECT_BYTES, below_root, check_job_id, check_kind, is_path, shown
+from blocks.units import format_bytes, shown
+from tasks.checks import LARGEST_OBJECT_BYTES, below_root, check_job_id, check_kind, is_path
 from tasks.folders import Folder
 from tasks.layout import EXPORTS, PLAYLISTS, friendly_name
 from tasks.reading import File, Reading, why_unreadable

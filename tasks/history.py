@@ -10,7 +10,7 @@ from blocks.catalog.customers import storable
 from blocks.catalog.history import Event, read_history
 from blocks.errors import InvalidInputError, NotFoundError
 from blocks.policies import RetentionPolicy
-from tasks.checks import shown
+from blocks.units import shown
 
 
 @dataclass(frozen=True)

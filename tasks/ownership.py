@@ -72,8 +72,14 @@ def require_ours_lately(catalog: CatalogDatabase, store: ObjectStore) -> None:
         require_ours(catalog, store)
 
 
-def claim_bucket(catalog: CatalogDatabase, store: ObjectStore, *, known: bool) -> bool:
-    """Make a bucket this catalog's that is nobody's; whether it was this catalog's already.
+def claim_bucket(catalog: CatalogDatabase, store: ObjectStore, *, known: bool) -> None:
+    """Make a bucket this catalog's that `may_claim` lets it have."""
+    if not may_claim(catalog, store, known=known):
+        write_marker(store, catalog.transaction(read_identity))
+
+
+def may_claim(catalog: CatalogDatabase, store: ObjectStore, *, known: bool) -> bool:
+    """See that a bucket is nobody's, or this catalog's; whether it is this catalog's already.
 
     One that is not `known` to the catalog may have been declared after the backup that it was restored from: it is
     claimed again once all others are.
@@ -85,14 +91,12 @@ def claim_bucket(catalog: CatalogDatabase, store: ObjectStore, *, known: bool) -
     try:
         marker = read_marker(store)
     except NotFoundError:
-        write_marker(store, identity)
         return False
     if marker == identity.as_text():
         return True
     frozen = catalog.transaction(read_freeze)
     if known or not is_older(marker, identity) or (frozen is not None and frozen.claims_pending):
         raise _not_ours(store, marker, identity)
-    write_marker(store, identity)
     return False
 
 

@@ -128,7 +128,13 @@ class Reading:
         if early is not None:
             yield early.result()
             return
-        yield from ahead(read_stream(self._store(found), found.key))
+
+        def asked() -> Iterator[bytes]:
+            # In the thread that reads: a location that is opened for it asks its bucket, which the loop that an archive
+            # is uploaded from cannot wait for.
+            yield from read_stream(self._store(found), found.key)
+
+        yield from ahead(asked())
 
     def _moved(self, file: File, gone: NotFoundError) -> Found:
         now = self.catalog.transaction(lambda connection: find_again(connection, file.found.id))

@@ -68,7 +68,8 @@ def commit_arrivals(
     lock_customer(connection, customer_id)
     by_job = {one.job_id: one for one in arrived}
     held = settle(connection, customer_id, {one.job_id: one.keep_bytes for one in arrived}, keep_for=keep_for)
-    lapsed = [one for one in arrived if one.job_id not in held]
+    lost = _lost(connection, [one.job_id for one in arrived if one.job_id not in held])
+    lapsed = [one for one in arrived if one.job_id not in held and one.job_id not in lost]
     again = reserve(
         connection, customer_id, [(one.job_id, one.job_id, one.size_bytes + one.keep_bytes, keep_for) for one in lapsed]
     )
@@ -95,13 +96,31 @@ def commit_arrivals(
         ],
     )
     customer = lock_customer(connection, customer_id)
-    reasons = dict.fromkeys(overtaken, "another run took this job over; its work was undone")
+    reasons = lost | dict.fromkeys(overtaken, _TAKEN_OVER) | _lost(connection, list(overtaken))
     for one in lapsed:
         if one.job_id not in again:
-            reasons[one.job_id] = "the reservation lapsed, and " + customer.over_quota(
-                one.size_bytes + one.keep_bytes, one.keep_bytes
+            reasons[one.job_id] = "the reservation lapsed, and " + (
+                customer.over_quota(one.size_bytes + one.keep_bytes, one.keep_bytes)
+                if customer.disabled_at is None
+                else f"API key {customer.label} was disabled"
             )
     return reasons
+
+
+_TAKEN_OVER = "another run took this job over; its work was undone"
+
+
+def _lost(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, str]:
+    """Of jobs that were being uploaded those that are not any more, and why."""
+    rows = connection.execute(
+        text(
+            "SELECT w.id, j.id IS NULL OR j.deleted_at IS NOT NULL AS deleted "
+            "  FROM unnest(CAST(:ids AS uuid[])) AS w (id) LEFT JOIN jobs j ON j.id = w.id "
+            " WHERE j.id IS NULL OR j.deleted_at IS NOT NULL OR j.status <> 'uploading'"
+        ),
+        {"ids": [str(one) for one in job_ids]},
+    )
+    return {row.id: "the job was deleted while it was uploaded" if row.deleted else _TAKEN_OVER for row in rows}
 
 
 def fail_jobs(connection: Connection, customer_id: int, reasons: dict[UUID, str]) -> None:

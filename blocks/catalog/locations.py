@@ -92,7 +92,8 @@ def find_place(connection: Connection, name: str) -> Place:
         )
     place = _place(row)
     if connection.execute(text("SELECT retired_at FROM locations WHERE id = :id"), {"id": place.id}).scalar():
-        raise RefusedError(f"location {name} is retired; run the flow probe-store to take it into use again")
+        went = f"; its new files go to {place_name(connection, place.moved_to)}" if place.moved_to is not None else ""
+        raise RefusedError(f"location {name} is retired{went}; run the flow probe-store to take it into use again")
     return place
 
 

@@ -16,9 +16,9 @@ from blocks.catalog.facts import Span
 from blocks.catalog.frames import write_frame
 from blocks.errors import InvalidInputError, RefusedError
 from blocks.policies import TierPolicy
+from blocks.units import shown
 from tasks.analytics import shapes
 from tasks.analytics.forecast import days_to_compare, forecast
-from tasks.checks import shown
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,8 +23,7 @@ from blocks.errors import InvalidInputError, NotFoundError, StoreUnavailableErro
 from blocks.object_store.listing import Listed, list_range
 from blocks.object_store.transfer import fingerprint, head
 from blocks.policies import IntegrityPolicy
-from blocks.units import format_bytes
-from tasks.checks import shown
+from blocks.units import format_bytes, shown
 from tasks.drift.compare import JobRange, compare, split_jobs
 from tasks.drift.judge import Finding, RangeDrift, heals
 from tasks.layout import OBJECTS, job_of

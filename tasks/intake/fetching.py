@@ -15,14 +15,16 @@ from urllib.parse import urljoin, urlsplit
 from uuid import uuid4
 
 import httpx
+from botocore.exceptions import BotoCoreError
+from botocore.parsers import ResponseParserError
 
 from blocks.errors import InvalidInputError, RefusedError, SourceUnavailableError
 from blocks.object_store.budget import Budget
 from blocks.object_store.transfer import MOST_PARTS, part_size, put_stream
 from blocks.policies import GIB, IngestPolicy
-from tasks.checks import shown, told
+from blocks.units import shown, told
 from tasks.intake.pace import Pace
-from tasks.intake.sources import split_s3
+from tasks.intake.sources import no_url, split_s3
 from tasks.layout import temp_key
 from tasks.stores import OpenLocation
 
@@ -61,8 +63,8 @@ def fetch(location: OpenLocation, policy: IngestPolicy, url: str) -> Fetched:
     try:
         return _fetch(location, policy, url)
     except (httpx.InvalidURL, ValueError) as error:
-        # What Python's and httpx's parsers say of a URL that is none, or of one it redirects to.
-        raise InvalidInputError(f"{shown(told(url))} is no URL: {shown(str(error))}") from error
+        # Python's and httpx's parsers repeat of a URL that is none, or of one it redirects to, what may be a password.
+        raise InvalidInputError(f"{shown(told(url))} is no URL, or leads to none") from error
 
 
 def _fetch(location: OpenLocation, policy: IngestPolicy, url: str) -> Fetched:
@@ -104,7 +106,7 @@ def check_url(url: str, policy: IngestPolicy) -> None:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise InvalidInputError(f"{shown(told(url))} is no URL: {error}") from error
+        raise InvalidInputError(no_url(url, error)) from error
     scheme = parts.scheme.lower()
     if scheme not in policy.schemes() or scheme not in ("http", "https", "s3"):
         allowed = ", ".join(sorted(policy.schemes())) or "none"
@@ -171,7 +173,7 @@ def _s3(location: OpenLocation, url: str, largest: int) -> Iterator[tuple[int | 
         raise RefusedError(f"{shown(told(url))}: no such object") from error
     except PermissionError as error:
         raise RefusedError(f"{shown(told(url))}: the store's credentials may not read it") from error
-    except OSError as error:
+    except (OSError, BotoCoreError, ResponseParserError) as error:
         raise SourceUnavailableError(f"{shown(told(url))} could not be read: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,14 +16,13 @@ from blocks.errors import InvalidInputError, RefusedError, StorageError, is_tran
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import hash_file
 from blocks.policies import GIB, MIB, IngestPolicy
-from blocks.units import format_bytes
-from tasks.checks import shown, told
+from blocks.units import format_bytes, shown, told
 from tasks.intake.arrivals import Hashed
 from tasks.intake.fetching import check_url, fetch
 from tasks.intake.sources import RefusedSource, Source, find_sources
 from tasks.intake.taking_in import IngestOutcome, Result, settle_twins, take_in
 from tasks.parallel import in_parallel, on_cores
-from tasks.stores import OpenLocation
+from tasks.stores import OpenLocation, require_current
 from tasks.writing import LocalFile, StoredBlob
 
 BATCH_BYTES = GIB
@@ -107,6 +107,10 @@ def plan_batches(sources: Iterable[Source], *, files: int, size_bytes: int) -> l
     return batches
 
 
+_NO_SOURCE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EINVAL)
+"""What a disk says of a file that is none, or none of ours; anything else may pass."""
+
+
 def ingest_batch(
     catalog: CatalogDatabase,
     location: OpenLocation,
@@ -121,9 +125,12 @@ def ingest_batch(
 
     def read(source: Source) -> Hashed | IngestOutcome:
         try:
+            if source.path is None:
+                require_current(catalog, location)  # its bytes lie under temp/ before it is known whether they are new
             return hash_source(location, policy, source)
         except (StorageError, OSError) as error:
-            why: Result = "failed" if is_transient(error) else "refused"
+            passes = is_transient(error) or (isinstance(error, OSError) and error.errno not in _NO_SOURCE)
+            why: Result = "failed" if passes else "refused"
             return IngestOutcome(told(source.where), why, source.filename, error=_reason(error))
 
     def alone(source: Source) -> list[IngestOutcome]:

@@ -30,8 +30,8 @@ from blocks.object_store.deletion import delete_keys
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.transfer import hash_file, hash_object, read_bytes
 from blocks.policies import IngestPolicy
-from blocks.units import format_bytes
-from tasks.checks import check_job_id, shown
+from blocks.units import format_bytes, shown
+from tasks.checks import check_job_id
 from tasks.intake.healing import heal
 from tasks.intake.sources import allowed_path, walk
 from tasks.layout import LARGEST_PLAYLIST_BYTES, PLAYLIST, TEMP, Named, name_output, object_key, rewritten_key

@@ -12,7 +12,7 @@ from typing import Any
 
 from blocks.errors import SourceUnavailableError
 from blocks.policies import IngestPolicy
-from tasks.checks import shown, told
+from blocks.units import shown, told
 
 PIECE_BYTES = 1024**2
 LOOKS_A_TIMEOUT, LONGEST_LOOK_SECONDS = 4, 5.0

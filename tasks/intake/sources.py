@@ -16,7 +16,8 @@ from urllib.parse import unquote, urlsplit
 from blocks.errors import InvalidInputError, RefusedError, StorageError
 from blocks.object_store.transfer import open_regular
 from blocks.policies import IngestPolicy
-from tasks.checks import below_root, check_filename, check_sha256, is_path, shown, told
+from blocks.units import shown, told
+from tasks.checks import below_root, check_filename, check_sha256, is_path
 from tasks.intake.endings import VIDEO_ENDINGS
 
 LARGEST_MANIFEST_BYTES = 64 * 1024**2
@@ -70,7 +71,7 @@ def find_sources(
         except (StorageError, OSError) as error:
             refused.append(RefusedSource(entry.where, _reason(error)))
         except ValueError as error:  # what Python's parser says of a URL that is none
-            refused.append(RefusedSource(entry.where, f"{shown(told(entry.where))} is no URL: {error}"))
+            refused.append(RefusedSource(entry.where, no_url(entry.where, error)))
     unused = hashes.keys() - {entry.where for entry in entries} - {source.where for source in sources}
     by_name = {source.filename: hashes[source.filename] for source in sources if source.filename in hashes}
     unused -= by_name.keys()
@@ -159,6 +160,11 @@ def _manifest_rows(path: Path, text: str) -> Iterable[object]:
             raise ValueError("the top is not a list")
         return rows
     raise ValueError("its name must end in .csv, .json or .jsonl")
+
+
+def no_url(url: str, error: ValueError) -> str:
+    """What Python's parser says of a URL that is none; it repeats what may be a password."""
+    return f"{shown(told(url))} is no URL" + (f": {error}" if told(url) == url else "")
 
 
 def is_url(where: str) -> bool:

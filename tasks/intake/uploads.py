@@ -23,6 +23,7 @@ from blocks.errors import (
     OvertakenError,
     QuotaExceededError,
     RefusedError,
+    TerminalError,
 )
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.presigning import UploadForm, presign_post
@@ -106,6 +107,9 @@ def issue_upload_url(
         raise QuotaExceededError(customer.over_quota(wanted, wanted - size_bytes))
 
     def begin(connection: Connection) -> datetime:
+        lock_customer(connection, customer.id)
+        if job is not None:
+            require_readable(find_job(connection, job, api_key=api_key))  # it may have been erased meanwhile
         return insert_upload(
             connection, upload_id=upload_id, customer_id=customer.id, job_id=job, location_id=location.place.id,
             key=key, filename=filename, size_bytes=size_bytes, lasts=lasts,
@@ -114,7 +118,7 @@ def issue_upload_url(
     # Killed before this, the reservation lapses by itself.
     try:
         expires_at = catalog.transaction(begin)
-    except RefusedError:
+    except TerminalError:
         catalog.transaction(lambda connection: settle(connection, customer.id, {upload_id: 0}, keep_for=timedelta(0)))
         raise
     form = presign_post(location.store, key, size_bytes=size_bytes, expires_in=lasts)
@@ -131,11 +135,13 @@ def complete_upload(
     expected_sha256: str | None = None,
     run: str = "",
 ) -> IngestOutcome:
-    """Take in what arrived through a form. Asked again it gives the same answer; a form posted again changes nothing.
+    """Take in what arrived through a form. Asked again it names the same job, as a duplicate, and sends nothing; a form
+    posted again changes nothing.
 
     Raises:
         NotFoundError: no such upload of this key.
-        RefusedError: nothing has arrived yet, or the form's upload failed before.
+        RefusedError: nothing has arrived yet, the form's upload failed before, or the location was retired since.
+        ForeignCatalogError: another catalog has taken the bucket over.
         InvalidInputError: what arrived is not what was expected; the upload is over.
     """
     wanted = check_uuid(upload_id, "upload id")
@@ -146,6 +152,7 @@ def complete_upload(
     if upload.status == UploadStatus.FAILED:
         raise RefusedError(f"upload {wanted} failed before; ask for a new form with issue-upload-url")
     location = locations.of(upload.location_id)
+    require_current(catalog, location)
     try:
         size = head(location.store, upload.key).size_bytes
         sha256, read_bytes = hash_object(location.store, upload.key)

@@ -32,8 +32,8 @@ from blocks.object_store.deletion import delete_keys
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
 from blocks.policies import RetentionPolicy
-from blocks.units import parse_bytes
-from tasks.checks import check_age_days, check_job_id, check_reason, shown
+from blocks.units import parse_bytes, shown
+from tasks.checks import check_age_days, check_job_id, check_reason
 from tasks.layout import OBJECTS
 from tasks.plans import Item, Outcome, Plan, Report
 from tasks.removal.purging import purge_released

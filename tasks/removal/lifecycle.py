@@ -23,6 +23,9 @@ from tasks.sweeping import Sweep
 ATTEMPTS = 3
 """How often a write starts over because somebody else wrote the bucket's rules meanwhile."""
 
+AT_LEAST_DAYS = {"temp_days": 8}
+"""What the bucket's own rules are not narrower than: a form may last a week, and only cleanup knows which are open."""
+
 Action = Literal["expire", "abort", "transition"]
 _CAPABILITY = {"expire": "expiration_rules", "abort": "multipart_rules", "transition": "transition_rules"}
 _INSTEAD = {
@@ -101,7 +104,7 @@ def wanted_rules(policy: RetentionPolicy, store_prefix: str, capabilities: Capab
         return WantedRule(
             name, bucket_rules.rule_id(store_prefix, name), action, folder,
             f"{store_prefix}/{folder}" if store_prefix else folder,
-            getattr(policy, name), storage_class, _why_not(name, action, capabilities),
+            max(getattr(policy, name), AT_LEAST_DAYS.get(name, 0)), storage_class, _why_not(name, action, capabilities),
         )  # fmt: skip
 
     wanted = [rule(name, "expire", f"{folder}/") for name, folder in AGED_PREFIXES.items()]

@@ -58,7 +58,9 @@ def test_what_is_deployed_is_scheduled(default_blocks: None) -> None:
 
     schedule = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 0 1 1 *", timezone="UTC"), active=True)
     with get_client(sync_client=True) as client:
-        deployment = client.create_deployment(client.create_flow(nothing), "each-new-year", schedules=[schedule], tags=[TAG])
+        deployment = client.create_deployment(
+            client.create_flow(nothing), "each-new-year", schedules=[schedule], tags=[TAG]
+        )
         try:
             deadline = time.monotonic() + 60
             while (mine := next(one for one in list_scheduled() if one.name == "each-new-year")).next_at is None:

@@ -192,7 +192,6 @@ def told(
     # What others log at DEBUG (every header that botocore signs) goes nowhere unless an operator asks for it.
     caplog.set_level(logging.DEBUG, logger="prefect")
     caplog.set_level(logging.INFO)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     own: dict[str, dict[str, Any]] = {
         "ingest-videos": {"policy": GUARDED, "sources": [], "manifest": str(guarded.folder / "signed.json")},
         "backup": {"policy": GUARDED},

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from blocks.catalog.tables import ObjectKind
 from blocks.errors import InvalidInputError, RefusedError
+from blocks.units import shown, told
 from tasks.checks import (
     LARGEST_OBJECT_BYTES,
     check_filename,
@@ -24,8 +25,6 @@ from tasks.checks import (
     check_sha256,
     check_size,
     check_uuid,
-    shown,
-    told,
 )
 
 ANY_TEXT = st.text(st.characters(), max_size=300)

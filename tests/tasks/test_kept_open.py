@@ -12,7 +12,7 @@ import pytest
 from blocks.catalog import CatalogDatabase
 from blocks.errors import ForeignCatalogError, RefusedError
 from blocks.object_store.transfer import put_bytes
-from blocks.policies import RelocationPolicy
+from blocks.policies import AccessPolicy, RelocationPolicy
 from tasks import downloads, ownership
 from tasks.access import issue_download_url
 from tasks.declaring import retire_location
@@ -77,12 +77,12 @@ def test_a_bucket_of_another_catalog_takes_nothing(  # type: ignore[no-untyped-d
     put_bytes(location.store, IDENTITY_KEY, f"{uuid4()} 7\n".encode(), {})
     monkeypatch.setattr(ownership, "LOOKED_AT_FOR_SECONDS", 0)
     (outcome,) = ingest(write_video(tmp_path / "b.mp4", b"another")).outcomes
-    uploaded = complete_upload(catalog, service, policy, api_key=acme, upload_id=issued.upload_id)
-    assert (outcome.result, uploaded.result) == ("refused", "refused")
+    assert outcome.result == "refused"
     assert "belongs to catalog" in outcome.error
     execute(catalog, "UPDATE stored_objects SET codec = 'zstd' WHERE kind = 'audio'")
     for write in (
         lambda: issue_upload_url(catalog, location, access, policy, api_key=acme, filename="c.mp4", size_bytes=1),
+        lambda: complete_upload(catalog, service, policy, api_key=acme, upload_id=issued.upload_id),
         lambda: rehydrate_job(catalog, service, RelocationPolicy(), job_id=job),
         lambda: register_outputs(catalog, location, policy, job_id=job, outputs="temp/worker"),
         lambda: bulk_download(catalog, service, access, job_ids=[job]),
@@ -116,3 +116,17 @@ def test_a_place_that_does_not_answer_keeps_nobody_from_another(
         assert not any(one.done() for one in slow)
         answers.set()
         assert {one.result().place.name for one in slow} == {"main"}
+
+
+def test_an_archive_of_what_lies_where_nobody_has_looked_yet(
+    catalog: CatalogDatabase, location: OpenLocation, new_job, declare, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]  # fixtures
+    """Its location is opened while the archive is uploaded: large files are not read ahead."""
+    film = b"a long film" * 600_000
+    job = new_job(film)
+    cold = declare("cold", tier="cold")
+    put_bytes(cold.store, one(catalog, "SELECT key FROM stored_objects"), film, {})
+    execute(catalog, "UPDATE stored_objects SET location_id = :cold", cold=cold.place.id)
+    monkeypatch.setattr("tasks.stores.load_block", lambda *_: cold.store)  # a block's name, which nobody saved here
+    report = bulk_download(catalog, Locations(catalog, location), AccessPolicy(), job_ids=[job], target="exports")
+    assert (report.files, report.size_bytes, report.skipped) == (1, len(film), ())

@@ -22,7 +22,7 @@ from blocks.policies import IngestPolicy, IntegrityPolicy, RetentionPolicy
 from tasks.backups.aftermath import Aftermath, claim_buckets, reconcile_restored, restore_metadata
 from tasks.backups.cutover import require_settled
 from tasks.drift.reconcile import orphans_before
-from tasks.intake import taking_in as intake
+from tasks.intake import taking_in
 from tasks.intake.ingest import ingest_videos
 from tasks.removal.cleanup import find_due
 from tasks.removal.purging import purge_released
@@ -113,7 +113,7 @@ def test_what_was_under_way_at_the_backup_is_told_and_gets_its_time_anew(
         return commit_arrivals(*arguments, **options)  # type: ignore[arg-type]  # as it was called
 
     with monkeypatch.context() as patched:
-        patched.setattr(intake, "commit_arrivals", back_up_first)
+        patched.setattr(taking_in, "commit_arrivals", back_up_first)
         (newer,) = ingest_videos(catalog, location, policy, api_key="acme", sources=[str(video)]).outcomes
     assert newer.succeeded
     swap(made[0])

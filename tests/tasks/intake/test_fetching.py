@@ -14,11 +14,16 @@ import pytest
 
 import tasks.intake.fetching
 from blocks.catalog import CatalogDatabase
+from blocks.embedded.processes import free_port
 from blocks.errors import InvalidInputError, RefusedError, SourceUnavailableError
 from blocks.object_store.budget import Budget
+from blocks.object_store.transfer import put_bytes
 from blocks.policies import IngestPolicy
+from tasks import ownership
+from tasks.intake import fetching
 from tasks.intake.fetching import check_url, fetch
 from tasks.intake.ingest import ingest_videos
+from tasks.layout import IDENTITY_KEY
 from tasks.parallel import in_parallel
 from tasks.stores import OpenLocation
 from tests.helpers import assert_sound, one, sha256, stored_keys
@@ -334,3 +339,32 @@ def test_urls_that_no_parser_takes(catalog, location, acme) -> None:  # type: ig
     report = ingest_videos(catalog, location, IngestPolicy(), api_key=acme, sources=hostile)
     assert len(report.unsuccessful) == len(hostile)
     assert stored_keys(location, "temp") == []
+
+
+def test_a_source_whose_server_does_not_answer_is_for_another_time(
+    catalog, location, open_policy, acme, tmp_path
+) -> None:  # type: ignore[no-untyped-def]
+    """s3fs says so in botocore's words, and only where it opens; the others of the run come in."""
+    away = location.store.model_copy(update={"endpoint_url": f"http://127.0.0.1:{free_port()}"})
+    with pytest.raises(SourceUnavailableError, match="could not be read"):
+        fetch(replace(location, store=away), open_policy, "s3://partner/in/one film.mp4")
+
+
+def test_a_bucket_that_another_catalog_took_over_gets_nothing_of_a_url(  # type: ignore[no-untyped-def]
+    catalog, location, open_policy, acme, monkeypatch
+) -> None:
+    put_bytes(location.store, IDENTITY_KEY, b"00000000-0000-0000-0000-000000000000 1\n", {})
+    monkeypatch.setattr(ownership, "LOOKED_AT_FOR_SECONDS", 0)
+    written: list[str] = []
+    monkeypatch.setattr(fetching, "put_stream", lambda _, key, *__, **___: written.append(key))
+    (outcome,) = ingest_videos(catalog, location, open_policy, api_key=acme, sources=["http://127.0.0.1:9/a"]).outcomes
+    assert (outcome.result, written) == ("refused", [])
+    assert "belongs to catalog" in outcome.error
+
+
+@pytest.mark.parametrize("url", ["https://user:hunter2/secret@host/v.mp4", "https://user:hunter\u21002@host/v.mp4"])
+def test_what_a_parser_repeats_of_a_password_is_not_told(catalog, location, open_policy, acme, url: str) -> None:  # type: ignore[no-untyped-def]
+    (outcome,) = ingest_videos(catalog, location, open_policy, api_key=acme, sources=[url]).outcomes
+    assert outcome.result == "refused"
+    assert "is no URL" in outcome.error
+    assert "hunter" not in f"{outcome.error} {outcome.source}"

@@ -24,7 +24,7 @@ from blocks.object_store.transfer import put_bytes
 from blocks.policies import IngestPolicy
 from tasks.customers import set_disabled
 from tasks.declaring import probe_store
-from tasks.intake import taking_in as intake
+from tasks.intake import taking_in
 from tasks.intake.arrivals import Hashed
 from tasks.intake.ingest import BATCH_BYTES, IngestReport, plan_batches
 from tasks.intake.sources import Source
@@ -296,20 +296,20 @@ def test_a_run_is_reported_though_its_last_look_fails(ingest, catalog, policy, t
     def away(*_: object) -> None:
         raise CatalogUnavailableError("restarting")
 
-    monkeypatch.setattr(intake, "_meet_known", away)
-    assert intake.settle_twins(catalog, None, outcomes) == outcomes
+    monkeypatch.setattr(taking_in, "_meet_known", away)
+    assert taking_in.settle_twins(catalog, None, outcomes) == outcomes
 
 
 def test_one_video_under_two_names_in_batches_side_by_side(ingest, catalog, policy, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     """The second waits for the first, in vain where that is long; at the end of the run it is its duplicate."""
-    monkeypatch.setattr(intake, "WAIT_FOR_OTHERS_SECONDS", 0)
-    write = intake.write_objects
+    monkeypatch.setattr(taking_in, "WAIT_FOR_OTHERS_SECONDS", 0)
+    write = taking_in.write_objects
 
     def slowly(*arguments, **options):  # type: ignore[no-untyped-def]
         time.sleep(1)
         return write(*arguments, **options)
 
-    monkeypatch.setattr(intake, "write_objects", slowly)
+    monkeypatch.setattr(taking_in, "write_objects", slowly)
     for name in ("a", "b"):
         write_video(tmp_path / "in" / f"{name}.mp4", b"the same")
     report = ingest(tmp_path / "in", policy=policy.model_copy(update={"batch_files": 1, "parallel_batches": 2}))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
 from blocks.errors import (
@@ -10,8 +13,7 @@ from blocks.errors import (
 )
 from blocks.object_store.deletion import delete_keys
 from tasks.customers import create_key, set_quota
-from tasks.intake import healing
-from tasks.intake import taking_in as intake
+from tasks.intake import healing, taking_in
 from tasks.intake.ingest import ingest_videos
 from tests.helpers import assert_sound, execute, one, rows, run_elsewhere, stored_keys, write_video
 
@@ -93,12 +95,12 @@ def test_a_heal_that_fails_is_no_success(  # type: ignore[no-untyped-def]
 
 def test_a_video_that_a_dead_run_was_uploading_is_no_duplicate(ingest, catalog, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     video = write_video(tmp_path / "a.mp4")
-    monkeypatch.setattr(intake, "WAIT_FOR_OTHERS_SECONDS", 0)
-    monkeypatch.setattr(intake, "commit_arrivals", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(taking_in, "WAIT_FOR_OTHERS_SECONDS", 0)
+    monkeypatch.setattr(taking_in, "commit_arrivals", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ingest(video)
     monkeypatch.undo()
-    monkeypatch.setattr(intake, "WAIT_FOR_OTHERS_SECONDS", 0)
+    monkeypatch.setattr(taking_in, "WAIT_FOR_OTHERS_SECONDS", 0)
     (outcome,) = ingest(video).outcomes
     assert (outcome.result, outcome.job_status) == ("failed", "uploading")
     execute(catalog, "UPDATE reservations SET expires_at = clock_timestamp()")
@@ -107,7 +109,7 @@ def test_a_video_that_a_dead_run_was_uploading_is_no_duplicate(ingest, catalog, 
 
 def test_one_batchs_trouble_is_not_the_others(ingest, catalog, policy, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     videos = [write_video(tmp_path / f"{n}.mp4", bytes([n]) * 50) for n in range(6)]
-    commit, calls = intake.commit_arrivals, []
+    commit, calls = taking_in.commit_arrivals, []
 
     def second_fails(*arguments, **options):  # type: ignore[no-untyped-def]
         calls.append(1)
@@ -115,7 +117,7 @@ def test_one_batchs_trouble_is_not_the_others(ingest, catalog, policy, tmp_path,
             raise CatalogUnavailableError("PostgreSQL went away")
         return commit(*arguments, **options)
 
-    monkeypatch.setattr(intake, "commit_arrivals", second_fails)
+    monkeypatch.setattr(taking_in, "commit_arrivals", second_fails)
     small_batches = policy.model_copy(update={"batch_files": 2, "parallel_batches": 1})
     report = ingest(*videos, policy=small_batches)
     assert report.counts == {"ingested": 4, "failed": 2}
@@ -140,3 +142,40 @@ def test_the_same_video_twice_in_a_run_shares_its_fate(  # type: ignore[no-untyp
     assert report.counts == {"failed": 2}
     assert {outcome.error for outcome in report.outcomes} == {"the line is cut"}
     assert sorted(ingest(*videos).counts) == ["duplicate", "ingested"]
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "told"),
+    [
+        ("UPDATE jobs SET deleted_at = now(), purge_after = now() + interval '7 days'", "was deleted while it was"),
+        ("UPDATE jobs SET status = 'failed'", "another run took this job over"),
+        ("UPDATE api_keys SET disabled_at = now()", "the reservation lapsed, and API key acme was disabled"),
+        ("UPDATE api_keys SET storage_quota_bytes = 3", "the reservation lapsed, and quota exceeded"),
+    ],
+)
+def test_who_comes_too_late_is_told_why(  # type: ignore[no-untyped-def]
+    ingest, catalog, location, tmp_path, monkeypatch, meanwhile: str, told: str
+) -> None:
+    commit = taking_in.commit_arrivals
+
+    def late(connection, *arguments, **options):  # type: ignore[no-untyped-def]
+        execute(catalog, "UPDATE reservations SET expires_at = clock_timestamp()")
+        execute(catalog, "SELECT reserve_storage(id, '{}', '{}', '{}', '{}') FROM api_keys")  # which ends it
+        execute(catalog, meanwhile)
+        return commit(connection, *arguments, **options)
+
+    monkeypatch.setattr(taking_in, "commit_arrivals", late)
+    (outcome,) = ingest(write_video(tmp_path / "a.mp4")).outcomes
+    assert not outcome.succeeded
+    assert told in outcome.error
+    assert one(catalog, "SELECT storage_used_bytes + storage_reserved_bytes FROM api_keys") == 0
+
+
+@pytest.mark.parametrize(("error", "result"), [(errno.EIO, "failed"), (errno.EACCES, "refused")])
+def test_a_disk_that_cannot_be_read_is_for_another_time(ingest, tmp_path, monkeypatch, error: int, result: str) -> None:  # type: ignore[no-untyped-def]
+    def unreadable(*_: object) -> None:
+        raise OSError(error, os.strerror(error), "a.mp4")
+
+    monkeypatch.setattr("tasks.intake.ingest.hash_file", unreadable)
+    (outcome,) = ingest(write_video(tmp_path / "a.mp4")).outcomes
+    assert outcome.result == result

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from blocks.errors import (
+    ForeignCatalogError,
     InvalidInputError,
     NotFoundError,
     QuotaExceededError,
@@ -16,11 +17,14 @@ from blocks.errors import (
     StorageError,
     StoreUnavailableError,
 )
+from blocks.object_store.deletion import delete_keys
+from blocks.object_store.transfer import put_bytes
+from tasks import ownership
 from tasks.customers import create_key, set_disabled
-from tasks.intake import taking_in as intake
-from tasks.intake import uploads
+from tasks.intake import taking_in, uploads
 from tasks.intake.ingest import ingest_videos
 from tasks.intake.uploads import IssuedUpload, complete_upload, issue_upload_url
+from tasks.layout import IDENTITY_KEY
 from tasks.stores import Locations
 from tests.helpers import assert_sound, execute, one, rows, sha256, stored_keys, write_video
 
@@ -242,12 +246,12 @@ def test_a_killed_completion_keeps_the_blob_until_somebody_takes_it_in(  # type:
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(intake, "write_objects", killed)
-    monkeypatch.setattr(intake, "WAIT_FOR_OTHERS_SECONDS", 0)
+    monkeypatch.setattr(taking_in, "write_objects", killed)
+    monkeypatch.setattr(taking_in, "WAIT_FOR_OTHERS_SECONDS", 0)
     with pytest.raises(KeyboardInterrupt):
         complete(issued)
     monkeypatch.undo()
-    monkeypatch.setattr(intake, "WAIT_FOR_OTHERS_SECONDS", 0)
+    monkeypatch.setattr(taking_in, "WAIT_FOR_OTHERS_SECONDS", 0)
     early = complete(issued)
     until = one(catalog, "SELECT max(expires_at) AT TIME ZONE 'UTC' FROM reservations WHERE job_id IS NOT NULL")
     assert (early.result, early.error) == (
@@ -301,3 +305,31 @@ def test_a_file_whose_copy_fails_is_completed_by_the_next_call(  # type: ignore[
     complete(issued)
     assert one(catalog, "SELECT state FROM stored_objects WHERE kind = 'upload' AND state <> 'purging'") == "live"
     assert one(catalog, "SELECT storage_reserved_bytes FROM api_keys") == 0
+
+
+def test_a_job_that_is_erased_while_its_form_is_made(issue, catalog, location, new_job, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    job = new_job()
+    reserve = uploads.reserve_now
+
+    def slowly(*arguments: object) -> bool:
+        held: bool = reserve(*arguments)
+        execute(catalog, "DELETE FROM stored_objects")
+        execute(catalog, "DELETE FROM source_hits")
+        execute(catalog, "DELETE FROM jobs")
+        delete_keys(location.store, stored_keys(location))
+        return held
+
+    monkeypatch.setattr(uploads, "reserve_now", slowly)
+    with pytest.raises(NotFoundError, match="no job"):
+        issue(job_id=job)
+    assert one(catalog, "SELECT storage_reserved_bytes FROM api_keys") == 0
+
+
+def test_what_arrived_in_a_bucket_that_is_anothers_now_stays(issue, complete, location, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    issued = issue()
+    post(issued, BODY)
+    put_bytes(location.store, IDENTITY_KEY, b"00000000-0000-0000-0000-000000000000 1\n", {})
+    monkeypatch.setattr(ownership, "LOOKED_AT_FOR_SECONDS", 0)
+    with pytest.raises(ForeignCatalogError):
+        complete(issued, expected_sha256="0" * 64)
+    assert len(stored_keys(location, "temp")) == 1

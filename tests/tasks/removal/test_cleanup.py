@@ -131,7 +131,7 @@ def test_a_stuck_job_fails_with_its_reason_and_a_held_one_does_not(
 def test_what_a_killed_upload_left_is_given_up(
     sweep: Sweep, location: OpenLocation, policy: IngestPolicy, acme: str, tmp_path, monkeypatch
 ) -> None:  # type: ignore[no-untyped-def]
-    from tasks.intake import taking_in as intake
+    from tasks.intake import taking_in
 
     class KilledError(BaseException):
         pass
@@ -141,7 +141,7 @@ def test_what_a_killed_upload_left_is_given_up(
 
     video = write_video(tmp_path / "a.mp4", b"content")
     with monkeypatch.context() as patched:
-        patched.setattr(intake, "commit_arrivals", die)
+        patched.setattr(taking_in, "commit_arrivals", die)
         with pytest.raises(KilledError):
             ingest_videos(sweep.catalog, location, policy, api_key=acme, sources=[str(video)])
     assert len(stored_keys(location)) == 1

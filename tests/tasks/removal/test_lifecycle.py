@@ -74,7 +74,7 @@ def test_what_the_policy_asks_for() -> None:
     policy = RetentionPolicy(transition_days=90, transition_storage_class="GLACIER")
     wanted = {one.name: one.as_rule() for one in wanted_rules(policy, "a/b", ALL)}
     assert wanted == {
-        "temp_days": _expires("temp_days", "a/b/temp/", 1),
+        "temp_days": _expires("temp_days", "a/b/temp/", 8),
         "failed_days": _expires("failed_days", "a/b/failed/", 7),
         "exports_days": _expires("exports_days", "a/b/exports/", 8),
         "probe_days": _expires("probe_days", "a/b/probe/", 1),
@@ -182,7 +182,7 @@ def test_stores_in_one_bucket_keep_apart(open_in: Callable[..., OpenLocation]) -
         report = apply_rules(location, RetentionPolicy())
         assert report.added == DONE
     assert len(read_rules(one.store)) == 3 * len(DONE)
-    report = apply_rules(one, RetentionPolicy(temp_days=5))
+    report = apply_rules(one, RetentionPolicy(temp_days=9))
     assert report.changed == ("temp_days",)
     assert len(report.foreign) == 2 * len(DONE)
     for location in (whole, longer):
@@ -289,7 +289,7 @@ def test_what_each_rule_would_reach(open_in: Callable[..., OpenLocation], catalo
     location = open_in("a")
     jobs = [uuid4(), uuid4()]
     for key in (
-        "temp/1/blob",
+        "probe/1/blob",
         f"failed/{jobs[0]}/one", f"failed/{jobs[0]}/two", f"failed/{jobs[1]}/one",
         f"exports/hls/{jobs[0]}/hls_360p/x.m3u8", "exports/all.zip",
         f"processed/{jobs[0]}/raw/video_original.mp4", "tempest/1", "failed-not/2",
@@ -310,14 +310,14 @@ def test_what_each_rule_would_reach(open_in: Callable[..., OpenLocation], catalo
     assert all(one.objects == 0 and one.examples == () for one in fresh.values())
     # Due at the second midnight from its writing, which was yesterday if the test ran over one.
     due = at(today + 8 * DAY)
-    assert (due["temp_days"].objects, due["temp_days"].jobs, due["temp_days"].size_bytes) == (1, 0, 5)
-    assert due["temp_days"].overdue == 1
-    assert due["temp_days"].overdue_since in (today + DAY, today + 2 * DAY)
-    assert [one.key for one in due["temp_days"].examples] == ["temp/1/blob"]
+    assert (due["probe_days"].objects, due["probe_days"].jobs, due["probe_days"].size_bytes) == (1, 0, 5)
+    assert due["probe_days"].overdue == 1
+    assert due["probe_days"].overdue_since in (today + DAY, today + 2 * DAY)
+    assert [one.key for one in due["probe_days"].examples] == ["probe/1/blob"]
     assert (due["multipart_days"].objects, due["multipart_days"].size_bytes) == (1, 3)
     assert due["multipart_days"].overdue == 1
-    assert due["probe_days"].objects == 0
-    assert due["probe_days"].overdue_since is None
+    assert due["temp_days"].objects == 0
+    assert due["temp_days"].overdue_since is None
     later = at(today + 11 * DAY)
     assert (later["failed_days"].objects, later["failed_days"].jobs, later["failed_days"].size_bytes) == (3, 2, 15)
     assert (later["exports_days"].objects, later["exports_days"].jobs, later["exports_days"].size_bytes) == (2, 1, 10)
@@ -326,13 +326,13 @@ def test_what_each_rule_would_reach(open_in: Callable[..., OpenLocation], catalo
 
 def test_the_next_turn_and_what_is_overdue(open_in: Callable[..., OpenLocation], catalog: CatalogDatabase) -> None:
     location = open_in("a")
-    put_bytes(location.store, "temp/1/blob", b"12345", {})
-    written_at = location.store.s3.head_object(Bucket=location.store.bucket, Key="a/temp/1/blob")["LastModified"]
+    put_bytes(location.store, "probe/1/blob", b"12345", {})
+    written_at = location.store.s3.head_object(Bucket=location.store.bucket, Key="a/probe/1/blob")["LastModified"]
     due = (written_at.astimezone(UTC) + 2 * DAY).replace(hour=0, minute=0, second=0, microsecond=0)
 
     def at(store_now: datetime) -> RuleReach:
         reaches = simulate(catalog, location, RetentionPolicy(), store_now=store_now, now=store_now)
-        return by_name(reaches)["temp_days"]
+        return by_name(reaches)["probe_days"]
 
     second = timedelta(seconds=1)
     assert at(due - DAY).objects == 0, "the turn at that midnight comes too early for it"
@@ -347,9 +347,9 @@ def test_the_next_turn_and_what_is_overdue(open_in: Callable[..., OpenLocation],
 def test_examples_are_the_oldest_and_few(open_in: Callable[..., OpenLocation], catalog: CatalogDatabase) -> None:
     location = open_in("a")
     for number in range(EXAMPLES + 5):
-        put_bytes(location.store, f"temp/{number:03}/blob", b"1", {})
+        put_bytes(location.store, f"probe/{number:03}/blob", b"1", {})
     now = datetime.now(UTC) + 9 * DAY
-    reach = by_name(simulate(catalog, location, RetentionPolicy(), store_now=now, now=now))["temp_days"]
+    reach = by_name(simulate(catalog, location, RetentionPolicy(), store_now=now, now=now))["probe_days"]
     assert reach.objects == reach.overdue == EXAMPLES + 5
     assert len(reach.examples) == EXAMPLES
 
