@@ -33,7 +33,7 @@ from blocks.errors import StorageError
 from blocks.object_store import ObjectStore
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.transfer import read_bytes
-from blocks.policies import BackupPolicy, IngestPolicy
+from blocks.policies import BackupPolicy, IngestPolicy, IntegrityPolicy
 from flows.commands.app import app
 from tasks.customers import create_key
 from tests.conftest import RunningStack
@@ -119,6 +119,7 @@ def guarded(besieged: Platform, canaries: dict[str, str]) -> Platform:
     BackupKey.register_type_and_schema()
     BackupKey(identity=SecretStr(canaries["backup key"])).save(GUARDED, overwrite=True)
     BackupPolicy(compression_level=1, restore_jobs=1, encryption_key=GUARDED).save(GUARDED, overwrite=True)
+    IntegrityPolicy().save("default", overwrite=True)  # `restore` looks with it
     IngestPolicy(source_roots=str(besieged.folder), allow_private_addresses=True, url_schemes="http,https,s3").save(
         GUARDED, overwrite=True
     )
@@ -222,7 +223,8 @@ def told(
     assert all("refuses these credentials" in one for one in refused[:4]), refused
     assert all("at 127.0.0.1 did not answer" in one for one in unreached.values()), unreached
     # The location is in use, and everything else works.
-    assert {words for words, one in done.items() if one.exit_code} == {"location retire "}, done
+    wrong = {words: one.output for words, one in done.items() if one.exit_code}
+    assert wrong.keys() == {"location retire "}, wrong
     assert {words: one.output for words, one in undone.items() if one.exit_code != 1} == {}
     APILogWorker.drain_all(timeout=20)
     EventsWorker.drain_all(timeout=20)
