@@ -37,7 +37,7 @@ def apply_lifecycle(
 
     Args:
         dry_run: Show which objects, jobs and bytes each rule would reach, and change nothing.
-        stores: Names of Object Store blocks; all declared ones unless given.
+        stores: Names of locations, which for a store of its own is its block's; all unless given.
         catalog: Name of the Catalog Database block.
         policy: Name of the Retention Policy block.
         safety: Name of the Safety Policy block.

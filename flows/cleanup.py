@@ -39,7 +39,7 @@ def cleanup(
     Args:
         dry_run: Show the plan and change nothing.
         as_of: Plan for this time and not for now; the future only with dry_run.
-        stores: Names of Object Store blocks; all declared ones unless given.
+        stores: Names of locations, which for a store of its own is its block's; all unless given.
         catalog: Name of the Catalog Database block.
         policy: Name of the Retention Policy block.
         safety: Name of the Safety Policy block.

@@ -32,7 +32,7 @@ def complete_upload(
         api_key: Label or id of the customer who was given the form.
         upload_id: The upload's id, from issue-upload-url.
         expected_sha256: SHA-256 the file must have; other content is refused and ends the upload.
-        store: Name of the Object Store block.
+        store: Name of the location, which for a store of its own is its block's.
         catalog: Name of the Catalog Database block.
         policy: Name of the Ingest Policy block.
     """

@@ -18,12 +18,13 @@ from blocks.policies import IngestPolicy
 from blocks.units import told
 from flows.batches import THREADS, progress_of, run_batches
 from flows.events import watching_quota
-from flows.opening import open_catalog, open_inbox, reported, run_label, show_table
+from flows.opening import open_catalog, reported, run_label, show_table
 from tasks.intake import ingest
 from tasks.intake import taking_in as intake
 from tasks.intake.ingest import IngestReport
 from tasks.intake.sources import Source, find_sources
 from tasks.intake.taking_in import IngestOutcome
+from tasks.stores import open_for_new_files
 
 SHOWN_OUTCOMES = 500
 """Rows in the table artifact; the failures come first."""
@@ -63,14 +64,14 @@ def ingest_videos(
         expected_sha256: SHA-256 that a source must have, by the source or by its file name.
         manifest: A .csv, .json or .jsonl file of many sources, with the fields source, filename and sha256.
         reprocess: Make a new job even for a video that is known.
-        store: Name of the Object Store block.
+        store: Name of the location, which for a store of its own is its block's.
         catalog: Name of the Catalog Database block.
         policy: Name of the Ingest Policy block.
     """
     started = time.monotonic()
     database = open_catalog(catalog)
     rules = load_block(IngestPolicy, policy)
-    open_inbox(database, store)
+    open_for_new_files(database, store)
     customer = ingest.find_enabled(database, api_key)
     found, refused = find_sources(sources, rules, expected_sha256=expected_sha256, manifest=manifest)
     batches = ingest.plan_batches(found, files=rules.batch_files, size_bytes=ingest.BATCH_BYTES)
@@ -90,7 +91,7 @@ def ingest_batch(
     database = open_catalog(catalog)
     return ingest.ingest_batch(
         database,
-        open_inbox(database, store),
+        open_for_new_files(database, store),
         load_block(IngestPolicy, policy),
         ingest.find_enabled(database, api_key),
         batch,

@@ -11,9 +11,10 @@ from prefect.client.schemas.objects import State
 from blocks.loading import load_block
 from blocks.policies import AccessPolicy, IngestPolicy
 from flows.events import watching_quota
-from flows.opening import done, markdown_rows, open_catalog, open_inbox, reported
+from flows.opening import done, markdown_rows, open_catalog, reported
 from tasks.intake import uploads
 from tasks.intake.uploads import IssuedUpload
+from tasks.stores import open_for_new_files
 
 
 @flow(name="issue-upload-url", flow_run_name="upload for {api_key}")
@@ -39,7 +40,7 @@ def issue_upload_url(
         size_bytes: Its exact size in bytes.
         job_id: The job that the file belongs beside, such as a thumbnail; none for a new video.
         expires_in: Seconds until the form ends; the policy's 30 minutes unless given.
-        store: Name of the Object Store block.
+        store: Name of the location, which for a store of its own is its block's.
         catalog: Name of the Catalog Database block.
         policy: Name of the Access Policy and Ingest Policy blocks.
     """
@@ -48,7 +49,7 @@ def issue_upload_url(
     with watching_quota(database, api_key=api_key):
         issued = uploads.issue_upload_url(
             database,
-            open_inbox(database, store),
+            open_for_new_files(database, store),
             load_block(AccessPolicy, policy),
             load_block(IngestPolicy, policy),
             api_key=api_key,

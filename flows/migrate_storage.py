@@ -13,7 +13,7 @@ from blocks.loading import load_block
 from blocks.object_store.presigning import presign_get
 from blocks.policies import SafetyPolicy
 from flows.batches import RUNNER
-from flows.opening import open_catalog, open_store, reported
+from flows.opening import open_catalog, reported
 from flows.planned import Work, run_planned
 from flows.relocating import Blocks, name_blocks, run_moves
 from tasks.plans import Plan, Report
@@ -28,6 +28,7 @@ from tasks.relocation.migration import (
     take_over,
 )
 from tasks.relocation.moving import BatchMoved, Move, collect_records, report_moves, sum_up
+from tasks.stores import open_named
 from tasks.sweeping import Sweep
 
 MOST_PASSES = 20
@@ -79,7 +80,7 @@ def migrate_storage(
         safety: Name of the Safety Policy block.
     """
     database = open_catalog(catalog)
-    source, target = open_store(database, from_location), open_store(database, to_location)
+    source, target = open_named(database, from_location), open_named(database, to_location)
     migration = check_migration(Migration(source, target, api_key, tuple(job_ids), tuple(kinds), older_than_days))
     blocks = name_blocks(catalog, relocation, to_location)
 

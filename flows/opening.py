@@ -41,16 +41,6 @@ def open_catalog(name: str) -> CatalogDatabase:
     return catalog
 
 
-def open_store(catalog: CatalogDatabase, name: str) -> OpenLocation:
-    """The location of this name (a store's own is called like its block), checked to be this catalog's."""
-    return open_named(catalog, name)
-
-
-def open_inbox(catalog: CatalogDatabase, name: str) -> OpenLocation:
-    """Where new files of this location go: elsewhere, once it was migrated."""
-    return open_for_new_files(catalog, name)
-
-
 def open_locations(catalog: CatalogDatabase, name: str) -> Locations:
     """All locations of the catalog, each opened when it is needed; what is made for a caller lands in this one."""
     return Locations(catalog, open_for_new_files(catalog, name))
@@ -61,7 +51,7 @@ def open_stores(catalog: CatalogDatabase, names: Sequence[str]) -> tuple[OpenLoc
 
     What differs in its storage class alone lies in one listing, and is looked through together.
     """
-    return _one_a_shelf([open_store(catalog, name) for name in _names_of_stores(catalog, names)])
+    return _one_a_shelf([open_named(catalog, name) for name in _names_of_stores(catalog, names)])
 
 
 @dataclass(frozen=True)

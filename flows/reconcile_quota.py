@@ -13,14 +13,14 @@ from blocks.loading import load_block
 from blocks.policies import IntegrityPolicy, SafetyPolicy
 from flows.batches import RUNNER, progress_of, run_batches, unless_terminal
 from flows.finding import note_drift
-from flows.opening import open_catalog, open_store, reach_stores, reported, show_table
+from flows.opening import open_catalog, reach_stores, reported, show_table
 from flows.planned import Work, run_planned
 from tasks.drift import judge, reconcile
 from tasks.drift.compare import JobRange
 from tasks.drift.judge import Drift, RangeDrift
 from tasks.drift.repairs import apply_repairs
 from tasks.plans import Plan, Report
-from tasks.stores import OpenLocation
+from tasks.stores import OpenLocation, open_named
 from tasks.sweeping import Sweep
 
 
@@ -50,7 +50,7 @@ def reconcile_quota(
     Args:
         repair: Off, it reports only.
         grace_hours: Hours an orphan stays; the policy's unless given.
-        stores: Names of Object Store blocks; all declared ones unless given.
+        stores: Names of locations, which for a store of its own is its block's; all unless given.
         catalog: Name of the Catalog Database block.
         policy: Name of the Integrity Policy block.
         safety: Name of the Safety Policy block.
@@ -93,7 +93,7 @@ def reconcile_range(part: JobRange, store: str, catalog: str, policy: str, grace
     database = open_catalog(catalog)
     return reconcile.look_through(
         database,
-        open_store(database, store),
+        open_named(database, store),
         load_block(IntegrityPolicy, policy),
         part,
         grace=timedelta(seconds=grace_seconds),

@@ -21,7 +21,6 @@ from flows.opening import (
     done,
     escaped,
     open_catalog,
-    open_inbox,
     reported,
     run_label,
     show_table,
@@ -33,7 +32,7 @@ from reports.words import tiles
 from tasks.analytics.snapshot import Refreshed, check_day, check_zone, refresh
 from tasks.publishing import Published, ends_at, publish
 from tasks.scratch import scratch_folder
-from tasks.stores import OpenLocation
+from tasks.stores import OpenLocation, open_for_new_files
 
 
 def _run_name() -> str:
@@ -70,7 +69,7 @@ def refresh_analytics(
     database = open_catalog(catalog)
     zone, day = check_zone(storage_timezone()), check_day(date)
     customers = [_label(database, key) for key in dict.fromkeys(keys)]
-    location = open_inbox(database, store) if store else None
+    location = open_for_new_files(database, store) if store else None
     lasts = timedelta(hours=load_block(AccessPolicy, access).export_hours)
     written = refresh(database, load_block(TierPolicy, policy), day=day, zone=zone, run=run_label())
     get_run_logger().info(written.summary())

@@ -8,9 +8,10 @@ from prefect.client.schemas.objects import State
 from blocks.loading import load_block
 from blocks.policies import IngestPolicy
 from flows.events import watching_quota
-from flows.opening import done, open_catalog, open_inbox, open_store, reported, run_label, show_table
+from flows.opening import done, open_catalog, reported, run_label, show_table
 from tasks.intake import outputs as outputs_of_jobs
 from tasks.intake.outputs import RegisterReport
+from tasks.stores import open_for_new_files, open_named
 
 
 @flow(name="register-outputs", flow_run_name="outputs of {job_id}")
@@ -27,13 +28,13 @@ def register_outputs(
     Args:
         job_id: The job the outputs belong to.
         outputs: A folder as the worker sees it, laid out like a job (360p/, 720p/, audio/, …), or a prefix under temp/.
-        store: Name of the Object Store block.
+        store: Name of the location, which for a store of its own is its block's.
         catalog: Name of the Catalog Database block.
         policy: Name of the Ingest Policy block, for its source roots.
     """
     database = open_catalog(catalog)
     # What a worker left under temp/ is copied inside its bucket; a folder goes where new files go.
-    location = open_store(database, store) if outputs.startswith("temp/") else open_inbox(database, store)
+    location = open_named(database, store) if outputs.startswith("temp/") else open_for_new_files(database, store)
     with watching_quota(database, job_id=job_id):
         report = outputs_of_jobs.register_outputs(
             database, location, load_block(IngestPolicy, policy), job_id=job_id, outputs=outputs, run=run_label()

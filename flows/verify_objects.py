@@ -17,10 +17,11 @@ from blocks.loading import load_block
 from blocks.policies import IntegrityPolicy
 from flows.batches import RUNNER, progress_of, run_batches
 from flows.finding import note_unsound
-from flows.opening import open_catalog, open_store, reported, run_label, show_table
+from flows.opening import open_catalog, reported, run_label, show_table
 from flows.planned import SHOWN
 from tasks.drift import verify
 from tasks.drift.verify import BatchResult, VerifyReport
+from tasks.stores import open_named
 
 AT_ONCE = 2
 """Batches that are read at the same time; each has the policy's transfers under way."""
@@ -91,7 +92,7 @@ def _verify_place(
     catalog: str,
     policy: str,
 ) -> VerifyReport:
-    location, run = open_store(database, store), run_label()
+    location, run = open_named(database, store), run_label()
     live, batches = verify.choose(database, location, rules, share_percent=share, kinds=kinds)
 
     def submit(number: int) -> PrefectFuture[BatchResult]:
@@ -111,4 +112,4 @@ def verify_batch(ids: list[UUID], number: int, store: str, catalog: str, policy:
     """Read one batch; takes names of blocks and ids, so that it can run on another machine."""
     get_run_logger().debug("batch %s: %s objects", number, len(ids))
     database = open_catalog(catalog)
-    return verify.verify_batch(database, open_store(database, store), load_block(IntegrityPolicy, policy), ids, run=run)
+    return verify.verify_batch(database, open_named(database, store), load_block(IntegrityPolicy, policy), ids, run=run)

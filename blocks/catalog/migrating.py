@@ -77,7 +77,7 @@ def upgrade(catalog: CatalogDatabase) -> str:
             ) from error
         raise
     _checked.discard(str(catalog.url()))
-    require_whole(catalog)
+    require_all_tables(catalog)
     return head_revision()
 
 
@@ -144,11 +144,11 @@ def require_current_schema(catalog: CatalogDatabase) -> None:
             f"the catalog {catalog.database} is at revision {found}, this code needs {wanted}; "
             "run `python -m flows upgrade`"
         )
-    require_whole(catalog)
+    require_all_tables(catalog)
     _checked.add(str(catalog.url()))
 
 
-def require_whole(catalog: CatalogDatabase) -> None:
+def require_all_tables(catalog: CatalogDatabase) -> None:
     """Refuse a catalog of this revision that lost a table.
 
     Raises:

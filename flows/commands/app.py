@@ -41,7 +41,7 @@ app.command()(report)
 app.command()(analyst)
 app.command()(example)
 
-StoreName = Annotated[str, typer.Option("--store", help="Name of the Object Store block.")]
+StoreName = Annotated[str, typer.Option("--store", help="Name of the location: its Object Store block's.")]
 
 
 @app.command()

@@ -52,14 +52,14 @@ class Night(Steps):
         from blocks.loading import load_block
         from blocks.object_store.transfer import put_bytes
         from blocks.policies import IngestPolicy
-        from flows.opening import open_store
         from tasks.customers import create_key
         from tasks.intake.ingest import ingest_videos
         from tasks.intake.outputs import register_outputs
+        from tasks.stores import open_named
 
         with self.step("seed a customer with old jobs") as say:
             create_key(self.catalog, self.label, "unlimited")
-            self.location, rules = open_store(self.catalog, "main"), load_block(IngestPolicy, "default")
+            self.location, rules = open_named(self.catalog, "main"), load_block(IngestPolicy, "default")
             count = sum(OLD_JOBS.values())
             videos = [self._file(f"old/{number}.mp4", 40_000) for number in range(count)]
             report = ingest_videos(

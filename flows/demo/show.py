@@ -203,11 +203,10 @@ class Demo(Steps):
         with self.step("upload with a presigned form") as say:
             from blocks.loading import load_block
             from blocks.policies import AccessPolicy, IngestPolicy
-            from flows.opening import open_store
             from tasks.intake.uploads import complete_upload, issue_upload_url
-            from tasks.stores import Locations
+            from tasks.stores import Locations, open_named
 
-            location, rules = open_store(self.catalog, "main"), load_block(IngestPolicy, "default")
+            location, rules = open_named(self.catalog, "main"), load_block(IngestPolicy, "default")
             job, body = self.jobs[self.clips[0]], b"\xff\xd8\xff a thumbnail \xff\xd9"
             issued = issue_upload_url(
                 self.catalog, location, load_block(AccessPolicy, "default"), rules,

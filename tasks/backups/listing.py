@@ -254,7 +254,7 @@ def remove_folder(store: ObjectStore, catalog_id: UUID, backup: str) -> dict[str
     return failed or (delete_keys(store, [mark]) if not rest() else {})
 
 
-def require_whole(store: ObjectStore, backups: Backups, recorded: Collection[str]) -> None:
+def require_full_listing(store: ObjectStore, backups: Backups, recorded: Collection[str]) -> None:
     """See that the listing left out none of the backups that the catalog has on record.
 
     Raises:

@@ -14,7 +14,7 @@ from blocks.object_store import ObjectStore
 from blocks.object_store.transfer import exists
 from blocks.policies import BackupPolicy
 from blocks.policies.backup import LEAST_VERIFIED
-from tasks.backups.listing import Backups, remove_folder, require_whole, restoring_since
+from tasks.backups.listing import Backups, remove_folder, require_full_listing, restoring_since
 from tasks.backups.manifest import HOLD, folder_of
 from tasks.backups.metadata import remove_unused
 from tasks.plans import Item, Outcome, Plan, Report
@@ -85,7 +85,7 @@ def apply_retention(
         gone = {one.item.subject for one in outcomes if one.result == "done"}
         left = Backups(backups.catalog_id, tuple(one for one in backups.all if one.id not in gone))
         try:
-            require_whole(store, backups, recorded)
+            require_full_listing(store, backups, recorded)
             removed = remove_unused(store, left, before_batch=before_batch)
             notes = (f"{removed} metadata objects that no backup needs any more were removed",) if removed else ()
         except StorageError as error:

@@ -17,7 +17,7 @@ from blocks.catalog import CatalogDatabase
 from blocks.catalog.checks import record_check
 from blocks.catalog.clock import catalog_now
 from blocks.catalog.locations import Identity, read_identity
-from blocks.catalog.migrating import head_revision, require_known_schema, require_whole
+from blocks.catalog.migrating import head_revision, require_all_tables, require_known_schema
 from blocks.catalog.programs import Program, find_program, running, server_major
 from blocks.catalog.restored import read_freeze
 from blocks.catalog.snapshots import (
@@ -125,7 +125,7 @@ def take_backup(making: Making) -> Taken:
         _require_clock(making)
         if revision == head_revision():
             # A backup of what is left would be the newest one, and be taken for good.
-            require_whole(making.catalog)
+            require_all_tables(making.catalog)
         before = list_backups(making.target, identity.catalog_id)
         _require_in_use(making, identity, revision, before)
         _remove_unfinished(making.target, before)

@@ -86,7 +86,7 @@ def test_a_broken_catalog_is_not_saved_and_no_backup_of_one_is_restored(
     with pytest.raises(SchemaError, match="is not whole"):
         upgrade(catalog)
     # As an earlier version made them.
-    monkeypatch.setattr("tasks.backups.taking.require_whole", lambda _: None)
+    monkeypatch.setattr("tasks.backups.taking.require_all_tables", lambda _: None)
     broken = take().manifest
     with pytest.raises(SchemaError, match="is not whole"):
         beside(broken)
