@@ -96,6 +96,12 @@ def wanted(
         ),
         "a run wants approval": Wanted(_on(APPROVAL), "A run is suspended until somebody answers on its page."),
         "a scheduled run failed": Wanted(_on(RUN_FAILED), "What it was to do was not done, or not all of it."),
+        # A process that was killed while its worker lives: the worker says so, and nothing else will.
+        "a run crashed": Wanted(
+            EventTrigger(posture=Posture.Reactive, match_related=OURS, expect={f"{RUN}.Crashed"}, threshold=1,
+                         within=timedelta(0), for_each={"prefect.resource.id"}),
+            "Its process ended without a word, for want of memory perhaps; the next run finishes its work.",
+        ),
         "a run is late": Wanted(
             EventTrigger(posture=Posture.Reactive, match_related=OURS, expect={f"{RUN}.Late"}, threshold=1,
                          within=timedelta(0), for_each={"prefect.resource.id"}),

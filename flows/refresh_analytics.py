@@ -13,6 +13,7 @@ from prefect.runtime import flow_run
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.clock import catalog_now
 from blocks.catalog.customers import find_customer
+from blocks.catalog.locations import inbox_name
 from blocks.loading import load_block
 from blocks.policies import AccessPolicy, TierPolicy
 from flows.batches import progress_of
@@ -69,13 +70,15 @@ def refresh_analytics(
     database = open_catalog(catalog)
     zone, day = check_zone(storage_timezone()), check_day(date)
     customers = [_label(database, key) for key in dict.fromkeys(keys)]
-    location = open_for_new_files(database, store) if store else None
+    if store:
+        database.transaction(lambda connection: inbox_name(connection, store))  # figures do not wait for a bucket
     lasts = timedelta(hours=load_block(AccessPolicy, access).export_hours)
     written = refresh(database, load_block(TierPolicy, policy), day=day, zone=zone, run=run_label())
     get_run_logger().info(written.summary())
     _tell_quotas(database, written)
+    location = open_for_new_files(database, store) if store and written.whole else None
     # A past day's report lies there already, and its lists of jobs may be gone by now.
-    scopes = ["", *customers] if location is not None and written.whole else []
+    scopes = ["", *customers] if location is not None else []
     if location is not None and scopes:
         with progress_of("refresh-analytics", f"Reports of {written.day}", len(scopes)) as progress:
             for customer in scopes:

@@ -11,7 +11,7 @@ from blocks.catalog import CatalogDatabase
 from blocks.object_store.presigning import presign_get
 from blocks.object_store.transfer import put_bytes
 from tasks.layout import report_key
-from tasks.stores import OpenLocation, require_own
+from tasks.stores import OpenLocation, require_current
 
 _MEDIA_TYPES = {".html": "text/html; charset=utf-8", ".csv": "text/csv; charset=utf-8",
                 ".parquet": "application/vnd.apache.parquet"}  # fmt: skip
@@ -45,10 +45,11 @@ def publish(
     """Write files under `reports/{day}/{scope}/`, over those of an earlier run of the day; the order stays.
 
     Raises:
-        RefusedError: the bucket is not this catalog's.
+        RefusedError: the location was retired since it was opened.
+        ForeignCatalogError: another catalog has taken the bucket over.
         StoreUnavailableError: the store does not answer; a later run writes all of it again.
     """
-    require_own(catalog, location)
+    require_current(catalog, location)
     done = []
     for path in files:
         key, body = report_key(day, scope, path.name), path.read_bytes()

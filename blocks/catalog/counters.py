@@ -66,7 +66,7 @@ def repair_counters(connection: Connection, customer_id: int, *, run: str) -> Co
             "INSERT INTO operation_log (run, operation, rule, api_key_id, before, after, bytes) "
             "VALUES (:run, 'repair', 'counters', :id, "
             "  jsonb_build_object('used', CAST(:a AS bigint), 'reserved', CAST(:b AS bigint)), "
-            "  jsonb_build_object('used', CAST(:used AS bigint), 'reserved', CAST(:reserved AS bigint)), :by)"
+            "  jsonb_build_object('used', CAST(:used AS bigint), 'reserved', CAST(:reserved AS bigint)), 0)"
         ),
         {
             "run": run,
@@ -75,7 +75,6 @@ def repair_counters(connection: Connection, customer_id: int, *, run: str) -> Co
             "b": drift.reserved_bytes,
             "used": drift.used_sum,
             "reserved": drift.reserved_sum,
-            "by": drift.used_sum - drift.used_bytes,
         },
     )
     return drift

@@ -258,6 +258,15 @@ def erase_jobs(connection: Connection, customer_id: int, job_ids: Sequence[UUID]
         connection.execute(
             text(f"DELETE FROM {table} WHERE job_id = ANY (CAST(:ids AS uuid[]))"), {"ids": [str(one) for one in gone]}
         )
+    # Nor does a hash of the video stay, unless somebody else has it.
+    connection.execute(
+        text(
+            "DELETE FROM shared_sources s USING jobs j WHERE j.id = ANY (CAST(:ids AS uuid[])) "
+            "   AND s.sha256 = j.source_file_hash "
+            "   AND NOT EXISTS (SELECT 1 FROM stored_objects o WHERE o.sha256 = s.sha256 AND o.kind = 'original')"
+        ),
+        {"ids": [str(one) for one in gone]},
+    )
     # The name of a customer's own file is the customer's.
     connection.execute(
         text(

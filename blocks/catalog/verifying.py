@@ -21,6 +21,18 @@ def oldest_verified(connection: Connection, location_id: int, *, kinds: Sequence
     return list(rows.scalars())
 
 
+def oldest_corrupt(connection: Connection, location_id: int, *, kinds: Sequence[str], most: int) -> list[UUID]:
+    """Objects of a place that were found to be corrupt: they may be what they were again."""
+    rows = connection.execute(
+        text(
+            "SELECT id FROM stored_objects WHERE location_id = :location AND state IN ('missing', 'corrupt') "
+            "   AND state = 'corrupt' AND (:all_kinds OR kind = ANY (:kinds)) ORDER BY id LIMIT :most"
+        ),
+        {"location": location_id, "all_kinds": not kinds, "kinds": list(kinds), "most": most},
+    )
+    return list(rows.scalars())
+
+
 def count_live(connection: Connection, location_id: int, *, kinds: Sequence[str]) -> int:
     """The live objects of a place, from the totals and what has changed since."""
     count: int = connection.execute(

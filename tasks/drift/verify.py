@@ -25,13 +25,15 @@ SMALLEST_BATCH = 500
 MOST_BATCHES = 200
 """Prefect runs: one a batch."""
 STRANGE = 10
-"""Objects, of which not one is there: their store may be another one than it says, or half up."""
+"""Objects, of which not one is there, or its content: their store may be another one than it says, or half up."""
+MOST_CORRUPT = 1000
+"""How many that are on record as corrupt are read again in a run."""
 
 
 @dataclass(frozen=True)
 class Checked:
     """What reading one object came to: `sound`, `corrupt`, `missing`, `unread` (try again), `changed` meanwhile, or
-    `absent` with all others of its batch, which says more of the store than of the object."""
+    `absent` or `garbled` with all others of its batch, which says more of the store than of the object."""
 
     object_id: UUID
     job_id: UUID
@@ -73,8 +75,8 @@ class VerifyReport:
 
     @property
     def alarming(self) -> tuple[Checked, ...]:
-        """Those, and what is absent."""
-        return self.hurt + tuple(one for one in self.others if one.result == "absent")
+        """Those, and what is absent or garbled."""
+        return self.hurt + tuple(one for one in self.others if one.result in ("absent", "garbled"))
 
     def cure(self, one: Checked) -> str:
         """What could bring an object's bytes back."""
@@ -91,7 +93,7 @@ class VerifyReport:
 
     def summary(self) -> str:
         """One line for a person."""
-        shown = ("corrupt", "missing", "absent", "unread")
+        shown = ("corrupt", "missing", "absent", "garbled", "unread")
         counts = {what: sum(one.result == what for one in self.others) for what in shown}
         bad = ", ".join(f"{number} {what}" for what, number in counts.items() if number) or "none corrupt or missing"
         jobs = len({one.job_id for one in self.hurt})
@@ -124,7 +126,8 @@ def choose(
         live = verifying.count_live(connection, location.place.id, kinds=wanted)
         share = share_percent / 100 if share_percent is not None else 1 / policy.verify_within_weeks
         most = min(live, int(live * share) + 1)
-        return live, verifying.oldest_verified(connection, location.place.id, kinds=wanted, most=most)
+        ids = verifying.oldest_verified(connection, location.place.id, kinds=wanted, most=most)
+        return live, ids + verifying.oldest_corrupt(connection, location.place.id, kinds=wanted, most=MOST_CORRUPT)
 
     live, ids = catalog.transaction(read)
     size = max(SMALLEST_BATCH, -(-len(ids) // MOST_BATCHES))
@@ -137,10 +140,13 @@ def verify_batch(
     """Read and hash these objects, and mark what is not what its row says.
 
     Where not one of them is there nothing is marked: a reconciliation sees more of the store, and asks somebody first.
+    Nor is anything where none is what it was: then it is the store that is not. One that was corrupt and is its content
+    again, since the store was mended in its place, is live again.
     """
     rows = list(catalog.transaction(lambda connection: content_of(connection, ids)).values())
     live = [row for row in rows if row.state == "live"]
     checked = in_parallel(lambda row: _check(catalog, location, row), live, threads=policy.parallel_transfers)
+    _take_back(catalog, location, policy, [row for row in rows if row.state == "corrupt"], run=run)
     sound = [one for one in checked if one.result == "sound"]
     catalog.transaction(lambda connection: verifying.note_verified(connection, [one.object_id for one in sound]))
     others = [one for one in checked if one.result != "sound"]
@@ -149,6 +155,14 @@ def verify_batch(
             others=tuple(replace(one, result="absent", detail="nothing of its batch is there") for one in checked),
             error=f"{location.place.name} has not one of the {len(checked)} objects that were asked for, so that none "
             "is marked as missing: look at the store, then run reconcile-quota, which asks somebody before it does",
+        )
+    if len(checked) >= STRANGE and all(one.result == "corrupt" for one in checked):
+        return BatchResult(
+            others=tuple(
+                replace(one, result="garbled", detail="nothing of its batch is its content") for one in checked
+            ),
+            error=f"{location.place.name} gave for not one of {len(checked)} objects what its row says, so that none "
+            "is marked as corrupt: look at the store, and run it again",
         )
     by_id = {row.id: row for row in live}
     marked: set[UUID] = set()
@@ -172,6 +186,22 @@ def verify_batch(
         for one in others
     ]
     return BatchResult(len(sound), sum(one.size_bytes for one in sound), tuple(others))
+
+
+def _take_back(
+    catalog: CatalogDatabase, location: OpenLocation, policy: IntegrityPolicy, corrupt: Sequence[Content], *, run: str
+) -> None:
+    read = in_parallel(lambda row: _check(catalog, location, row), corrupt, threads=policy.parallel_transfers)
+    back = {one.object_id for one in read if one.result == "sound"}
+    for customer_id in sorted({row.customer_id for row in corrupt if row.id in back}):
+        fenced = [
+            Fenced(row.id, row.generation) for row in corrupt if row.id in back and row.customer_id == customer_id
+        ]
+
+        def mark(connection: Connection, owner: int = customer_id, rows: Sequence[Fenced] = fenced) -> set[UUID]:
+            return drift.mark(connection, owner, rows, state="live", run=run, rule="verify")
+
+        catalog.transaction(mark)
 
 
 def put_together(

@@ -225,6 +225,8 @@ def plan_all(sweep: Sweep, policy: RetentionPolicy, reached: Mapping[str, Mappin
                 removes = action != "drop rule" and name != "transition_days"
                 objects, size = reached.get(place, {}).get(name, (0, 0)) if removes else (0, 0)
                 because = f"the policy says {getattr(policy, name, 'nothing of it')}"
+                if action != "drop rule" and name in AT_LEAST_DAYS:
+                    because += f", and the bucket's own rule takes {AT_LEAST_DAYS[name]} days at least"
                 items.append(Item(action, name, f"{place}: {name}", because, "", objects, size, place=place))
         skipped += [Item("leave", "unsupported", f"{place}: {note}", "", place=place) for note in report.notes]
     return Plan("apply-lifecycle", tuple(items), tuple(skipped))

@@ -63,6 +63,7 @@ def test_a_run_that_stands_still_is_crashed_and_one_that_ended_is_not(default_bl
             assert after is not None
             assert after.name == "Partial"
         assert_fired("a run stands still")
+        assert_fired("a run crashed")
     finally:
         set_alarms(BackupPolicy())
 

@@ -20,6 +20,7 @@ from blocks.catalog import CatalogDatabase
 from blocks.catalog.locations import declare_place
 from blocks.errors import InvalidInputError, NotFoundError, RefusedError
 from blocks.object_store.deletion import delete_keys
+from blocks.object_store.transfer import put_bytes
 from blocks.policies import IngestPolicy, RetentionPolicy
 from flows import events
 from flows.cleanup import cleanup
@@ -30,6 +31,7 @@ from flows.reconcile_quota import reconcile_quota
 from flows.refresh_analytics import refresh_analytics
 from flows.set_quota import set_quota
 from flows.verify_objects import verify_objects
+from tasks.layout import IDENTITY_KEY
 from tasks.stores import OpenLocation
 from tests.flows.conftest import save_policy
 from tests.helpers import execute, one, rows, stored_keys, write_video
@@ -90,6 +92,22 @@ def test_figures_without_a_report(catalog: CatalogDatabase, location: OpenLocati
     refresh_analytics(store="")
     assert stored_keys(location, "reports") == []
     assert one(catalog, "SELECT count(*) FROM analytics.snapshots") == 1
+
+
+def test_figures_do_not_wait_for_a_bucket(catalog: CatalogDatabase, location: OpenLocation) -> None:
+    """What is stored on a day cannot be read any more when it is over."""
+    put_bytes(location.store, IDENTITY_KEY, b"00000000-0000-0000-0000-000000000000 1\n", {})
+    state = refresh_analytics(return_state=True)
+    assert "belongs to catalog" in str(state.message)
+    assert one(catalog, "SELECT count(*) FROM analytics.snapshots") == 1
+
+
+def test_a_restored_catalog_that_nobody_has_confirmed_yet_has_its_reports(
+    catalog: CatalogDatabase, location: OpenLocation
+) -> None:
+    execute(catalog, "UPDATE catalog_identity SET frozen_since = now(), restored_from = 'a-backup'")
+    refresh_analytics()
+    assert stored_keys(location, "reports")
 
 
 @pytest.mark.parametrize(

@@ -367,3 +367,36 @@ def test_an_object_that_comes_back_is_not_missing(
     assert [(one.result, one.detail) for one in run().others] == [("unread", "it was not there, and is")]
     assert states(catalog)[job] == "live"
     assert run().sound == 1
+
+
+def test_where_nothing_is_its_content_nothing_is_marked(
+    run: Verify, catalog: CatalogDatabase, location: OpenLocation, new_job: Callable[[bytes], UUID]
+) -> None:
+    """A gateway that gives something else for an hour: the bytes are what they were."""
+    many(catalog, new_job(b"content"), verify.STRANGE)
+    keys = [row.key for row in rows(catalog, "SELECT key FROM stored_objects WHERE kind = 'hls_360p'")]
+    for key in keys:
+        put_bytes(location.store, key, b"?", {})
+    report = run(kinds=["hls_360p"])
+    assert {one.result for one in report.others} == {"garbled"}
+    assert findings.of_verification("main", report) == [Found("main", "garbled", verify.STRANGE)], "somebody is told"
+    assert "so that none is marked as corrupt" in report.errors[0]
+    assert set(rows(catalog, "SELECT state FROM stored_objects")) == {("live",)}
+    execute(catalog, "DELETE FROM stored_objects WHERE kind = 'hls_360p'")
+    delete_keys(location.store, keys)
+
+
+def test_what_was_corrupt_and_is_its_content_again_is_live(
+    run: Verify, catalog: CatalogDatabase, location: OpenLocation, new_job: Callable[[bytes], UUID]
+) -> None:
+    """A store that was mended in its place: nothing else would ever read these bytes again."""
+    jobs = [new_job(content) for content in (b"one", b"two", b"three")]
+    keys = {row.job_id: row.key for row in rows(catalog, "SELECT job_id, key FROM stored_objects")}
+    for job in jobs[:2]:
+        put_bytes(location.store, keys[job], b"???", {})
+    assert {one.job_id for one in run().hurt} == set(jobs[:2])
+    put_bytes(location.store, keys[jobs[0]], b"one", {})
+    report = run()
+    assert (report.hurt, report.unsound) == ((), 1)
+    states = {row.job_id: row.state for row in rows(catalog, "SELECT job_id, state FROM stored_objects")}
+    assert states == {jobs[0]: "live", jobs[1]: "corrupt", jobs[2]: "live"}

@@ -23,7 +23,7 @@ from tasks.intake.outputs import register_outputs
 from tasks.removal import deletion, purging
 from tasks.stores import Locations, OpenLocation
 from tasks.sweeping import Sweep
-from tests.helpers import assert_sound, execute, one, rows, stored_keys, write_outputs
+from tests.helpers import assert_sound, execute, one, rows, sha256, stored_keys, write_outputs
 from tests.tasks.removal.removals import delete, erase
 
 
@@ -60,10 +60,13 @@ def test_an_erasure_leaves_only_the_log(
     ).url
     refresh(sweep.catalog, TierPolicy())
     assert one(sweep.catalog, "SELECT count(*) FROM analytics.notable_jobs WHERE job_id = :id", id=str(gone))
+    for known in (b"personal", b"another's"):  # as somebody else had them too
+        execute(sweep.catalog, "INSERT INTO shared_sources VALUES (:hash)", hash=sha256(known))
     delete(sweep, gone)
     report = erase(sweep, gone)
     assert [outcome.result for outcome in report.outcomes] == ["done"]
     assert report.objects == 17
+    assert rows(sweep.catalog, "SELECT sha256 FROM shared_sources") == [(sha256(b"another's"),)]
     tables = rows(
         sweep.catalog,
         "SELECT format('%I.%I', table_schema, table_name) AS name FROM information_schema.columns "
