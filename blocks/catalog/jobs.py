@@ -112,6 +112,8 @@ _TAKEN_OVER = "another run took this job over; its work was undone"
 
 def _lost(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, str]:
     """Of jobs that were being uploaded those that are not any more, and why."""
+    if not job_ids:
+        return {}
     rows = connection.execute(
         text(
             "SELECT w.id, j.id IS NULL OR j.deleted_at IS NOT NULL AS deleted "

@@ -275,7 +275,7 @@ def test_migrate_to_another_server_and_back(  # type: ignore[no-untyped-def]
     retire_location(catalog, "far")
     execute(catalog, "UPDATE locations SET moved_to = :main WHERE name = 'far'", main=location.place.id)
     assert open_for_new_files(catalog, "far").place.name == "main", "flows that name the old one go on"
-    with pytest.raises(RefusedError, match="is retired"):
+    with pytest.raises(RefusedError, match="is retired; its new files go to main; run"):
         open_named(catalog, "far")
 
 

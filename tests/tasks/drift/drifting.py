@@ -7,8 +7,7 @@ from uuid import UUID
 
 from blocks.catalog import CatalogDatabase, drift
 from blocks.policies import IntegrityPolicy
-from tasks.drift import judge as reconcile_judge
-from tasks.drift import reconcile
+from tasks.drift import judge, reconcile
 from tasks.drift.judge import Drift
 from tasks.drift.repairs import apply_repairs
 from tasks.plans import Plan, Report
@@ -26,12 +25,12 @@ def look(sweep: Sweep, grace: timedelta = NO_GRACE) -> list[Drift]:
         parts = reconcile.plan_ranges(sweep.catalog, location, POLICY)
         found = [reconcile.look_through(sweep.catalog, location, POLICY, part, grace=grace) for part in parts]
         looked.append((location, found))
-    return reconcile_judge.put_together(sweep.catalog, looked)
+    return judge.put_together(sweep.catalog, looked)
 
 
 def run(sweep: Sweep, grace: timedelta = NO_GRACE) -> tuple[Plan, Report]:
     found = look(sweep, grace)
-    plan = reconcile_judge.plan_repairs(found, sweep.catalog.transaction(drift.labels))
+    plan = judge.plan_repairs(found, sweep.catalog.transaction(drift.labels))
     return plan, apply_repairs(sweep, POLICY, found, plan, grace=grace)
 
 

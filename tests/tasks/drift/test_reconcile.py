@@ -19,8 +19,7 @@ from blocks.object_store.copying import copy
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes, read_bytes
 from blocks.policies import IngestPolicy
-from tasks.drift import judge as reconcile_judge
-from tasks.drift import reconcile
+from tasks.drift import judge, reconcile
 from tasks.drift.compare import split_jobs
 from tasks.drift.judge import explain_drift
 from tasks.drift.repairs import apply_repairs
@@ -85,6 +84,8 @@ def test_every_kind_of_drift_is_found_explained_and_mended(
     assert read_bytes(store, healed_key, at_most=100) == b"h" * 10
     operations = {row.operation for row in rows(catalog, "SELECT operation FROM operation_log WHERE run = 'the run'")}
     assert operations == {"mark", "heal", "remove-orphan", "repair"}
+    # A counter is no bytes: what it was and is stands beside it.
+    assert one(sweep.catalog, "SELECT sum(bytes) FROM operation_log WHERE operation = 'repair'") == 0
     again, _ = run(sweep)
     assert [item.subject for item in again.items] == [orphan_key], "nobody needs it any more"
     assert run(sweep)[0].items == ()
@@ -112,14 +113,14 @@ def test_an_orphan_of_a_job_on_hold_stays(
     put_bytes(location.store, key, b"12345", {})
     with monkeypatch.context() as patched:
         # Put on hold between the plan and its doing.
-        record = reconcile_judge.plan_repairs
+        record = judge.plan_repairs
 
         def plan_and_hold(*arguments: Any) -> Plan:
             plan = record(*arguments)
             hold(sweep.catalog, job_ids=[str(job)], reason="case 7")
             return plan
 
-        patched.setattr(reconcile_judge, "plan_repairs", plan_and_hold)
+        patched.setattr(judge, "plan_repairs", plan_and_hold)
         plan, report = run(sweep)
     assert [(item.action, item.subject) for item in plan.items] == [("remove orphan", key)]
     assert [(one.result, one.error) for one in report.outcomes] == [("skipped", "its job is on hold by now")]
@@ -158,7 +159,7 @@ def test_an_orphan_report_that_has_grown_old_removes_nothing_that_somebody_wants
     for name in names:
         put_bytes(location.store, f"processed/{job}/{name}", b"12345", {})
     found = look(sweep)
-    plan = reconcile_judge.plan_repairs(found, {})
+    plan = judge.plan_repairs(found, {})
     assert len(plan.items) == 4
     execute(
         sweep.catalog,
@@ -232,7 +233,7 @@ def test_a_foreign_bucket_loses_no_orphan(
     found = look(sweep)
     execute(sweep.catalog, "UPDATE catalog_identity SET epoch = epoch + 1")
     with pytest.raises(ForeignCatalogError):
-        apply_repairs(sweep, POLICY, found, reconcile_judge.plan_repairs(found, {}), grace=NO_GRACE)
+        apply_repairs(sweep, POLICY, found, judge.plan_repairs(found, {}), grace=NO_GRACE)
     assert len(stored_keys(location)) == 2
 
 

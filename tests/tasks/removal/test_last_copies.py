@@ -16,8 +16,7 @@ from blocks.object_store.deletion import delete_keys
 from blocks.object_store.multipart import list_multipart_uploads
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy, IngestPolicy, RetentionPolicy
-from tasks.drift import judge as reconcile_judge
-from tasks.drift import reconcile
+from tasks.drift import judge, reconcile
 from tasks.drift.repairs import apply_repairs
 from tasks.intake.uploads import issue_upload_url
 from tasks.plans import Plan, Report
@@ -94,7 +93,7 @@ def test_an_orphan_that_becomes_the_only_copy_after_the_plan(
     job = new_job(b"content")
     spare = second_copy(sweep, job)
     found = look(sweep)
-    plan = reconcile_judge.plan_repairs(found, {})
+    plan = judge.plan_repairs(found, {})
     assert [item.action for item in plan.items] == ["remove orphan"]
     execute(sweep.catalog, "UPDATE stored_objects SET state = 'corrupt'")
     report = apply_repairs(sweep, POLICY, found, plan, grace=NO_GRACE)
