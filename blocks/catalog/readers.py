@@ -65,8 +65,8 @@ def create_reader(catalog: CatalogDatabase, name: str) -> str:
         _run(connection, f"{verb} ROLE %I LOGIN PASSWORD %L", name, verifier)
         if not known:
             _run(connection, f"GRANT {group} TO %I", name)
-            # So that a restore can end the analyst's sessions, and see them at all.
-            _run(connection, "GRANT %I TO CURRENT_USER", name)
+        # So that a restore can end the analyst's sessions, and see them at all; also one's who is here since before.
+        _run(connection, "GRANT %I TO CURRENT_USER", name)
         if connection.execute(text("SELECT has_schema_privilege(:name, 'public', 'CREATE')"), {"name": name}).scalar():
             # A function of theirs in there would be run with the rights of whoever calls one of that name.
             raise RefusedError(

@@ -25,6 +25,7 @@ def oldest_corrupt(connection: Connection, location_id: int, *, kinds: Sequence[
     """Objects of a place that were found to be corrupt: they may be what they were again."""
     rows = connection.execute(
         text(
+            # The index of both, by its own predicate.
             "SELECT id FROM stored_objects WHERE location_id = :location AND state IN ('missing', 'corrupt') "
             "   AND state = 'corrupt' AND (:all_kinds OR kind = ANY (:kinds)) ORDER BY id LIMIT :most"
         ),

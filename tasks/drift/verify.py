@@ -164,20 +164,10 @@ def verify_batch(
             error=f"{location.place.name} gave for not one of {len(checked)} objects what its row says, so that none "
             "is marked as corrupt: look at the store, and run it again",
         )
-    by_id = {row.id: row for row in live}
+    wrong = {state: {one.object_id for one in others if one.result == state} for state in ("corrupt", "missing")}
     marked: set[UUID] = set()
-    for state in ("corrupt", "missing"):
-        for customer_id in sorted({by_id[one.object_id].customer_id for one in others}):
-            fenced = [
-                Fenced(one.object_id, by_id[one.object_id].generation)
-                for one in others
-                if one.result == state and by_id[one.object_id].customer_id == customer_id
-            ]
-
-            def mark(connection: Connection, owner: int = customer_id, rows: Sequence[Fenced] = fenced) -> set[UUID]:
-                return drift.mark(connection, owner, rows, state=state, run=run, rule="verify")  # noqa: B023 -- runs at once
-
-            marked |= catalog.transaction(mark)
+    for state, found in wrong.items():
+        marked |= _mark(catalog, [row for row in live if row.id in found], state, run=run)
     # What was moved or removed between the last look and the mark is nobody's trouble.
     others = [
         replace(one, result="changed", detail="moved or removed meanwhile")
@@ -193,15 +183,20 @@ def _take_back(
 ) -> None:
     read = in_parallel(lambda row: _check(catalog, location, row), corrupt, threads=policy.parallel_transfers)
     back = {one.object_id for one in read if one.result == "sound"}
-    for customer_id in sorted({row.customer_id for row in corrupt if row.id in back}):
-        fenced = [
-            Fenced(row.id, row.generation) for row in corrupt if row.id in back and row.customer_id == customer_id
-        ]
+    _mark(catalog, [row for row in corrupt if row.id in back], "live", run=run)
 
-        def mark(connection: Connection, owner: int = customer_id, rows: Sequence[Fenced] = fenced) -> set[UUID]:
-            return drift.mark(connection, owner, rows, state="live", run=run, rule="verify")
 
-        catalog.transaction(mark)
+def _mark(catalog: CatalogDatabase, rows: Sequence[Content], state: str, *, run: str) -> set[UUID]:
+    """A transaction a customer; which of them nobody changed meanwhile."""
+    marked: set[UUID] = set()
+    for customer_id in sorted({row.customer_id for row in rows}):
+        fenced = [Fenced(row.id, row.generation) for row in rows if row.customer_id == customer_id]
+
+        def mark(connection: Connection, owner: int = customer_id, own: Sequence[Fenced] = fenced) -> set[UUID]:
+            return drift.mark(connection, owner, own, state=state, run=run, rule="verify")
+
+        marked |= catalog.transaction(mark)
+    return marked
 
 
 def put_together(

@@ -391,12 +391,10 @@ def test_what_was_corrupt_and_is_its_content_again_is_live(
 ) -> None:
     """A store that was mended in its place: nothing else would ever read these bytes again."""
     jobs = [new_job(content) for content in (b"one", b"two", b"three")]
-    keys = {row.job_id: row.key for row in rows(catalog, "SELECT job_id, key FROM stored_objects")}
     for job in jobs[:2]:
-        put_bytes(location.store, keys[job], b"???", {})
+        put_bytes(location.store, key_of(catalog, job), b"???", {})
     assert {one.job_id for one in run().hurt} == set(jobs[:2])
-    put_bytes(location.store, keys[jobs[0]], b"one", {})
+    put_bytes(location.store, key_of(catalog, jobs[0]), b"one", {})
     report = run()
     assert (report.hurt, report.unsound) == ((), 1)
-    states = {row.job_id: row.state for row in rows(catalog, "SELECT job_id, state FROM stored_objects")}
-    assert states == {jobs[0]: "live", jobs[1]: "corrupt", jobs[2]: "live"}
+    assert states(catalog) == {jobs[0]: "live", jobs[1]: "corrupt", jobs[2]: "live"}
