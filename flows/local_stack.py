@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from blocks.embedded import Endpoints, Stack
-from blocks.errors import NotFoundError, RefusedError, TerminalError, TransientError
+from blocks.errors import NotFoundError, TerminalError, TransientError
 
 if TYPE_CHECKING:
     from blocks.catalog import CatalogDatabase
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).resolve().parent.parent
 CATALOG = "transcode_flow"
 BUCKETS = ("videos", "backups")
-TIMEZONE_VARIABLE = "storage_timezone"
-"""Prefect variable with the time zone of all schedules, such as Europe/Berlin."""
 
 
 class SetupError(TerminalError):
@@ -35,35 +32,18 @@ def local_stack() -> Stack:
     return Stack(Path(os.environ.get("TRANSCODE_FLOW_HOME", PROJECT / ".local")))
 
 
-def use_local_prefect() -> None:
-    """Point this process at the running embedded Prefect server, unless its settings name another one.
-
-    To be called before Prefect is imported: its settings are read then.
-
-    Raises:
-        RefusedError: there is no server to ask (Prefect would start one of its own, without any of our blocks).
-    """
-    # Prefect warns about events it has not sent yet whenever a short command ends.
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
-    logging.getLogger("EventsWorker").setLevel(logging.ERROR)
-    if os.environ.get("PREFECT_API_URL"):
-        return
-    stack = local_stack()
-    if stack.status()["prefect"] is not None:
-        os.environ.update(stack.environment())
-        return
-    from prefect.settings import get_current_settings
-
-    if get_current_settings().api.url is None:
-        raise RefusedError("no Prefect server to ask: start the embedded stack with `make up`, or set PREFECT_API_URL")
-
-
 def bring_up(
-    stack: Stack, *, source_roots: str, worker: bool = True, deploy: bool = True, say: Callable[[str], None]
+    stack: Stack, *, source_roots: str, keep: bool, worker: bool = True, deploy: bool = True, say: Callable[[str], None]
 ) -> Endpoints:
-    """Servers, catalog, blocks, deployments and worker; each step finds out whether it is done already."""
+    """Servers, catalog, blocks, deployments and worker; each step finds out whether it is done already.
+
+    What is to `keep` running is not stopped by a demo that ends.
+    """
     with stack.alone():
-        return _bring_up(stack, source_roots, worker=worker, deploy=deploy, say=say)
+        endpoints = _bring_up(stack, source_roots, worker=worker, deploy=deploy, say=say)
+        if keep:
+            stack.keep()
+        return endpoints
 
 
 def _bring_up(stack: Stack, source_roots: str, *, worker: bool, deploy: bool, say: Callable[[str], None]) -> Endpoints:
@@ -200,6 +180,7 @@ def deploy_all(stack: Stack) -> None:
     from prefect.variables import Variable
 
     from blocks.embedded.prefect_server import POOL
+    from flows.opening import TIMEZONE_VARIABLE
 
     if Variable.get(TIMEZONE_VARIABLE) is None:
         Variable.set(TIMEZONE_VARIABLE, "UTC")

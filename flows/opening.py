@@ -25,8 +25,10 @@ from blocks.catalog.migrating import require_current_schema
 from blocks.errors import NotFoundError, StorageError
 from blocks.loading import load_block
 from flows.events import watching_schedule
-from flows.local_stack import TIMEZONE_VARIABLE
 from tasks.stores import Locations, OpenLocation, open_for_new_files, open_named
+
+TIMEZONE_VARIABLE = "storage_timezone"
+"""Prefect variable with the time zone of all schedules, such as Europe/Berlin."""
 
 
 def open_catalog(name: str) -> CatalogDatabase:

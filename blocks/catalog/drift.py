@@ -234,22 +234,3 @@ def follow_classes(connection: Connection, customer_id: int, moved: Mapping[Fenc
         },
     )
     return set(rows.scalars())
-
-
-def record_orphans(connection: Connection, removed: Sequence[tuple[str, int]], *, run: str) -> None:
-    """Append objects that no row named and that were removed: key and bytes of each."""
-    if removed:
-        connection.execute(
-            text(
-                "INSERT INTO operation_log (run, operation, rule, job_id, before, bytes) "
-                "SELECT :run, 'remove-orphan', 'orphan_grace_hours', CAST(substring(o.key FROM :job_in_key) AS uuid), "
-                "       jsonb_build_object('key', o.key), o.size "
-                "  FROM unnest(CAST(:keys AS text[]), CAST(:sizes AS bigint[])) AS o (key, size)"
-            ),
-            {
-                "run": run,
-                "job_in_key": "^[a-z]+/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})/",
-                "keys": [key for key, _ in removed],
-                "sizes": [size for _, size in removed],
-            },
-        )

@@ -54,24 +54,39 @@ def record(connection: Connection, changes: Sequence[Change]) -> None:
 JOB_IN_KEY = "^(?:processed|uploads|failed|exports/hls)/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})/"
 
 
-def record_aged(connection: Connection, removed: Sequence[tuple[str, str, int]], *, run: str) -> None:
-    """Append objects without a row that age alone removed: key, rule and bytes of each."""
-    if removed:
-        connection.execute(
-            text(
-                "INSERT INTO operation_log (run, operation, rule, job_id, before, bytes) "
-                "SELECT :run, 'expire', a.rule, "
-                # Some of these keys name a job; one under temp/ names an upload.
-                "       CAST(substring(a.key FROM :job_in_key) AS uuid), "
-                "       jsonb_build_object('key', a.key), a.size "
-                "  FROM unnest(CAST(:keys AS text[]), CAST(:rules AS text[]), CAST(:sizes AS bigint[])) "
-                "    AS a (key, rule, size)"
-            ),
-            {
-                "run": run,
-                "job_in_key": JOB_IN_KEY,
-                "keys": [key for key, _, _ in removed],
-                "rules": [rule for _, rule, _ in removed],
-                "sizes": [size for _, _, size in removed],
-            },
-        )
+@dataclass(frozen=True)
+class Unnamed:
+    """An object that no row names, and the rule that removes it."""
+
+    key: str
+    rule: str
+    size_bytes: int
+
+
+def record_unnamed(connection: Connection, removed: Sequence[Unnamed], *, operation: str, run: str) -> dict[str, int]:
+    """Append objects that no row named; returns the line of each key, for `strike_out`."""
+    lines = connection.execute(
+        text(
+            "INSERT INTO operation_log (run, operation, rule, job_id, before, bytes) "
+            "SELECT :run, :operation, u.rule, "
+            # Some of these keys name a job; one under temp/ names an upload.
+            "       CAST(substring(u.key FROM :job_in_key) AS uuid), jsonb_build_object('key', u.key), u.size "
+            "  FROM unnest(CAST(:keys AS text[]), CAST(:rules AS text[]), CAST(:sizes AS bigint[])) "
+            "    AS u (key, rule, size) "
+            "RETURNING before ->> 'key' AS key, id"
+        ),
+        {
+            "run": run,
+            "operation": operation,
+            "job_in_key": JOB_IN_KEY,
+            "keys": [one.key for one in removed],
+            "rules": [one.rule for one in removed],
+            "sizes": [one.size_bytes for one in removed],
+        },
+    )
+    return {line.key: line.id for line in lines}
+
+
+def strike_out(connection: Connection, lines: Sequence[int]) -> None:
+    """Take lines back that were written before what they tell of, which then did not come."""
+    connection.execute(text("DELETE FROM operation_log WHERE id = ANY (CAST(:ids AS bigint[]))"), {"ids": list(lines)})

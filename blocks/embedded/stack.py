@@ -30,6 +30,7 @@ class _State:
     access_key: str = ""
     secret_key: str = ""
     processes: dict[str, Running] = field(default_factory=dict)
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,19 @@ class Stack:
             if postgres.stop(self.data):
                 stopped.append("postgres")
             state.processes.clear()
+            state.kept = False
         return stopped
+
+    def keep(self) -> None:
+        """Somebody wants it to go on: who started it for a while only does not stop it."""
+        with self._state() as state:
+            state.kept = True
+
+    @property
+    def kept(self) -> bool:
+        """Whether what runs is to go on; what was killed since is nobody's wish any more."""
+        state = self._read()
+        return state.kept and any(processes.find(one) for one in state.processes.values())
 
     def status(self) -> dict[str, int | None]:
         """Each part's pid, or None where it is not running."""

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from flows.commands.console import clear_errors, out
 from flows.commands.options import PolicyName
-from flows.local_stack import use_local_prefect
+from flows.commands.server import use_local_prefect
 
 
 def alarms(

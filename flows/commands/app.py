@@ -21,7 +21,8 @@ from flows.commands.locations import location_app
 from flows.commands.options import CatalogName, open_backups
 from flows.commands.reports import analyst, example, report
 from flows.commands.restore import restore
-from flows.local_stack import local_stack, use_local_prefect
+from flows.commands.server import use_local_prefect
+from flows.local_stack import local_stack
 
 if TYPE_CHECKING:
     from blocks.catalog import CatalogDatabase
@@ -63,7 +64,7 @@ def up(
                 if not out.is_terminal:  # a log shows no status
                     err.print(f"· {part}", highlight=False)
 
-            bring_up(stack, source_roots=roots, say=say)
+            bring_up(stack, source_roots=roots, keep=True, say=say)
         _show_addresses()
         out.print(
             f"Videos in {roots} can be taken in. To use Prefect's own commands in this shell:\n"

@@ -24,7 +24,7 @@ from flows.commands.options import (
     StoreUrl,
     open_backups,
 )
-from flows.local_stack import use_local_prefect
+from flows.commands.server import use_local_prefect
 
 if TYPE_CHECKING:
     from prefect.blocks.core import Block

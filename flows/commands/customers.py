@@ -10,7 +10,7 @@ from rich.table import Table
 
 from flows.commands.console import clear_errors, err, out
 from flows.commands.options import CatalogName
-from flows.local_stack import use_local_prefect
+from flows.commands.server import use_local_prefect
 
 if TYPE_CHECKING:
     from blocks.catalog import CatalogDatabase

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from flows.commands.console import clear_errors, out, plain
 from flows.commands.options import CatalogName
-from flows.local_stack import use_local_prefect
+from flows.commands.server import use_local_prefect
 
 location_app = typer.Typer(help="Locations: where objects live.", no_args_is_help=True)
 

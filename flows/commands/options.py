@@ -16,7 +16,7 @@ from pydantic import SecretStr, ValidationError
 from blocks.errors import InvalidInputError, NotFoundError, RefusedError
 from blocks.units import shown
 from flows.commands.console import err
-from flows.local_stack import use_local_prefect
+from flows.commands.server import use_local_prefect
 
 if TYPE_CHECKING:
     from blocks.catalog import CatalogDatabase

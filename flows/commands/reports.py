@@ -14,7 +14,8 @@ from blocks.errors import RefusedError
 from blocks.units import shown
 from flows.commands.console import clear_errors, err, out, plain
 from flows.commands.options import CatalogName
-from flows.local_stack import local_stack, use_local_prefect
+from flows.commands.server import use_local_prefect
+from flows.local_stack import local_stack
 
 if TYPE_CHECKING:
     from blocks.catalog import CatalogDatabase

@@ -23,7 +23,7 @@ from flows.commands.options import (
     StoreUrl,
     open_backups,
 )
-from flows.local_stack import use_local_prefect
+from flows.commands.server import use_local_prefect
 
 SHOWN = 20
 

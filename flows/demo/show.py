@@ -41,9 +41,13 @@ def run_demo(out: Console, *, videos: Path | None, keep_running: bool) -> bool:
         out.print(f"\n[bold red]the demo failed:[/] {escape(str(error))}")
         return False
     finally:
-        if not (was_running or keep_running):
-            out.print("stopping what the demo started …")
-            _stop(stack)
+        if keep_running:
+            stack.keep()
+        elif not was_running:
+            with stack.alone():  # whoever starts it now has begun after this, or is waited for
+                if not stack.kept:
+                    out.print("stopping what the demo started …")
+                    _stop(stack)
     out.print(f"\n[bold green]All of it happened, in {time.monotonic() - started:.0f} s.[/]")
     out.print(_NEXT)
     return True
@@ -83,7 +87,7 @@ class Demo(Steps):
         """PostgreSQL, S3 and Prefect, the catalog, the blocks."""
         roots = str(self.folder) if self.videos is None else f"{self.folder}, {self.videos.resolve()}"
         with self.step("start PostgreSQL, an S3 server and Prefect") as say:
-            endpoints = bring_up(self.stack, source_roots=roots, worker=False, deploy=False, say=say)
+            endpoints = bring_up(self.stack, source_roots=roots, keep=False, worker=False, deploy=False, say=say)
             from blocks.catalog import CatalogDatabase
             from blocks.loading import load_block
 

@@ -10,6 +10,7 @@ from blocks.catalog import counters, drift
 from blocks.catalog.content import Content, content_of
 from blocks.catalog.drift import Fenced
 from blocks.catalog.due import held_jobs
+from blocks.catalog.log import Unnamed
 from blocks.catalog.objects import NewObject
 from blocks.errors import (
     ForeignCatalogError,
@@ -19,7 +20,6 @@ from blocks.errors import (
     SourceChangedError,
     StorageError,
 )
-from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import fingerprint
 from blocks.policies import IntegrityPolicy
 from tasks.content import hash_content
@@ -29,6 +29,7 @@ from tasks.intake.healing import heal
 from tasks.layout import job_of
 from tasks.parallel import in_parallel
 from tasks.plans import Item, Outcome, Plan, Report
+from tasks.removal.unnamed import remove_unnamed
 from tasks.stores import OpenLocation, require_own
 from tasks.sweeping import Sweep
 from tasks.writing import StoredBlob
@@ -207,11 +208,8 @@ def _remove_orphans(
         elif row is not None and row.state != "live":
             results[one.key] = ("skipped", f"row {row.id}, which it carries, is {row.state}: it may be its only copy")
     gone = [one for one in batch if one.key not in results]
-    # Written down first: killed in between, the log says what may have gone.
-    sweep.catalog.transaction(
-        lambda connection: drift.record_orphans(connection, [(one.key, one.size_bytes) for one in gone], run=sweep.run)
-    )
-    failed = delete_keys(location.store, [one.key for one in gone])
+    orphans = [Unnamed(one.key, "orphan_grace_hours", one.size_bytes) for one in gone]
+    failed = remove_unnamed(sweep.catalog, location.store, orphans, operation="remove-orphan", run=sweep.run)
     return [
         results.get(one.key) or (("failed", failed[one.key]) if one.key in failed else ("done", "")) for one in batch
     ]

@@ -13,13 +13,13 @@ from sqlalchemy import Connection
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.due import held_jobs, keys_under_way, open_form_keys
-from blocks.catalog.log import record_aged
+from blocks.catalog.log import Unnamed
 from blocks.object_store import ObjectStore
-from blocks.object_store.deletion import delete_keys
 from blocks.object_store.listing import Listed, list_prefix
 from blocks.object_store.transfer import fingerprint
 from blocks.policies import RetentionPolicy
 from tasks.parallel import in_parallel
+from tasks.removal.unnamed import remove_unnamed
 from tasks.stores import OpenLocation, require_own
 
 PARALLEL_LOOKS = 16
@@ -98,13 +98,10 @@ def remove_aged(
             outcomes.append((one.listed.key, "skipped", "replaced meanwhile"))
         else:
             unchanged.append(one)
-    # Written down first: killed in between, the log says what may have gone.
-    catalog.transaction(
-        lambda connection: record_aged(
-            connection, [(one.listed.key, one.rule, one.listed.size_bytes) for one in unchanged], run=run
-        )
-    )
-    failed = delete_keys(location.store, [one.listed.key for one in unchanged])
+    failed = remove_unnamed(
+        catalog, location.store,
+        [Unnamed(one.listed.key, one.rule, one.listed.size_bytes) for one in unchanged], operation="expire", run=run,
+    )  # fmt: skip
     gone = [one for one in unchanged if one.listed.key not in failed]
     outcomes += [(one.listed.key, "done", "") for one in gone]
     outcomes += [(key, "failed", why) for key, why in failed.items()]

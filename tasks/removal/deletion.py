@@ -13,7 +13,7 @@ from blocks.catalog import CatalogDatabase
 from blocks.catalog.clock import catalog_now
 from blocks.catalog.customers import find_customer
 from blocks.catalog.locations import list_places
-from blocks.catalog.log import record_aged
+from blocks.catalog.log import Unnamed
 from blocks.catalog.objects import Extent
 from blocks.catalog.selection import MOST_JOBS, NOWHERE, JobFilter, SelectedJob, other_keys, select_jobs
 from blocks.catalog.snapshots import backup_is_running
@@ -28,7 +28,6 @@ from blocks.catalog.trash import (
     undelete_jobs,
 )
 from blocks.errors import InvalidInputError, LockLostError, NotFoundError, RefusedError, StorageError
-from blocks.object_store.deletion import delete_keys
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
 from blocks.policies import RetentionPolicy
@@ -37,6 +36,7 @@ from tasks.checks import check_age_days, check_job_id, check_reason
 from tasks.layout import OBJECTS
 from tasks.plans import Item, Outcome, Plan, Report
 from tasks.removal.purging import purge_released
+from tasks.removal.unnamed import remove_unnamed
 from tasks.stores import OpenLocation, require_own
 from tasks.sweeping import Sweep, customers_batches, job_outcomes
 
@@ -258,9 +258,8 @@ def _remove_all(
     folders = [f"{root}/{job_id}" for job_id in job_ids for root in JOB_FOLDERS]
     for folder in folders:
         sizes |= {listed.key: listed.size_bytes for listed in list_prefix(location.store, folder)}
-    removed = [(key, "purge_now", size) for key, size in sizes.items()]
-    sweep.catalog.transaction(lambda connection: record_aged(connection, removed, run=sweep.run))
-    failed = delete_keys(location.store, list(sizes))
+    removed = [Unnamed(key, "purge_now", size) for key, size in sizes.items()]
+    failed = remove_unnamed(sweep.catalog, location.store, removed, operation="expire", run=sweep.run)
     begun = tuple(f"{folder}/" for folder in folders)
     for upload in list_multipart_uploads(location.store) if location.capabilities.lists_uploads else ():
         if upload.key.startswith(begun):

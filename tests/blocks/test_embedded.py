@@ -33,11 +33,15 @@ def test_started_twice_killed_and_started_again() -> None:
         pids = stack.status()
         assert stack.start(prefect=False) == first
         assert stack.status() == pids
+        assert not stack.kept
+        stack.keep()
+        assert stack.kept
         for name in ("s3", "postgres"):
             process = psutil.Process(pids[name])
             process.kill()
             process.wait(20)
             assert stack.status()[name] is None
+        assert not stack.kept, "what was to go on was killed"
         assert stack.start(prefect=False).s3_url == first.s3_url, "addresses survive"
         assert None not in (stack.status()["s3"], stack.status()["postgres"])
         listening = [
@@ -51,6 +55,7 @@ def test_started_twice_killed_and_started_again() -> None:
         assert sorted(stack.stop()) == ["postgres", "s3"]
         assert set(stack.status().values()) == {None}
         assert stack.stop() == []
+        assert not stack.kept
     finally:
         stack.stop()
         shutil.rmtree(folder, ignore_errors=True)

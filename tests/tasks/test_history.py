@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocks.catalog import CatalogDatabase, drift
+from blocks.catalog import CatalogDatabase
 from blocks.catalog.content import content_of
 from blocks.catalog.history import Event
-from blocks.catalog.log import record_aged
+from blocks.catalog.log import Unnamed
 from blocks.catalog.objects import NewObject
 from blocks.errors import InvalidInputError, NotFoundError
 from blocks.policies import AccessPolicy, IngestPolicy, RetentionPolicy
@@ -36,6 +36,7 @@ from tasks.removal.deletion import (
     plan_undelete,
     select,
 )
+from tasks.removal.unnamed import remove_unnamed
 from tasks.stores import Locations, OpenLocation
 from tasks.sweeping import Sweep
 from tasks.writing import StoredBlob
@@ -196,12 +197,17 @@ def test_every_key_it_ever_had(sweep: Sweep, location: OpenLocation, new_job: Ca
         assert lines(told(catalog, reference))[3:] == life
 
 
-def test_keys_that_no_row_ever_named(catalog: CatalogDatabase, new_job: Callable[[bytes], UUID]) -> None:
+def test_keys_that_no_row_ever_named(
+    catalog: CatalogDatabase, location: OpenLocation, new_job: Callable[[bytes], UUID]
+) -> None:
     """What was removed as an orphan, or by its age, is in the log with its key and its job."""
     job = new_job(b"x")
     orphan, failed = f"processed/{job}/raw/nobody's", f"failed/{job}/log.txt"
-    catalog.transaction(lambda connection: drift.record_orphans(connection, [(orphan, 5)], run="reconcile-1"))
-    catalog.transaction(lambda connection: record_aged(connection, [(failed, "failed_days", 3)], run="cleanup-1"))
+    for unnamed, operation, run in (
+        (Unnamed(orphan, "orphan_grace_hours", 5), "remove-orphan", "reconcile-1"),
+        (Unnamed(failed, "failed_days", 3), "expire", "cleanup-1"),
+    ):
+        assert remove_unnamed(catalog, location.store, [unnamed], operation=operation, run=run) == {}
     expected = {orphan: ("remove-orphan", "reconcile-1", "orphan_grace_hours"),
                 failed: ("expire", "cleanup-1", "failed_days")}  # fmt: skip
     assert set(expected.values()) < set(lines(told(catalog, job))), "by the job's id"

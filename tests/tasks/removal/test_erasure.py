@@ -20,7 +20,7 @@ from tasks.analytics.snapshot import refresh
 from tasks.declaring import probe_store
 from tasks.downloads import bulk_download
 from tasks.intake.outputs import register_outputs
-from tasks.removal import deletion, purging
+from tasks.removal import deletion, purging, unnamed
 from tasks.stores import Locations, OpenLocation
 from tasks.sweeping import Sweep
 from tests.helpers import assert_sound, execute, one, rows, sha256, stored_keys, write_outputs
@@ -109,7 +109,7 @@ def test_a_key_that_cannot_be_removed_keeps_only_its_own_job(
     with monkeypatch.context() as patched:
         patched.setattr(purging, "delete_keys", locked)
         patched.setattr(purging, "PAUSE_SECONDS", 0)
-        patched.setattr(deletion, "delete_keys", locked)
+        patched.setattr(unnamed, "delete_keys", locked)
         results = {one.item.subject: (one.result, one.error) for one in erase(sweep, stuck, other).outcomes}
     assert results[str(other)] == ("done", "")
     assert results[str(stuck)][0] == "failed"

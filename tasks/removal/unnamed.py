@@ -1,0 +1,33 @@
+"""Removing what no row names: an orphan, a leftover that is too old, whatever lies in an erased job's folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from blocks.catalog import CatalogDatabase
+from blocks.catalog.log import Unnamed, record_unnamed, strike_out
+from blocks.object_store import ObjectStore
+from blocks.object_store.deletion import delete_keys
+from blocks.object_store.transfer import fingerprint
+from tasks.parallel import in_parallel
+
+PARALLEL_LOOKS = 16
+
+
+def remove_unnamed(
+    catalog: CatalogDatabase, store: ObjectStore, objects: Sequence[Unnamed], *, operation: str, run: str
+) -> dict[str, str]:
+    """Remove objects, with a line of the log for each; returns the keys that the store refused to remove, and why.
+
+    The lines come first: killed in between, the log says what may have gone. Those of objects that are still there are
+    taken back.
+    """
+    if not objects:
+        return {}
+    lines = catalog.transaction(lambda connection: record_unnamed(connection, objects, operation=operation, run=run))
+    failed = delete_keys(store, [one.key for one in objects])
+    there = in_parallel(lambda key: fingerprint(store, key), list(failed), threads=PARALLEL_LOOKS)
+    kept = [lines[key] for key, seen in zip(failed, there, strict=True) if seen is not None]
+    if kept:
+        catalog.transaction(lambda connection: strike_out(connection, kept))
+    return failed
