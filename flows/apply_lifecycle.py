@@ -9,9 +9,9 @@ from blocks.catalog.clock import catalog_now
 from blocks.loading import load_block
 from blocks.policies import RetentionPolicy, SafetyPolicy
 from blocks.units import format_bytes
-from flows.finding import note_lag
-from flows.opening import open_catalog, reach_stores, reported, show_table
-from flows.planned import Work, run_planned
+from flows.common.finding import note_lag
+from flows.common.opening import open_catalog, reach_stores, reported, show_table
+from flows.common.planned import Work, run_planned
 from tasks.plans import Plan, Report
 from tasks.removal.lifecycle import apply_all, plan_all
 from tasks.removal.lifecycle_reach import RuleReach, simulate

@@ -21,11 +21,11 @@ from blocks.loading import load_block
 from blocks.object_store import ObjectStore
 from blocks.object_store.clock import store_now
 from blocks.policies import BackupPolicy, SafetyPolicy
-from flows.backing_up import health_markdown, health_of, open_key, settings, stores_of
-from flows.batches import progress_of
-from flows.events import BACKUP_FAILED, BACKUP_SMALL, BACKUP_VERIFIED, tell
-from flows.opening import open_catalog, reported, run_label
-from flows.planned import is_scheduled, show_plan, show_report
+from flows.common.backing_up import health_markdown, health_of, open_key, settings, stores_of
+from flows.common.batches import progress_of
+from flows.common.events import BACKUP_FAILED, BACKUP_SMALL, BACKUP_VERIFIED, tell
+from flows.common.opening import open_catalog, reported, run_label
+from flows.common.planned import is_scheduled, show_plan, show_report
 from tasks.backups.health import too_small
 from tasks.backups.listing import list_backups
 from tasks.backups.retention import apply_retention, plan_retention

@@ -11,8 +11,8 @@ from blocks.errors import RefusedError
 from blocks.loading import load_block
 from blocks.policies import AccessPolicy
 from blocks.units import format_bytes
-from flows.opening import open_catalog, open_locations, reported, run_label, show_table
-from flows.planned import SHOWN
+from flows.common.opening import open_catalog, open_locations, reported, run_label, show_table
+from flows.common.planned import SHOWN
 from tasks import downloads
 
 

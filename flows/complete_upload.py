@@ -8,8 +8,8 @@ from prefect.client.schemas.objects import State
 from blocks.errors import RefusedError
 from blocks.loading import load_block
 from blocks.policies import IngestPolicy
-from flows.events import watching_quota
-from flows.opening import done, open_catalog, open_locations, reported, run_label, show_table
+from flows.common.events import watching_quota
+from flows.common.opening import done, open_catalog, open_locations, reported, run_label, show_table
 from tasks.intake import uploads
 from tasks.intake.taking_in import IngestOutcome
 

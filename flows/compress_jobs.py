@@ -7,10 +7,10 @@ from prefect.client.schemas.objects import State
 
 from blocks.loading import load_block
 from blocks.policies import CompressionPolicy, SafetyPolicy
-from flows.batches import RUNNER
-from flows.opening import open_catalog, reach_stores, reported
-from flows.planned import Work, run_planned, was_asked
-from flows.relocating import apply_moves, name_blocks
+from flows.common.batches import RUNNER
+from flows.common.opening import open_catalog, reach_stores, reported
+from flows.common.planned import Work, run_planned, was_asked
+from flows.common.relocating import apply_moves, name_blocks
 from tasks.plans import Plan, Report
 from tasks.relocation.compression import CompressionPlan, find_compressible, plan_compression
 from tasks.relocation.intents import recover

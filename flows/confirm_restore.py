@@ -15,8 +15,8 @@ from blocks.errors import NotFoundError, RefusedError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
 from blocks.policies import BackupPolicy, IntegrityPolicy
-from flows.opening import open_catalog, reported, run_label
-from flows.restored import settle, show_aftermath
+from flows.common.opening import open_catalog, reported, run_label
+from flows.common.restored import settle, show_aftermath
 from tasks.backups.listing import list_backups
 
 

@@ -9,8 +9,8 @@ from prefect.client.schemas.objects import State
 
 from blocks.loading import load_block
 from blocks.policies import RetentionPolicy, SafetyPolicy
-from flows.opening import open_catalog, open_stores, reported
-from flows.planned import Work, run_planned
+from flows.common.opening import open_catalog, open_stores, reported
+from flows.common.planned import Work, run_planned
 from tasks.plans import Plan, Report
 from tasks.removal.deletion import Wanted, apply_deletion, apply_erasure, plan_deletion, select
 from tasks.sweeping import Sweep

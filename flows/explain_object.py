@@ -7,7 +7,7 @@ from prefect.client.schemas.objects import State
 
 from blocks.loading import load_block
 from blocks.policies import RetentionPolicy
-from flows.opening import done, open_catalog, reported, show_table
+from flows.common.opening import done, open_catalog, reported, show_table
 from tasks.history import explain, sentence
 
 

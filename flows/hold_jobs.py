@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.opening import done, open_catalog, reported, run_label, show_table
+from flows.common.opening import done, open_catalog, reported, run_label, show_table
 from tasks.removal.deletion import HoldReport, hold
 
 

@@ -16,9 +16,9 @@ from blocks.errors import RefusedError, StorageError
 from blocks.loading import load_block
 from blocks.policies import IngestPolicy
 from blocks.units import told
-from flows.batches import THREADS, progress_of, run_batches
-from flows.events import watching_quota
-from flows.opening import open_catalog, reported, run_label, show_table
+from flows.common.batches import THREADS, progress_of, run_batches
+from flows.common.events import watching_quota
+from flows.common.opening import open_catalog, reported, run_label, show_table
 from tasks.intake import ingest
 from tasks.intake import taking_in as intake
 from tasks.intake.ingest import IngestReport

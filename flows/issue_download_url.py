@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import State
 from blocks.loading import load_block
 from blocks.policies import AccessPolicy, RelocationPolicy
 from blocks.units import format_bytes
-from flows.opening import done, escaped, open_catalog, open_locations, reported
+from flows.common.opening import done, escaped, open_catalog, open_locations, reported
 from tasks import access
 
 Kind = Literal[

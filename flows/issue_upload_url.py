@@ -10,8 +10,8 @@ from prefect.client.schemas.objects import State
 
 from blocks.loading import load_block
 from blocks.policies import AccessPolicy, IngestPolicy
-from flows.events import watching_quota
-from flows.opening import done, markdown_rows, open_catalog, reported
+from flows.common.events import watching_quota
+from flows.common.opening import done, markdown_rows, open_catalog, reported
 from tasks.intake import uploads
 from tasks.intake.uploads import IssuedUpload
 from tasks.stores import open_for_new_files

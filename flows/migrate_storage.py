@@ -12,10 +12,10 @@ from blocks.catalog import CatalogDatabase
 from blocks.loading import load_block
 from blocks.object_store.presigning import presign_get
 from blocks.policies import SafetyPolicy
-from flows.batches import RUNNER
-from flows.opening import open_catalog, reported
-from flows.planned import Work, run_planned
-from flows.relocating import Blocks, name_blocks, run_moves
+from flows.common.batches import RUNNER
+from flows.common.opening import open_catalog, reported
+from flows.common.planned import Work, run_planned
+from flows.common.relocating import Blocks, name_blocks, run_moves
 from tasks.plans import Plan, Report
 from tasks.relocation.intents import recover
 from tasks.relocation.migration import (

@@ -11,7 +11,7 @@ from blocks.catalog.locations import Declaration
 from blocks.errors import InvalidInputError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
-from flows.opening import done, open_catalog, reported, show_table
+from flows.common.opening import done, open_catalog, reported, show_table
 from tasks import declaring
 
 

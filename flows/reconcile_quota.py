@@ -11,10 +11,10 @@ from prefect.futures import PrefectFuture
 from blocks.catalog import drift
 from blocks.loading import load_block
 from blocks.policies import IntegrityPolicy, SafetyPolicy
-from flows.batches import RUNNER, progress_of, run_batches, unless_terminal
-from flows.finding import note_drift
-from flows.opening import open_catalog, reach_stores, reported, show_table
-from flows.planned import Work, run_planned
+from flows.common.batches import RUNNER, progress_of, run_batches, unless_terminal
+from flows.common.finding import note_drift
+from flows.common.opening import open_catalog, reach_stores, reported, show_table
+from flows.common.planned import Work, run_planned
 from tasks.drift import judge, reconcile
 from tasks.drift.compare import JobRange
 from tasks.drift.judge import Drift, RangeDrift

@@ -16,9 +16,9 @@ from blocks.catalog.customers import find_customer
 from blocks.catalog.locations import inbox_name
 from blocks.loading import load_block
 from blocks.policies import AccessPolicy, TierPolicy
-from flows.batches import progress_of
-from flows.events import quota_level, tell_quota
-from flows.opening import (
+from flows.common.batches import progress_of
+from flows.common.events import quota_level, tell_quota
+from flows.common.opening import (
     done,
     escaped,
     open_catalog,

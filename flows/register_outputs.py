@@ -7,8 +7,8 @@ from prefect.client.schemas.objects import State
 
 from blocks.loading import load_block
 from blocks.policies import IngestPolicy
-from flows.events import watching_quota
-from flows.opening import done, open_catalog, reported, run_label, show_table
+from flows.common.events import watching_quota
+from flows.common.opening import done, open_catalog, reported, run_label, show_table
 from tasks.intake import outputs as outputs_of_jobs
 from tasks.intake.outputs import RegisterReport
 from tasks.stores import open_for_new_files, open_named

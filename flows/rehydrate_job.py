@@ -11,8 +11,8 @@ from prefect.states import Completed
 from blocks.errors import RefusedError
 from blocks.loading import load_block
 from blocks.policies import RelocationPolicy
-from flows.opening import open_catalog, open_locations, reported, run_label, show_table
-from flows.planned import SHOWN
+from flows.common.opening import open_catalog, open_locations, reported, run_label, show_table
+from flows.common.planned import SHOWN
 from tasks.relocation import rehydrate
 from tasks.relocation.rehydrate import RehydrateReport
 

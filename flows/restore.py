@@ -21,11 +21,11 @@ from blocks.errors import RefusedError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
 from blocks.policies import BackupPolicy, IntegrityPolicy, SafetyPolicy
-from flows.backing_up import open_key
-from flows.events import RESTORED, tell
-from flows.opening import reported, run_label
-from flows.planned import Work, run_planned, show_plan, was_asked
-from flows.restored import settle, show_aftermath
+from flows.common.backing_up import open_key
+from flows.common.events import RESTORED, tell
+from flows.common.opening import reported, run_label
+from flows.common.planned import Work, run_planned, show_plan, was_asked
+from flows.common.restored import settle, show_aftermath
 from tasks.backups.cutover import cut_over, drop_untouched, reopen, require_owner, require_settled
 from tasks.backups.listing import choose, groups_of, mark_restoring
 from tasks.backups.manifest import Manifest

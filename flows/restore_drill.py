@@ -14,9 +14,9 @@ from blocks.errors import DamagedBackupError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
 from blocks.policies import BackupPolicy
-from flows.backing_up import health_markdown, health_of, open_key
-from flows.events import DRILL_FAILED, DRILL_PASSED, tell
-from flows.opening import open_catalog, reported, run_label
+from flows.common.backing_up import health_markdown, health_of, open_key
+from flows.common.events import DRILL_FAILED, DRILL_PASSED, tell
+from flows.common.opening import open_catalog, reported, run_label
 from tasks.backups.drill import Drilled, newest_for_drill, run_drill
 from tasks.backups.listing import choose, list_backups
 from tasks.backups.restoring import Restoring

@@ -5,8 +5,8 @@ from __future__ import annotations
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.events import watching_quota
-from flows.opening import done, open_catalog, reported, show_table
+from flows.common.events import watching_quota
+from flows.common.opening import done, open_catalog, reported, show_table
 from tasks import customers
 
 

@@ -7,8 +7,8 @@ from prefect.client.schemas.objects import State
 
 from blocks.loading import load_block
 from blocks.policies import SafetyPolicy
-from flows.opening import open_catalog, reported
-from flows.planned import Work, run_planned
+from flows.common.opening import open_catalog, reported
+from flows.common.planned import Work, run_planned
 from tasks.plans import Plan, Report
 from tasks.removal.deletion import Wanted, apply_undelete, plan_undelete, select
 from tasks.sweeping import Sweep

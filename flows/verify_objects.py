@@ -15,10 +15,10 @@ from blocks.catalog.locations import list_places
 from blocks.errors import StorageError
 from blocks.loading import load_block
 from blocks.policies import IntegrityPolicy
-from flows.batches import RUNNER, progress_of, run_batches
-from flows.finding import note_unsound
-from flows.opening import open_catalog, reported, run_label, show_table
-from flows.planned import SHOWN
+from flows.common.batches import RUNNER, progress_of, run_batches
+from flows.common.finding import note_unsound
+from flows.common.opening import open_catalog, reported, run_label, show_table
+from flows.common.planned import SHOWN
 from tasks.drift import verify
 from tasks.drift.verify import BatchResult, VerifyReport
 from tasks.stores import open_named

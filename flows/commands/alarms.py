@@ -22,13 +22,13 @@ def alarms(
         use_local_prefect()
         from blocks.loading import load_block
         from blocks.policies import BackupPolicy
-        from flows.alarms import list_alarms, set_alarms
+        from flows.common.alarms import list_alarms, set_alarms
 
         set_alarms(load_block(BackupPolicy, policy), notify=notify)
         show_alarms(list_alarms)
 
 
-def show_alarms(read: Callable[[], list]) -> None:  # type: ignore[type-arg]  # flows.alarms imports Prefect: not here
+def show_alarms(read: Callable[[], list]) -> None:  # type: ignore[type-arg]  # flows.common.alarms imports Prefect: not here
     """The alarms as a table."""
     table = Table(title="alarms", title_justify="left")
     for column in ("alarm", "state", "tells", "fired last"):

@@ -22,7 +22,7 @@ from flows.commands.options import CatalogName, open_backups
 from flows.commands.reports import analyst, example, report
 from flows.commands.restore import restore
 from flows.commands.server import use_local_prefect
-from flows.local_stack import local_stack
+from flows.local.setup import local_stack
 
 if TYPE_CHECKING:
     from blocks.catalog import CatalogDatabase
@@ -50,7 +50,7 @@ def up(
     videos: Annotated[str, typer.Option(help="Folder that ingest-videos may take videos from.")] = "",
 ) -> None:
     """Start the embedded stack, or what is missing of it, and print where everything is."""
-    from flows.local_stack import bring_up
+    from flows.local.setup import bring_up
 
     with clear_errors():
         stack, more = local_stack(), _folder(videos)
@@ -96,7 +96,7 @@ def status() -> None:
         whole = elsewhere or None not in running.values()
         if elsewhere or (here and running["postgres"] is not None):
             use_local_prefect()
-            from flows.opening import open_catalog
+            from flows.common.opening import open_catalog
 
             catalog = open_catalog("main")
             _show_freeze(catalog)
@@ -108,7 +108,7 @@ def status() -> None:
                 # The rest is needed most just then.
                 out.print(f"[red]backups: {plain(str(error))}[/]", soft_wrap=True, highlight=False)
                 whole = False
-            from flows.alarms import list_alarms
+            from flows.common.alarms import list_alarms
 
             show_alarms(list_alarms)
             _show_schedules()
@@ -136,7 +136,7 @@ def demo(
     """Take in real videos, transcode, register, download and play them, and check every step."""
     # Refusals are part of the show; their tracebacks are not.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    from flows.demo import run_demo
+    from flows.local.demo import run_demo
 
     with clear_errors():
         if not run_demo(out, videos=_folder(videos), keep_running=keep_running):
@@ -160,7 +160,7 @@ def url(
         use_local_prefect()
         from blocks.loading import load_block
         from blocks.policies import AccessPolicy, RelocationPolicy
-        from flows.opening import open_catalog, open_locations
+        from flows.common.opening import open_catalog, open_locations
         from tasks.access import issue_download_url
 
         database = open_catalog(catalog)
@@ -184,7 +184,7 @@ def explain(
         use_local_prefect()
         from blocks.loading import load_block
         from blocks.policies import RetentionPolicy
-        from flows.opening import open_catalog
+        from flows.common.opening import open_catalog
         from tasks.history import explain as explain_object
         from tasks.history import sentence
 
@@ -239,7 +239,7 @@ def _show_freeze(catalog: CatalogDatabase) -> None:
 
 
 def _show_schedules() -> None:
-    from flows.schedules import list_scheduled
+    from flows.common.schedules import list_scheduled
 
     scheduled = list_scheduled()
     if never := [one.name for one in scheduled if one.next_at is None]:

@@ -217,7 +217,7 @@ def backup_key(
 
 def show_health(opened: Opened) -> None:
     """How the backups of the catalog in use are; where there are none yet that is said."""
-    from flows.backing_up import health_of
+    from flows.common.backing_up import health_of
 
     assert opened.database is not None  # noqa: S101 -- opened by its block
     for group in opened.groups()[:1]:

@@ -30,7 +30,7 @@ def key_create(
     """Make a key and print its secret, once. Only the secret is on standard output."""
     with clear_errors():
         use_local_prefect()
-        from flows.opening import open_catalog
+        from flows.common.opening import open_catalog
         from tasks.customers import create_key
 
         created = create_key(open_catalog(catalog), label, quota)
@@ -43,7 +43,7 @@ def key_list(catalog: CatalogName = "main") -> None:
     """Show all keys with their quota and use."""
     with clear_errors():
         use_local_prefect()
-        from flows.opening import open_catalog
+        from flows.common.opening import open_catalog
 
         show_customers(open_catalog(catalog))
 
@@ -57,7 +57,7 @@ def key_quota(
     """Raise, lower or lift a key's quota."""
     with clear_errors():
         use_local_prefect()
-        from flows.opening import open_catalog
+        from flows.common.opening import open_catalog
         from tasks.customers import set_quota
 
         out.print(
@@ -74,7 +74,7 @@ def key_disable(
     """Disable a key: nothing is taken in or handed out for it any more; what it stored stays."""
     with clear_errors():
         use_local_prefect()
-        from flows.opening import open_catalog
+        from flows.common.opening import open_catalog
         from tasks.customers import set_disabled
 
         customer = set_disabled(open_catalog(catalog), api_key=api_key, disabled=not enable)

@@ -21,7 +21,7 @@ def location_list(catalog: CatalogName = "main") -> None:
         use_local_prefect()
         from blocks.catalog.locations import list_places, stored_in
         from blocks.units import format_bytes
-        from flows.opening import open_catalog
+        from flows.common.opening import open_catalog
 
         database = open_catalog(catalog)
         places = database.transaction(list_places)
@@ -48,7 +48,7 @@ def location_retire(
     """Stop looking after a location that is empty since migrate-storage and cleanup; its bucket can go then."""
     with clear_errors():
         use_local_prefect()
-        from flows.opening import open_catalog
+        from flows.common.opening import open_catalog
         from tasks.declaring import retire_location
 
         retire_location(open_catalog(catalog), name, gone=gone)

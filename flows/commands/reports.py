@@ -15,7 +15,7 @@ from blocks.units import shown
 from flows.commands.console import clear_errors, err, out, plain
 from flows.commands.options import CatalogName
 from flows.commands.server import use_local_prefect
-from flows.local_stack import local_stack
+from flows.local.setup import local_stack
 
 if TYPE_CHECKING:
     from blocks.catalog import CatalogDatabase
@@ -33,7 +33,7 @@ def report(
     """Write the report of a day into a folder: a page that opens offline, and the figures as CSV and Parquet."""
     with clear_errors():
         use_local_prefect()
-        from flows.opening import open_catalog
+        from flows.common.opening import open_catalog
 
         write_report(open_catalog(catalog), folder, key=key, date=date)
 
@@ -65,7 +65,7 @@ def analyst(
     with clear_errors():
         use_local_prefect()
         from blocks.catalog.readers import STATEMENT_MINUTES, create_reader
-        from flows.opening import open_catalog
+        from flows.common.opening import open_catalog
 
         database = open_catalog(catalog)
         password = create_reader(database, name)
@@ -92,7 +92,7 @@ def example(
         if missing := [part for part in ("postgres", "s3", "prefect") if stack.status()[part] is None]:
             raise RefusedError(f"the embedded stack does not run ({', '.join(missing)}): start it with `make up`")
         use_local_prefect()
-        from flows.local_stack import prepare_example
+        from flows.local.setup import prepare_example
         from tasks.example import seed_example
 
         database = prepare_example(stack, EXAMPLE_DATABASE, EXAMPLE, again=again)

@@ -171,7 +171,7 @@ def _span(age: timedelta) -> str:
 
 
 def _settle(opened: Opened, chosen: Backup, metadata: str, checks: IntegrityPolicy | None, *, take_over: bool) -> None:
-    from flows.restored import settle
+    from flows.common.restored import settle
 
     assert opened.database is not None  # noqa: S101 -- opened by its block
     complete = True

@@ -6,7 +6,7 @@ import logging
 import os
 
 from blocks.errors import RefusedError
-from flows.local_stack import local_stack
+from flows.local.setup import local_stack
 
 
 def use_local_prefect() -> None:

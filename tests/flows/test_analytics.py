@@ -22,9 +22,9 @@ from blocks.errors import InvalidInputError, NotFoundError, RefusedError
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import IngestPolicy, RetentionPolicy
-from flows import events
 from flows.cleanup import cleanup
 from flows.commands.app import app
+from flows.common import events
 from flows.ingest_videos import ingest_videos
 from flows.issue_upload_url import issue_upload_url
 from flows.reconcile_quota import reconcile_quota

@@ -32,8 +32,8 @@ from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import exists, put_bytes, read_bytes
 from blocks.policies import BackupPolicy
-from flows.alarms import FORMERLY, PREFIX, list_alarms, set_alarms, wanted
-from flows.events import BACKUP_VERIFIED, DRILL_FAILED, tell
+from flows.common.alarms import FORMERLY, PREFIX, list_alarms, set_alarms, wanted
+from flows.common.events import BACKUP_VERIFIED, DRILL_FAILED, tell
 from tasks.backups.listing import list_backups
 from tasks.backups.manifest import folder_of
 from tests.conftest import RunningStack

@@ -27,7 +27,7 @@ from blocks.errors import InvalidInputError, WorkerLostError
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import IntegrityPolicy, RelocationPolicy, SafetyPolicy, TierPolicy
-from flows.batches import NO_PROFILE, SETTING, batch_runner, run_batches
+from flows.common.batches import NO_PROFILE, SETTING, batch_runner, run_batches
 from flows.migrate_storage import migrate_storage
 from flows.reconcile_quota import reconcile_quota
 from flows.tier_jobs import tier_jobs

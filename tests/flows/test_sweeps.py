@@ -29,7 +29,7 @@ from blocks.errors import (
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes
 from blocks.policies import AccessPolicy
-from flows import planned
+from flows.common import planned
 from tasks.stores import OpenLocation
 from tasks.sweeping import Sweep
 from tests.flows.conftest import save_policy

@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import ParameterTypeError
 
 from blocks.errors import StorageError
-from flows.batches import RUNNER
+from flows.common.batches import RUNNER
 
 T = TypeVar("T")
 LONGEST_MESSAGE = 600

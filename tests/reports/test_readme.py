@@ -10,8 +10,8 @@ import pytest
 from blocks import policies
 from blocks.catalog import CatalogDatabase
 from blocks.policies import BackupPolicy
-from flows import events
-from flows.alarms import wanted
+from flows.common import events
+from flows.common.alarms import wanted
 from tests.benchmarks.__main__ import told
 from tests.benchmarks.page import BEGIN, END
 from tests.helpers import one, rows

@@ -26,7 +26,7 @@ from blocks.policies import IngestPolicy
 from flows.commands.app import app
 from flows.commands.console import clear_errors
 from flows.commands.restore import _question
-from flows.local_stack import _follow_server
+from flows.local.setup import _follow_server
 from tasks.intake.ingest import ingest_videos
 from tasks.plans import Item, Plan
 from tasks.stores import OpenLocation
@@ -169,7 +169,7 @@ def test_a_demo_of_ones_own_videos_knows_no_server_yet(tmp_path: Path) -> None:
     (tmp_path / "a.MP4").touch()
     (tmp_path / "a.txt").touch()
     code = (
-        "import sys; from pathlib import Path; from flows.demo.show import _own_videos; "
+        "import sys; from pathlib import Path; from flows.local.demo import _own_videos; "
         f"print([one.name for one in _own_videos(Path({str(tmp_path)!r}))], 'prefect' in sys.modules)"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from blocks.catalog import CatalogDatabase, approvals
 from blocks.policies import SafetyPolicy
-from flows.planned import Work, scope_of
+from flows.common.planned import Work, scope_of
 from tasks.plans import Plan, Report
 from tasks.relocation.migration import Migration
 from tasks.removal.deletion import Wanted

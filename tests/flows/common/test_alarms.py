@@ -14,9 +14,9 @@ from prefect.events.related import tags_as_related_resources
 from prefect.states import Completed, Pending, Running, Scheduled
 
 from blocks.policies import BackupPolicy
-from flows.alarms import list_alarms, set_alarms
-from flows.events import RAN_NIGHTLY, RAN_WEEKLY, tell
-from flows.schedules import TAG
+from flows.common.alarms import list_alarms, set_alarms
+from flows.common.events import RAN_NIGHTLY, RAN_WEEKLY, tell
+from flows.common.schedules import TAG
 
 pytestmark = [pytest.mark.prefect, pytest.mark.chaos]
 

@@ -21,9 +21,9 @@ from prefect.exceptions import Pause
 from prefect.states import Completed, Failed
 
 from blocks.errors import RefusedError
-from flows.events import EVENTS
-from flows.opening import reported
-from flows.schedules import TAG, list_scheduled
+from flows.common.events import EVENTS
+from flows.common.opening import reported
+from flows.common.schedules import TAG, list_scheduled
 
 pytestmark = pytest.mark.prefect
 

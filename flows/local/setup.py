@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from blocks.catalog import CatalogDatabase
     from blocks.object_store import ObjectStore
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 CATALOG = "transcode_flow"
 BUCKETS = ("videos", "backups")
 
@@ -52,7 +52,7 @@ def _bring_up(stack: Stack, source_roots: str, *, worker: bool, deploy: bool, sa
     os.environ.update(stack.environment())
     from blocks.loading import load_block
     from blocks.policies import BackupPolicy
-    from flows.alarms import set_alarms
+    from flows.common.alarms import set_alarms
 
     say("catalog and blocks")
     prepare_catalog(stack, endpoints, CATALOG)
@@ -180,7 +180,7 @@ def deploy_all(stack: Stack) -> None:
     from prefect.variables import Variable
 
     from blocks.embedded.prefect_server import POOL
-    from flows.opening import TIMEZONE_VARIABLE
+    from flows.common.opening import TIMEZONE_VARIABLE
 
     if Variable.get(TIMEZONE_VARIABLE) is None:
         Variable.set(TIMEZONE_VARIABLE, "UTC")
@@ -216,7 +216,8 @@ def deploy_all(stack: Stack) -> None:
 def _fingerprint(timezone: str) -> str:
     """What deployments are made from: their list, their time zone, and the flows, whose parameters are the forms."""
     digest = hashlib.sha256(timezone.encode())
-    for path in [PROJECT / "prefect.yaml", *sorted((PROJECT / "flows").glob("*.py"))]:
+    flows = PROJECT / "flows"
+    for path in [PROJECT / "prefect.yaml", *sorted([*flows.glob("*.py"), *(flows / "common").glob("*.py")])]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from sqlalchemy import text
 
-from flows.demo.steps import Steps, check
+from flows.local.steps import Steps, check
 
 if TYPE_CHECKING:
     # Prefect reads its settings when it is imported: the demo starts its server first.

@@ -13,9 +13,9 @@ from blocks.errors import StorageError
 from blocks.loading import load_block
 from blocks.object_store import ObjectStore
 from blocks.policies import BackupPolicy, IntegrityPolicy
-from flows.backing_up import open_key
-from flows.opening import escaped, open_each, show_table
-from flows.planned import SHOWN
+from flows.common.backing_up import open_key
+from flows.common.opening import escaped, open_each, show_table
+from flows.common.planned import SHOWN
 from tasks.backups.aftermath import Aftermath, claim_buckets, reconcile_restored, restore_metadata
 from tasks.backups.manifest import Manifest
 from tasks.backups.restoring import MetadataChoice

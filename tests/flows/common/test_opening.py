@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flows.opening import escaped, markdown_rows
+from flows.common.opening import escaped, markdown_rows
 
 
 def test_a_file_name_is_only_a_name_in_markdown() -> None:

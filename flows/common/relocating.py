@@ -15,8 +15,8 @@ from blocks.catalog.clock import catalog_now
 from blocks.errors import StorageError
 from blocks.loading import load_block
 from blocks.policies import RelocationPolicy
-from flows.batches import run_batches, unless_terminal
-from flows.opening import open_catalog
+from flows.common.batches import run_batches, unless_terminal
+from flows.common.opening import open_catalog
 from tasks.relocation import moving
 from tasks.relocation.moving import BatchMoved, JobMoved, Mark, Move, MoveBatch
 from tasks.stores import Locations, open_named

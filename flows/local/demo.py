@@ -17,11 +17,11 @@ from rich.table import Table
 
 from blocks.embedded import Stack
 from blocks.errors import InvalidInputError, StorageError
-from flows.demo.night import Night
-from flows.demo.recovery import Recovery
-from flows.demo.steps import Steps, check
-from flows.demo.transcoding import CLIPS, LARGE_CLIP, make_clip, play, transcode
-from flows.local_stack import bring_up, deploy_all, local_stack, wait_for_deployed_run
+from flows.local.night import Night
+from flows.local.recovery import Recovery
+from flows.local.setup import bring_up, deploy_all, local_stack, wait_for_deployed_run
+from flows.local.steps import Steps, check
+from flows.local.transcoding import CLIPS, LARGE_CLIP, make_clip, play, transcode
 from tasks.intake.endings import VIDEO_ENDINGS
 
 SMALL_QUOTA = "3 MiB"
@@ -278,7 +278,7 @@ class Demo(Steps):
     def _url(self, job: str, kind: str) -> Any:
         from blocks.loading import load_block
         from blocks.policies import AccessPolicy
-        from flows.opening import open_locations
+        from flows.common.opening import open_locations
         from tasks.access import issue_download_url
 
         return issue_download_url(

@@ -31,9 +31,9 @@ from blocks.catalog.sweeps import sweep_lock
 from blocks.errors import LeftOutError, RefusedError, StorageError, SweepBusyError
 from blocks.policies import SafetyPolicy
 from blocks.units import format_bytes
-from flows.batches import progress_of
-from flows.events import APPROVAL, tell
-from flows.opening import escaped, markdown_rows, outlast_first_heartbeat, run_label, show_table
+from flows.common.batches import progress_of
+from flows.common.events import APPROVAL, tell
+from flows.common.opening import escaped, markdown_rows, outlast_first_heartbeat, run_label, show_table
 from tasks.plans import Approval, Item, Outcome, Plan, Report, over_caps
 from tasks.stores import OpenLocation, require_epoch
 from tasks.sweeping import Sweep

@@ -15,7 +15,7 @@ from prefect.exceptions import ObjectNotFound
 from blocks.errors import InvalidInputError, NotFoundError
 from blocks.policies import BackupPolicy
 from blocks.units import shown
-from flows.events import (
+from flows.common.events import (
     APPROVAL,
     BACKUP_FAILED,
     BACKUP_SMALL,
@@ -30,7 +30,7 @@ from flows.events import (
     RUN_FAILED,
     UNSOUND,
 )  # fmt: skip
-from flows.schedules import TAG
+from flows.common.schedules import TAG
 
 PREFIX = "transcode-flow: "
 FORMERLY = {"still no good backup": "no good backup at all"}

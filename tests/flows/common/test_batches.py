@@ -6,9 +6,9 @@ import pytest
 from prefect import flow, task
 
 from blocks.errors import RefusedError, StorageError, StoreUnavailableError
-from flows.batches import run_batches, unless_terminal
+from flows.common.batches import run_batches, unless_terminal
+from flows.common.relocating import move_batch
 from flows.reconcile_quota import reconcile_range
-from flows.relocating import move_batch
 
 pytestmark = pytest.mark.prefect
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from sqlalchemy import text
 
 from blocks.units import format_bytes
-from flows.demo.steps import Steps, check
+from flows.local.steps import Steps, check
 
 if TYPE_CHECKING:
     # Prefect reads its settings when it is imported: the demo starts its server first.
@@ -186,8 +186,8 @@ class Night(Steps):
 
         from blocks.loading import load_block
         from blocks.policies import AccessPolicy, TierPolicy
+        from flows.common.opening import open_locations
         from flows.compress_jobs import compress_jobs
-        from flows.opening import open_locations
         from flows.probe_store import probe_store
         from flows.rehydrate_job import rehydrate_job
         from flows.tier_jobs import tier_jobs

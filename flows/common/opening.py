@@ -24,7 +24,7 @@ from blocks.catalog.locations import list_places
 from blocks.catalog.migrating import require_current_schema
 from blocks.errors import NotFoundError, StorageError
 from blocks.loading import load_block
-from flows.events import watching_schedule
+from flows.common.events import watching_schedule
 from tasks.stores import Locations, OpenLocation, open_for_new_files, open_named
 
 TIMEZONE_VARIABLE = "storage_timezone"

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.findings import Found, record_findings
-from flows.events import DRIFT, UNSOUND, tell
-from flows.opening import run_label
+from flows.common.events import DRIFT, UNSOUND, tell
+from flows.common.opening import run_label
 from tasks.analytics import findings
 from tasks.drift.judge import Drift
 from tasks.drift.verify import VerifyReport

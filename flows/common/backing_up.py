@@ -19,7 +19,7 @@ from blocks.errors import StorageError
 from blocks.loading import block_names, load_block
 from blocks.object_store import ObjectStore
 from blocks.policies import POLICIES, BackupPolicy
-from flows.opening import markdown_rows
+from flows.common.opening import markdown_rows
 from tasks.backups.health import Health, judge
 from tasks.backups.listing import Backups
 
