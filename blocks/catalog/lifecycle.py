@@ -23,7 +23,7 @@ class OldObjects:
 _OLD = (
     "  FROM stored_objects "
     " WHERE location_id = :location AND state = 'live' AND starts_with(key, :folder) "
-    "   AND coalesce(relocated_at, created_at) <= :written_until "
+    "   AND coalesce(relocated_at, created_at) <= :written_until AND stored_bytes >= :smallest "
 )
 
 
@@ -34,23 +34,26 @@ def find_old_objects(
     *,
     written_until: datetime,
     overdue_until: datetime,
+    smallest: int,
     most_examples: int,
 ) -> OldObjects:
-    """Live objects under `folder` that were written until `written_until`, and how many until `overdue_until`."""
+    """Live objects under `folder` that were written until `written_until`, and how many until `overdue_until`.
+
+    None of fewer bytes as stored than `smallest`.
+    """
+    meant = {"location": location_id, "folder": folder, "written_until": written_until, "smallest": smallest}
     sums = connection.execute(
         text(
             "SELECT count(*) AS objects, count(DISTINCT job_id) AS jobs, "
             "       coalesce(sum(stored_bytes), 0)::bigint AS stored_bytes, "
             "       count(*) FILTER (WHERE coalesce(relocated_at, created_at) <= :overdue_until) AS overdue " + _OLD
         ),
-        {
-            "location": location_id, "folder": folder, "written_until": written_until, "overdue_until": overdue_until,
-        },
-    ).one()  # fmt: skip
+        meant | {"overdue_until": overdue_until},
+    ).one()
     oldest = connection.execute(
         text(
             "SELECT key, coalesce(relocated_at, created_at) AS written_at " + _OLD + "ORDER BY written_at LIMIT :most"
         ),
-        {"location": location_id, "folder": folder, "written_until": written_until, "most": most_examples},
+        meant | {"most": most_examples},
     )
     return OldObjects(**sums._mapping, oldest=tuple((row.key, row.written_at) for row in oldest))

@@ -31,6 +31,9 @@ Rule = dict[str, Any]
 READ_AGAIN_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Pauses before a configuration that is not there yet is looked at again: AWS takes its time until a read shows it."""
 
+SMALLEST_MOVED = 128 * 1024
+"""AWS, since September 2024, by default: a smaller object costs more in another class than it does where it is."""
+_NONE_SMALLER = "all_storage_classes_128K"
 _NO_LIFECYCLE = ("NotImplemented", "MethodNotAllowed", "BucketAlreadyExists", "BucketAlreadyOwnedByYou")
 """A server that knows no `?lifecycle` takes the request for one to create the bucket (rclone does)."""
 _RULE = re.compile(rb"<Rule\b[^>]*>.*?</Rule>", re.DOTALL)
@@ -53,6 +56,11 @@ class _Configuration:
 def read_rules(store: ObjectStore) -> list[Rule]:
     """All rules of the bucket, ours and others'; none where it has no configuration or the server has no such thing."""
     return _read(store).rules
+
+
+def smallest_moved(store: ObjectStore) -> int:
+    """Bytes that an object must have for the server to move it to another class by a rule; 0 where it says nothing."""
+    return SMALLEST_MOVED if _read(store).smallest_transition == _NONE_SMALLER else 0
 
 
 def write_rules(store: ObjectStore, rules: list[Rule], *, former: list[Rule] | None = None) -> None:

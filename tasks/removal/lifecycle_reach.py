@@ -10,7 +10,7 @@ from uuid import UUID
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.lifecycle import find_old_objects
-from blocks.object_store.lifecycle import due_at
+from blocks.object_store.lifecycle import due_at, smallest_moved
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.multipart import list_multipart_uploads, uploaded_bytes
 from blocks.policies import RetentionPolicy
@@ -106,10 +106,12 @@ def _reach_by_catalog(catalog: CatalogDatabase, location: OpenLocation, rule: Wa
     turn_at, lasts = due_at(now, 0), timedelta(days=rule.days)
     # The last midnight that is at least a day ago.
     overdue_at = turn_at - timedelta(days=1 if turn_at == now else 2)
+    smallest = 0 if rule.unsupported else smallest_moved(location.store)
     found = catalog.transaction(
         lambda connection: find_old_objects(
             connection, location.place.id, rule.folder,
-            written_until=turn_at - lasts, overdue_until=overdue_at - lasts, most_examples=EXAMPLES,
+            written_until=turn_at - lasts, overdue_until=overdue_at - lasts, smallest=smallest,
+            most_examples=EXAMPLES,
         )
     )  # fmt: skip
     oldest = tuple(Due(key, due_at(written_at, rule.days)) for key, written_at in found.oldest)

@@ -216,6 +216,7 @@ BY_FLOWS: dict[str, Callable[[Crowd], object]] = {
             "processed/",
             written_until=crowd.now - timedelta(days=OLDEST_DAYS),
             overdue_until=crowd.now - timedelta(days=OLDEST_DAYS),
+            smallest=0,
             most_examples=10,
         )
     ),
