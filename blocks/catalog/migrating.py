@@ -106,10 +106,10 @@ def _upgrade(catalog: CatalogDatabase) -> None:
 
 
 def _require_owned(connection: Connection, catalog: CatalogDatabase) -> None:
-    encoding, may_create = connection.execute(
+    encoding, may_create, may_create_tables = connection.execute(
         text(
-            "SELECT pg_encoding_to_char(d.encoding), has_database_privilege(d.oid, 'CREATE') AND EXISTS ("
-            "       SELECT 1 FROM pg_namespace n WHERE n.nspname = 'public' AND has_schema_privilege(n.oid, 'CREATE')) "
+            "SELECT pg_encoding_to_char(d.encoding), has_database_privilege(d.oid, 'CREATE'), "
+            "       (SELECT has_schema_privilege(n.oid, 'CREATE') FROM pg_namespace n WHERE n.nspname = 'public') "
             "  FROM pg_database d WHERE d.datname = current_database()"
         )
     ).one()
@@ -123,6 +123,17 @@ def _require_owned(connection: Connection, catalog: CatalogDatabase) -> None:
         raise RefusedError(
             f"the role {catalog.username} may not create in the database {catalog.database}: have its owner run "
             f"ALTER DATABASE {catalog.database} OWNER TO {catalog.username}"
+        )
+    if not may_create_tables:
+        # None where there is no such schema.
+        means = (
+            f"CREATE SCHEMA public AUTHORIZATION {catalog.username}"
+            if may_create_tables is None
+            else f"GRANT CREATE ON SCHEMA public TO {catalog.username}"
+        )
+        raise RefusedError(
+            f"the role {catalog.username} may not create in the schema public of the database {catalog.database}: have "
+            f"a superuser run {means} in it"
         )
 
 

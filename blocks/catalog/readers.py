@@ -71,7 +71,8 @@ def create_reader(catalog: CatalogDatabase, name: str) -> str:
             # A function of theirs in there would be run with the rights of whoever calls one of that name.
             raise RefusedError(
                 "everybody may create in the schema public of this database, as before PostgreSQL 15, and so could "
-                f"read all of it: have a superuser run REVOKE CREATE ON SCHEMA public FROM PUBLIC in {catalog.database}"
+                "read all of it: have a superuser run REVOKE CREATE ON SCHEMA public FROM PUBLIC and GRANT CREATE ON "
+                f"SCHEMA public TO {catalog.username} in {catalog.database}"
             )
         # Against mistakes; what keeps the catalog safe are the rights it does not have.
         _run(connection, "ALTER ROLE %I SET default_transaction_read_only = on", name)

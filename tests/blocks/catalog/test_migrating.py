@@ -90,6 +90,29 @@ def test_a_database_that_cannot_hold_a_catalog(endpoints: Endpoints, sql: Callab
             sql(f"DROP {thing}")
 
 
+@pytest.mark.parametrize("found", ["ALTER SCHEMA public OWNER TO postgres", "DROP SCHEMA public"])
+def test_an_owner_who_may_create_no_tables(endpoints: Endpoints, sql: Callable[[str], None], found: str) -> None:
+    """As in a database that came from PostgreSQL 14, once not everybody may; what is told to do is enough."""
+    sql("CREATE ROLE tenant LOGIN")
+    sql("CREATE DATABASE another_s OWNER tenant")
+    try:
+        catalog, ours = (
+            CatalogDatabase(host=str(endpoints.postgres_folder), username=name, database="another_s")
+            for name in ("tenant", "postgres")
+        )
+        execute(ours, found)
+        with pytest.raises(RefusedError, match="schema public of the database another_s") as told:
+            migrating.upgrade(catalog)
+        execute(ours, str(told.value).partition(" run ")[2].removesuffix(" in it"))
+        migrating.upgrade(catalog)
+        migrating.require_current_schema(catalog)
+        for one_of_both in (catalog, ours):
+            one_of_both.disconnect()
+    finally:
+        sql("DROP DATABASE another_s WITH (FORCE)")
+        sql("DROP ROLE tenant")
+
+
 def test_a_table_that_is_in_use_is_not_waited_for_for_ever(
     catalog: CatalogDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

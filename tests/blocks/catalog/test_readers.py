@@ -98,7 +98,7 @@ def test_where_everybody_may_create_nobody_is_let_in(catalogs: list[CatalogDatab
     """As in a database that came from PostgreSQL 14: a function of theirs would be called with the owner's rights."""
     first, _ = catalogs
     run_as_superuser(first, "GRANT CREATE ON SCHEMA public TO PUBLIC")
-    with pytest.raises(RefusedError, match="superuser run REVOKE CREATE ON SCHEMA public FROM PUBLIC in library_one"):
+    with pytest.raises(RefusedError, match="REVOKE CREATE ON SCHEMA public FROM PUBLIC and GRANT .* in library_one"):
         create_reader(first, "ada")
     run_as_superuser(first, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     assert create_reader(first, "ada")
