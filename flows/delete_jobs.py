@@ -12,7 +12,14 @@ from blocks.policies import RetentionPolicy, SafetyPolicy
 from flows.common.opening import open_catalog, open_stores, reported
 from flows.common.planned import Work, run_planned
 from tasks.plans import Plan, Report
-from tasks.removal.deletion import Wanted, apply_deletion, apply_erasure, plan_deletion, select
+from tasks.removal.deletion import (
+    Wanted,
+    apply_deletion,
+    apply_erasure,
+    plan_deletion,
+    require_all_places,
+    select,
+)
 from tasks.sweeping import Sweep
 
 Status = Literal["", "uploading", "queued", "processing", "transcoding", "completed", "failed", "cleaned_up"]
@@ -53,7 +60,7 @@ def delete_jobs(
         larger_than: Jobs that store at least this, for example 500 MiB.
         dry_run: Show the plan and change nothing; turn it off to delete.
         purge_now: Erase at once and for good, after somebody has approved.
-        stores: Stores to erase from, with purge_now; all declared ones unless given.
+        stores: Stores to erase from, with purge_now; leave it empty, since an erasure looks into all declared ones.
         catalog: Name of the Catalog Database block.
         policy: Name of the Retention Policy block.
         safety: Name of the Safety Policy block.
@@ -63,6 +70,8 @@ def delete_jobs(
     wanted = Wanted(tuple(job_ids), api_key, status, older_than_days, larger_than)
 
     def plan(sweep: Sweep) -> tuple[Plan, None]:
+        if purge_now:
+            require_all_places(sweep)  # before somebody is asked
         found = select(sweep.catalog, wanted, trashed=None if purge_now else False)
         return plan_deletion(found, asked=job_ids, purge_now=purge_now), None
 

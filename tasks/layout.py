@@ -19,6 +19,13 @@ OBJECTS = (PROCESSED, UPLOADS)
 REPORTS = "reports"
 FOLDERS = (*OBJECTS, TEMP, "failed", EXPORTS, REPORTS, "probe")
 """All that the platform keeps in a location."""
+
+
+def is_ours(key: str) -> bool:
+    """Whether a key lies in one of the platform's folders: another location may lie beside them, in the same bucket."""
+    return key.partition("/")[0] in FOLDERS
+
+
 IDENTITY_KEY = "transcode-flow.catalog"
 """Names the catalog that a bucket belongs to (invariant 7)."""
 

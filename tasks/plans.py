@@ -52,6 +52,8 @@ class Plan:
     skipped: tuple[Item, ...] = ()
     suspicious: tuple[str, ...] = ()
     """Why somebody must be asked, however small it is."""
+    exact: bool = False
+    """Whether an approval is good for the very items that were shown, and not for as many others."""
 
     @property
     def objects(self) -> int:
@@ -65,8 +67,10 @@ class Plan:
 
     @property
     def strangeness(self) -> str:
-        """The same for the same strange things, in few letters; empty where there are none."""
-        return hashlib.sha256("\n".join(sorted(self.suspicious)).encode()).hexdigest()[:16] if self.suspicious else ""
+        """The same for the same strange things, in few letters; empty where there are none. For an exact plan, for the
+        same things to do."""
+        told = sorted([*self.suspicious, *(item.subject for item in self.items if self.exact)])
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16] if told else ""
 
     def by_rule(self) -> tuple[RuleSum, ...]:
         """A line for each rule that has something to do."""

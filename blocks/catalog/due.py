@@ -87,11 +87,10 @@ _STUCK = text(
 )  # fmt: skip
 _ERASED = text(
     _JOBS.format(
-        since="erase_requested_at", detail="j.status", states="IS NOT NULL", most=MOST, held=HELD_TOLD,
+        since="erase_requested_at", detail="j.status", states=_EVERYTHING, most=MOST, held=HELD_TOLD,
         which="erase_requested_at IS NOT NULL",
     )
 )  # fmt: skip
-# A failed or deleted job's pending rows go with the job.
 _ABANDONED = text(
     f"""
 SELECT j.id, j.api_key_id, k.label, a.since, j.hold, j.status, a.objects, a.stored_bytes

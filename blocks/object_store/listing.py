@@ -114,11 +114,19 @@ def _from(store: ObjectStore, prefix: str, after: str) -> Iterator[Listed]:
     try:
         for page in obstore.list(store.fast, prefix, offset=after or None, chunk_size=1000):
             for item in page:
+                if not item["size"] or _LOST in item["path"]:
+                    # obstore drops the slash at the end of what a console calls a folder, and what is in no XML.
+                    yield from _by_boto3(store, prefix, after)
+                    return
                 etag, after = item["e_tag"], item["path"]
                 yield Listed(item["path"], item["size"], etag.strip('"') if etag else None, item["last_modified"])
     except InvalidPathError:
         # S3 takes keys that are no paths (`a//b`, `a/./b`), and obstore gives up at the first of them.
         yield from _by_boto3(store, prefix, after)
+
+
+_LOST = "\ufffd"
+"""What stands for a character that could not be read."""
 
 
 def _by_boto3(store: ObjectStore, prefix: str, after: str) -> Iterator[Listed]:

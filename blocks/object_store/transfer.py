@@ -213,17 +213,23 @@ def head(store: ObjectStore, key: str) -> Head:
 
 def fingerprint(store: ObjectStore, key: str) -> tuple[str | None, datetime] | None:
     """ETag and time of an object, as its listing tells them; None where there is none. Fast, without metadata."""
+    if key.endswith("/"):
+        return _fingerprint_by_boto3(store, key)  # obstore would look at what is called so without the slash
     try:
         with store_errors(store, f"looking at {key}"):
             meta = obstore.head(store.fast, key)
     except NotFoundError:
         return None
     except ValueError:  # a key that is no path to obstore, such as `a//b`
-        with suppress(NotFoundError):
-            found = head(store, key)
-            return found.etag, found.last_modified
-        return None
+        return _fingerprint_by_boto3(store, key)
     return _unquoted(meta["e_tag"]), meta["last_modified"]
+
+
+def _fingerprint_by_boto3(store: ObjectStore, key: str) -> tuple[str | None, datetime] | None:
+    with suppress(NotFoundError):
+        found = head(store, key)
+        return found.etag, found.last_modified
+    return None
 
 
 def read_bytes(store: ObjectStore, key: str, *, at_most: int) -> bytes:

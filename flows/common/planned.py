@@ -209,6 +209,8 @@ def _reasons_to_ask(work: Work[F], plan: Plan, granted: Approval | None) -> tupl
             f"it is more than the {granted.objects} objects and {format_bytes(granted.size_bytes)} that were approved"
         )
         reasons = (more, *reasons)
+    elif granted is not None and plan.exact:
+        reasons = ("it is not about the very same as what was approved", *reasons)
     return reasons
 
 

@@ -74,21 +74,22 @@ def look_through(
     missing = _confirm_missing(location, policy, compared.missing)
     hurt = {job_of(row.key) for row in (*missing, *(row for row, _ in compared.mismatched))}
     unnamed = _still_unnamed(catalog, compared.orphans)
-    orphans = _most_wanted(catalog, unnamed, hurt)
+    orphans = _most_wanted(catalog, unnamed, hurt, oldest)
     findings = [_about(row, "missing", "not in the store", "missing") for row in missing]
     findings += [_about(row, "returned", "was missing, and is there again", "returned") for row in compared.returned]
     findings += [
         _about(row, "mismatch", _difference(row, item), "size" if item.size_bytes != row.stored_bytes else "etag")
         for row, item in compared.mismatched
     ]
-    findings += [_moved_by_server(row, item, classes) for row, item in compared.reclassed]
+    most = 4 * MOST_FINDINGS
+    whole = len(findings) <= most
     # Every orphan is looked at before it counts as one: it may be the only copy of what a row lost.
     findings += _orphan_findings(catalog, location, policy, orphans, oldest)
-    most = 4 * MOST_FINDINGS
+    # Last what nothing can be done about, and what is there again next time: it would keep the others from their turn.
+    moved = [_moved_by_server(row, item, classes) for row, item in compared.reclassed]
+    findings += sorted(moved, key=lambda one: one.what == "unknown class")
     more = compared.more_orphans + len(unnamed) - len(orphans) + max(0, len(findings) - most)
-    return RangeDrift(
-        compared.listed, compared.expected, tuple(findings[:most]), more, len(findings) <= most, len(missing)
-    )
+    return RangeDrift(compared.listed, compared.expected, tuple(findings[:most]), more, whole, len(missing))
 
 
 def orphans_before(catalog: CatalogDatabase, location: OpenLocation, grace: timedelta) -> datetime:
@@ -161,20 +162,28 @@ def _still_unnamed(catalog: CatalogDatabase, listed: Sequence[Listed]) -> list[L
     return unnamed
 
 
-def _most_wanted(catalog: CatalogDatabase, orphans: Sequence[Listed], hurt: set[UUID | None]) -> list[Listed]:
+def _most_wanted(
+    catalog: CatalogDatabase, orphans: Sequence[Listed], hurt: set[UUID | None], oldest: datetime
+) -> list[Listed]:
     """Those that are looked at: of jobs that lost something first, then of jobs that the catalog knows.
 
-    In the order of keys, thousands that are newer than a restored catalog could keep the few that heal from their turn.
+    In the order of keys, thousands that are newer than a restored catalog could keep the few that heal from their turn,
+    and those that stay, as they are young or their job is on hold, all others.
     """
     if len(orphans) <= MOST_FINDINGS:
         return list(orphans)
     jobs = list({job for job in (job_of(one.key) for one in orphans) if job is not None})
     known = catalog.transaction(lambda connection: drift.owner_ids(connection, jobs))
     lost = catalog.transaction(lambda connection: drift.unsound_jobs(connection, jobs)) | hurt
+    held = catalog.transaction(lambda connection: due.held_jobs(connection, jobs))
 
     def turn(one: Listed) -> int:
         job = job_of(one.key)
-        return 0 if job in lost else 1 if job in known else 2
+        if job in lost:
+            return 0
+        if job in held or one.last_modified > oldest:
+            return 3
+        return 1 if job in known else 2
 
     return sorted(orphans, key=turn)[:MOST_FINDINGS]
 

@@ -19,7 +19,7 @@ from blocks.errors import LockLostError, StorageError
 from blocks.object_store.deletion import MOST_KEYS
 from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
 from blocks.policies import RetentionPolicy
-from tasks.layout import job_of
+from tasks.layout import is_ours, job_of
 from tasks.plans import Item, Outcome, Plan, Report
 from tasks.relocation.intents import finish_unfinished
 from tasks.removal.aging import Aged, find_aged, remove_aged, still_wanted, under_way
@@ -80,7 +80,7 @@ def _place_facts(sweep: Sweep, location: OpenLocation, policy: RetentionPolicy, 
         wanted = still_wanted(sweep.catalog, location, [one.listed.key for one in batch])
         aged += [one for one in batch if one.listed.key not in wanted]
     begun = list_multipart_uploads(location.store) if location.capabilities.lists_uploads else ()
-    old = [*islice((one for one in begun if one.initiated_at <= oldest), due.MOST)]
+    old = [*islice((one for one in begun if one.initiated_at <= oldest and is_ours(one.key)), due.MOST)]
     going_on = under_way(sweep.catalog, location, [one.key for one in old])
     return PlaceFacts(
         place=location.place.name,

@@ -47,9 +47,13 @@ def plan_cleanup(facts: CleanupFacts) -> Plan:
     """One item for each job, form, intent, object and folder that a rule reaches; jobs on hold are left alone."""
     items: list[Item] = []
     held: list[Item] = []
+    # What such a job was still writing goes along.
+    ending = (*facts.stuck, *facts.trashed, *facts.failed, *facts.erasures)
+    going = {job.id for job in ending if job.hold is None}
+    abandoned = [job for job in facts.abandoned if job.id not in going]
     for action, rule, what, jobs in (
         ("fail job", "stuck_hours", "no progress", facts.stuck),
-        ("give up writing", "abandoned_hours", "writing", facts.abandoned),
+        ("give up writing", "abandoned_hours", "writing", abandoned),
         ("purge job", "trash_days", "kept in the trash until", facts.trashed),
         ("purge job", "failed_days", "failed", facts.failed),
         ("erase job", "purge_now", "an erasure was begun and not finished", facts.erasures),

@@ -121,7 +121,7 @@ def plan_deletion(jobs: Sequence[SelectedJob], *, asked: Sequence[str] = (), pur
     ]
     if len(jobs) == MOST_JOBS:
         skipped.append(Item(action, rule, "more jobs", f"one run takes {MOST_JOBS}; run it again for the rest"))
-    return Plan("delete-jobs", tuple(items), tuple(skipped))
+    return Plan("delete-jobs", tuple(items), tuple(skipped), exact=purge_now)
 
 
 def plan_undelete(jobs: Sequence[SelectedJob], *, asked: Sequence[str] = ()) -> Plan:
@@ -175,8 +175,8 @@ def apply_undelete(sweep: Sweep, plan: Plan) -> Report:
     return Report("undelete-jobs", tuple(outcomes))
 
 
-def apply_erasure(sweep: Sweep, plan: Plan) -> Report:
-    """Remove jobs at once: objects, exports, forms and rows. Only the log remembers that they were.
+def require_all_places(sweep: Sweep) -> None:
+    """Refuse an erasure that could leave something.
 
     Raises:
         RefusedError: some declared store is not open, and could keep something.
@@ -187,6 +187,15 @@ def apply_erasure(sweep: Sweep, plan: Plan) -> Report:
             f"an erasure looks into every declared store, and {', '.join(sorted(missing))} is not open: leave stores "
             "empty, and see that each of them answers"
         )
+
+
+def apply_erasure(sweep: Sweep, plan: Plan) -> Report:
+    """Remove jobs at once: objects, exports, forms and rows. Only the log remembers that they were.
+
+    Raises:
+        RefusedError: some declared store is not open, and could keep something.
+    """
+    require_all_places(sweep)
     outcomes: list[Outcome] = []
     for items in customers_batches(plan.items):
         try:

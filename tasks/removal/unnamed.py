@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.log import Unnamed, record_unnamed, strike_out
+from blocks.errors import StorageError
 from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import fingerprint
@@ -25,9 +27,18 @@ def remove_unnamed(
     if not objects:
         return {}
     lines = catalog.transaction(lambda connection: record_unnamed(connection, objects, operation=operation, run=run))
-    failed = delete_keys(store, [one.key for one in objects])
-    there = in_parallel(lambda key: fingerprint(store, key), list(failed), threads=PARALLEL_LOOKS)
-    kept = [lines[key] for key, seen in zip(failed, there, strict=True) if seen is not None]
+    try:
+        failed = delete_keys(store, [one.key for one in objects])
+    except StorageError:
+        with suppress(StorageError):  # what is not known may have gone
+            _take_back(catalog, store, lines)
+        raise
+    _take_back(catalog, store, {key: lines[key] for key in failed})
+    return failed
+
+
+def _take_back(catalog: CatalogDatabase, store: ObjectStore, lines: Mapping[str, int]) -> None:
+    there = in_parallel(lambda key: fingerprint(store, key), list(lines), threads=PARALLEL_LOOKS)
+    kept = [line for line, seen in zip(lines.values(), there, strict=True) if seen is not None]
     if kept:
         catalog.transaction(lambda connection: strike_out(connection, kept))
-    return failed

@@ -26,7 +26,6 @@ _SETTINGS = (
     "SET auto_explain.log_analyze = on",
     "SET auto_explain.log_buffers = on",
     "SET auto_explain.log_timing = off",
-    "SET auto_explain.log_parameter_max_length = 0",
 )
 _PASSED_ON = ("blocks/catalog/block.py", "blocks/catalog/frames.py")
 """Who only hands statements on: the function above it is who asks."""

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import given
@@ -149,6 +149,15 @@ def test_every_job_is_planned_or_left_alone(
     assert plan.objects == sum(one.objects for one in free)
     assert plan.size_bytes == sum(one.stored_bytes for one in free)
     assert plan_cleanup(facts) == plan, "the same facts, the same plan"
+
+
+def test_what_a_job_was_still_writing_goes_with_it_and_is_counted_once() -> None:
+    stuck, alone, held = (DueJob(uuid4(), 1, "acme", NOW, hold, "", 1, 7) for hold in (None, None, "case 7"))
+    plan = plan_cleanup(CleanupFacts(NOW, stuck=(stuck, held), abandoned=(stuck, alone, held)))
+    assert [(item.action, item.subject) for item in plan.items] == [
+        ("fail job", str(stuck.id)), ("give up writing", str(alone.id)), ("give up writing", str(held.id))
+    ]  # fmt: skip
+    assert (plan.objects, plan.size_bytes) == (3, 21)
 
 
 @dataclass

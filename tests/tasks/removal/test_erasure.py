@@ -14,13 +14,17 @@ from blocks.catalog.snapshots import exported_snapshot
 from blocks.errors import NotFoundError
 from blocks.object_store import ObjectStore
 from blocks.object_store.deletion import delete_keys
-from blocks.policies import AccessPolicy, IngestPolicy, TierPolicy
+from blocks.policies import AccessPolicy, IngestPolicy, RetentionPolicy, SafetyPolicy, TierPolicy
 from tasks.access import issue_download_url
 from tasks.analytics.snapshot import refresh
 from tasks.declaring import probe_store
 from tasks.downloads import bulk_download
 from tasks.intake.outputs import register_outputs
+from tasks.plans import Approval, Plan, over_caps
 from tasks.removal import deletion, purging, unnamed
+from tasks.removal.cleanup import find_due
+from tasks.removal.cleanup_plan import plan_cleanup
+from tasks.removal.deletion import Wanted, hold, plan_deletion, select
 from tasks.stores import Locations, OpenLocation
 from tasks.sweeping import Sweep
 from tests.helpers import assert_sound, execute, one, rows, sha256, stored_keys, write_outputs
@@ -156,3 +160,35 @@ def test_an_erasure_looks_for_archives_and_forms_of_a_storage_class(
     delete(sweep, job)
     assert [outcome.result for outcome in erase(replace(sweep, locations=(both,)), job).outcomes] == ["done"]
     assert httpx.get(archive).status_code == 404
+
+
+def test_an_erasure_that_was_approved_is_not_asked_about_again(sweep: Sweep, new_job: Callable[[bytes], UUID]) -> None:
+    """It waited for a backup, and is finished by the next cleanup, however large it is."""
+    job = new_job(b"personal")
+    with exported_snapshot(sweep.catalog):
+        assert [one.result for one in erase(sweep, job).outcomes] == ["failed"]
+    plan = plan_cleanup(find_due(sweep, RetentionPolicy()))
+    assert [item.action for item in plan.items] == ["erase job", "remove bytes"]
+    assert plan.objects == 0
+    assert over_caps(plan, SafetyPolicy(most_objects=0), 10**6) == ()
+
+
+def test_an_approval_is_for_the_jobs_that_were_shown(sweep: Sweep, new_job: Callable[[bytes], UUID]) -> None:
+    """What drops out of a filter makes no room for another one."""
+    seen = new_job(b"seen")
+    wanted = Wanted(status="failed")
+
+    def plan() -> Plan:
+        execute(sweep.catalog, "UPDATE jobs SET status = 'failed'")
+        return plan_deletion(select(sweep.catalog, wanted), purge_now=True)
+
+    shown = plan()
+    approval = Approval(shown.objects, shown.size_bytes, shown.strangeness)
+    assert approval.covers(plan())
+    hold(sweep.catalog, job_ids=[str(seen)], reason="case 7")
+    other = new_job(b"late")
+    later = plan()
+    assert [item.subject for item in later.items] == [str(other)]
+    assert not approval.covers(later)
+    trashed = plan_deletion(select(sweep.catalog, wanted))
+    assert Approval(1, trashed.size_bytes).covers(trashed), "what the trash gives back is no such matter"

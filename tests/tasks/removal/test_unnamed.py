@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import pytest
+
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.log import Unnamed
+from blocks.errors import RefusedError
 from blocks.object_store.transfer import put_bytes
 from tasks.removal.unnamed import remove_unnamed
 from tasks.stores import OpenLocation
-from tests.chaos.faults import SomeStay
+from tests.chaos.faults import SomeStay, error
 from tests.helpers import rows, stored_keys
+from tests.line import Answer, Call, Fault, Verdict
 from tests.wires import wired
 
 
@@ -36,3 +42,19 @@ def test_an_error_of_a_key_that_is_gone_all_the_same_keeps_its_line(
         assert list(remove_unnamed(catalog, refusing, [unnamed], operation="expire", run="")) == [unnamed.key]
     assert stored_keys(location, "temp") == []
     assert len(rows(catalog, "SELECT FROM operation_log")) == 1
+
+
+@dataclass
+class NoDeletes(Fault):
+    """Credentials that may read and write, and not remove."""
+
+    async def before(self, call: Call) -> Verdict | Answer:
+        return error(403, "AccessDenied") if call.what.startswith("POST ") and "delete" in call.what else Verdict.PASS
+
+
+def test_a_store_that_lets_nobody_remove_leaves_no_line(catalog: CatalogDatabase, location: OpenLocation) -> None:
+    unnamed = Unnamed("temp/a/blob", "temp_days", 5)
+    put_bytes(location.store, unnamed.key, b"12345", {})
+    with wired(location.store, NoDeletes()) as refusing, pytest.raises(RefusedError, match="AccessDenied"):
+        remove_unnamed(catalog, refusing, [unnamed], operation="expire", run="")
+    assert rows(catalog, "SELECT FROM operation_log") == []
