@@ -26,6 +26,7 @@ from tasks.relocation.migration import (
     fresh_jobs,
     plan_migration,
     take_over,
+    tried_in_vain,
 )
 from tasks.relocation.moving import BatchMoved, Move, collect_records, report_moves, sum_up
 from tasks.stores import open_named
@@ -128,8 +129,7 @@ def _passes(
     results, items = run_moves(sweep, moves, blocks, records=records), list(planned.items)
     # What was left out of the plan was not approved with it: only what came since then is followed.
     for number in range(1, MOST_PASSES if again else 1):
-        tried = [job_id for job_id, job in sum_up(results).items() if job.failed or not job.moved]
-        plan, more = plan_migration(fresh_jobs(find_jobs(catalog, migration), tried), migration)
+        plan, more = plan_migration(fresh_jobs(find_jobs(catalog, migration), tried_in_vain(results)), migration)
         if not more:
             break
         get_run_logger().info("pass %s: %s", number + 1, plan.summary())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -139,6 +140,8 @@ def _playlist_url(
     stored = read_bytes(store, playlist.key, at_most=LARGEST_PLAYLIST_BYTES)
     try:
         body = decode_whole(stored, playlist.codec, at_most=LARGEST_PLAYLIST_BYTES)
+        if hashlib.sha256(body).hexdigest() != playlist.sha256:
+            raise ContentMismatchError("its bytes are not its content")
     except ContentMismatchError as error:
         raise ContentMismatchError(f"the playlist of job {job_id}: {error}; run verify-objects") from error
     signed = presigned_playlist(body.decode(errors="replace"), _presign_segments(locations, segments, lasts))

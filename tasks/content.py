@@ -57,6 +57,7 @@ def decoded(chunks: Iterator[bytes], codec: str, *, at_most: int) -> Iterator[by
                 if seen > at_most:
                     raise ContentMismatchError(f"it decodes to more than {at_most} bytes")
                 yield block
+        # A frame that ends too early raises nothing; who holds it against its hash sees it.
     except ZstdError as error:
         raise ContentMismatchError(f"it is stored as {codec} and cannot be decoded ({error})") from error
 

@@ -284,17 +284,30 @@ def unmovable(connection: Connection, location_id: int) -> list[tuple[str, int]]
 
 
 def sample_keys(
-    connection: Connection, job_ids: Sequence[UUID], *, kinds: Sequence[str], but: Sequence[str], most: int
+    connection: Connection,
+    job_ids: Sequence[UUID],
+    *,
+    places: Sequence[int],
+    kinds: Sequence[str],
+    but: Sequence[str],
+    most: int,
 ) -> list[tuple[int, str, int]]:
-    """Location, key and stored bytes of some live objects of these kinds, the largest of each job's first."""
+    """Location, key and stored bytes of some live objects of these kinds and places, the largest of each job."""
     rows = connection.execute(
         text(
             "SELECT location_id, key, stored_bytes FROM ("
             "  SELECT DISTINCT ON (job_id) location_id, key, stored_bytes FROM stored_objects "
             "   WHERE job_id = ANY (CAST(:ids AS uuid[])) AND kind = ANY (:kinds) AND name <> ALL (:but) "
-            "     AND state = 'live' AND codec = 'identity' ORDER BY job_id, stored_bytes DESC) largest LIMIT :most"
+            "     AND state = 'live' AND codec = 'identity' AND location_id = ANY (:places) "
+            "   ORDER BY job_id, stored_bytes DESC) largest LIMIT :most"
         ),
-        {"ids": [str(one) for one in job_ids], "kinds": list(kinds), "but": list(but), "most": most},
+        {
+            "ids": [str(one) for one in job_ids],
+            "places": list(places),
+            "kinds": list(kinds),
+            "but": list(but),
+            "most": most,
+        },
     )
     return [(row.location_id, row.key, row.stored_bytes) for row in rows]
 

@@ -69,6 +69,10 @@ def _translated(store: ObjectStore, action: str, error: Exception) -> StorageErr
         return ContentMismatchError(f"{place}: the store received other bytes than were sent ({detail})")
     if status == 404:
         return NotFoundError(f"{place}: no such object or bucket ({detail})")
+    if "InvalidObjectState" in detail:
+        return RefusedError(
+            f"{place}: it lies in an archive and is not restored yet ({detail}); have the server restore it first"
+        )
     if status in (401, 403):
         return RefusedError(f"{place}: the store refuses these credentials ({detail}); check the block's credentials")
     if 400 <= status < 500 and status not in (408, 409, 425, 429):

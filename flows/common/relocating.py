@@ -68,9 +68,13 @@ def run_moves(
     def submit(number: int) -> PrefectFuture[BatchMoved]:
         return move_batch.submit(batches[number], blocks)
 
+    ended = 0
+
     def done(number: int) -> None:
-        # Batches end in about the order they began in; a bar may be ahead by as many as are under way.
-        sweep.progress(number * (len(moves) // max(1, len(batches))))
+        # Each counts as the same share: which ones they were is not told.
+        nonlocal ended
+        before, ended = ended, ended + number
+        sweep.progress(len(moves) * ended // len(batches) - len(moves) * before // len(batches))
 
     def failed(number: int, error: StorageError) -> BatchMoved:
         return moving.given_up(batches[number], moves, str(error))

@@ -124,12 +124,12 @@ def plan_compression(facts: CompressionFacts, policy: CompressionPolicy) -> Comp
                 settled.append(job.id)
         else:
             items.append(item)
-            for place, count in _by_place(job).items():
+            for place, (count, stored_bytes) in _by_place(job).items():
                 recipe = Recipe(
                     wanted_in([place], policy), facts.location_names[place], OPERATION, "after_days", "zstd",
                     policy.level, policy.least_gain_percent, idle_before,
                 )  # fmt: skip
-                moves.append(Move(job.id, count, recipe, mark if _is_whole(job, facts) else None))
+                moves.append(Move(job.id, count, stored_bytes, recipe, mark if _is_whole(job, facts) else None))
     samples = {sample.kind: sample for sample in facts.samples}
     skipped += [
         _left_alone(kind, objects, size, samples.get(kind)) for kind, (objects, size) in sorted(left.items()) if objects
@@ -144,19 +144,21 @@ def _is_whole(job: IdleJob, facts: CompressionFacts) -> bool:
 
 def _left_note(left: Mapping[str, Sequence[int]], samples: Mapping[str, Sample]) -> str:
     size = sum(one[1] for one in left.values())
-    gain = sum(left[kind][1] * (one.gain_percent or 0) / 100 for kind, one in samples.items() if kind in left)
-    return (
-        f"{format_bytes(size)} of video and sound left alone, which would gain {format_bytes(round(gain))}"
-        if size
-        else ""
-    )
+    known = {kind: one.gain_percent for kind, one in samples.items() if kind in left and one.gain_percent is not None}
+    if not size:
+        return ""
+    gain = sum(left[kind][1] * percent / 100 for kind, percent in known.items())
+    told = f", which would gain {format_bytes(round(gain))}" if known else ""
+    return f"{format_bytes(size)} of video and sound left alone{told}"
 
 
-def _by_place(job: IdleJob) -> dict[int, int]:
-    places: dict[int, int] = {}
+def _by_place(job: IdleJob) -> dict[int, tuple[int, int]]:
+    """Objects and bytes that are wanted of each location."""
+    places: dict[int, tuple[int, int]] = {}
     for one in job.sums:
         if one.wanted_objects:
-            places[one.location_id] = places.get(one.location_id, 0) + one.wanted_objects
+            objects, size = places.get(one.location_id, (0, 0))
+            places[one.location_id] = objects + one.wanted_objects, size + one.wanted_bytes
     return places
 
 
@@ -181,10 +183,15 @@ def _look_into(
     for kind in [kind.value for kind in ObjectKind if kind in present]:
         found = sweep.catalog.transaction(
             lambda connection, kind=kind: sample_keys(  # type: ignore[misc]  # bound here
-                connection, jobs, kinds=[kind], but=list(PLAYLISTS.values()), most=policy.sample_objects
+                connection,
+                jobs,
+                places=list(facts.location_names),
+                kinds=[kind],
+                but=list(PLAYLISTS.values()),
+                most=policy.sample_objects,
             )
         )
-        pieces = [_piece(locations, *one) for one in found if one[0] in facts.location_names]
+        pieces = [_piece(locations, *one) for one in found]
         raw = [piece for piece in pieces if piece]
         size = sum(len(piece) for piece in raw)
         gain = None

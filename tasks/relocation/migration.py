@@ -18,7 +18,7 @@ from blocks.catalog.selection import MOST_JOBS, JobFilter
 from blocks.errors import InvalidInputError, RefusedError
 from tasks.checks import check_age_days, check_job_id, check_kind
 from tasks.plans import Item, Plan
-from tasks.relocation.moving import Move, Recipe
+from tasks.relocation.moving import BatchMoved, Move, Recipe, sum_up
 from tasks.stores import OpenLocation
 
 OPERATION = "migrate-storage"
@@ -139,7 +139,7 @@ def plan_migration(facts: MigrationFacts, migration: Migration) -> tuple[Plan, t
             Item("leave", "migrate", "more jobs", f"one pass takes {MOST_JOBS}; the next one takes the rest")
         )
     moving = {UUID(item.subject) for item in items}
-    moves = tuple(Move(job.id, job.objects, recipe) for job in facts.jobs if job.id in moving)
+    moves = tuple(Move(job.id, job.objects, job.stored_bytes, recipe) for job in facts.jobs if job.id in moving)
     return Plan(OPERATION, tuple(items), tuple(skipped)), moves
 
 
@@ -155,6 +155,11 @@ def take_over(catalog: CatalogDatabase, migration: Migration) -> None:
     """New files go to the target from now on."""
     source, target = migration.source.place.id, migration.target.place.id
     catalog.transaction(lambda connection: send_new_files(connection, [source], target))
+
+
+def tried_in_vain(results: Sequence[BatchMoved]) -> list[UUID]:
+    """Jobs that a later pass of the same run leaves alone; what changed meanwhile, such as by a deletion, it takes."""
+    return [job_id for job_id, job in sum_up(results).items() if job.failed or not (job.moved or job.changed)]
 
 
 def fresh_jobs(facts: MigrationFacts, done: Sequence[UUID]) -> MigrationFacts:

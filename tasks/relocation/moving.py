@@ -31,7 +31,7 @@ from blocks.catalog.moving import (
 from blocks.catalog.relocations import LIVE, LIVE_OR_TRASHED
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import put_bytes, put_stream, read_stream
-from blocks.policies import RelocationPolicy
+from blocks.policies import GIB, RelocationPolicy
 from tasks.layout import UPLOADS
 from tasks.parallel import ahead
 from tasks.plans import Item, Outcome, Plan, Report
@@ -45,6 +45,8 @@ LARGER = 5
 """A batch may have so many times the policy's objects where that makes fewer of them; it works in chunks anyway."""
 MOST_BATCHES = 240
 """However many objects there are."""
+BATCH_BYTES = 32 * GIB
+"""However few: a terabyte of videos is no more than five hundred of them."""
 COMPRESSED = "compressed"
 """What a job is marked as, beside the tiers."""
 
@@ -76,10 +78,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Move:
-    """One recipe for one job; `objects` of it were there when it was planned. `mark` is for when all went well."""
+    """One recipe for one job; so many objects and bytes as stored were there when it was planned.
+
+    `mark` is for when all went well.
+    """
 
     job_id: UUID
     objects: int
+    stored_bytes: int
     recipe: Recipe
     mark: Mark | None = None
 
@@ -143,24 +149,28 @@ def split(
 ) -> list[MoveBatch]:
     """Moves of one recipe together, about as many objects in each batch, and no more batches than a run should have.
 
+    A batch is no larger than `BATCH_BYTES` where there are that many: between two, the sweep's lock is looked at.
+
     With `since`, the time before they begin by PostgreSQL's clock, a batch can be tried again.
     """
     total = sum(move.objects for move in moves)
     fewer = min(-(-total // ENOUGH_BATCHES), LARGER * policy.batch_objects)
     size = max(policy.batch_objects, fewer, -(-total // MOST_BATCHES))
+    size_bytes = max(BATCH_BYTES, -(-sum(move.stored_bytes for move in moves) // MOST_BATCHES))
     batches: list[MoveBatch] = []
     by_recipe: dict[Recipe, list[Move]] = {}
     for move in moves:
         by_recipe.setdefault(move.recipe, []).append(move)
     for recipe, own in by_recipe.items():
         jobs: list[UUID] = []
-        objects = 0
+        objects = stored_bytes = 0
         for move in own:
-            if jobs and objects + move.objects > size:
+            if jobs and (objects + move.objects > size or stored_bytes + move.stored_bytes > size_bytes):
                 batches.append(MoveBatch(len(batches), tuple(jobs), recipe, run, records, since))
-                jobs, objects = [], 0
+                jobs, objects, stored_bytes = [], 0, 0
             jobs.append(move.job_id)
             objects += move.objects
+            stored_bytes += move.stored_bytes
         batches.append(MoveBatch(len(batches), tuple(jobs), recipe, run, records, since))
     return batches
 
@@ -189,6 +199,7 @@ def move_batch(
     target = Target(locations.named(recipe.target), recipe.codec, recipe.level, recipe.least_gain_percent)
     why = Why(recipe.operation, recipe.rule, batch.run)
     movable = LIVE_OR_TRASHED if "trashed" in recipe.wanted.states else LIVE
+    movable = replace(movable, idle_before=recipe.idle_before)  # also while a large batch is under way
     outcomes = [
         Relocated(one.object_id, one.job_id, one.name, "moved", "", one.before_bytes, one.after_bytes) for one in before
     ]

@@ -31,7 +31,7 @@ from blocks.policies import GIB, RelocationPolicy
 from tasks.layout import PLAYLISTS, rewritten_key
 from tasks.parallel import in_parallel
 from tasks.relocation.intents import remove_given_up
-from tasks.relocation.rewriting import WHOLE_BYTES, Target, copied_as_it_is, prove_copies, write_elsewhere
+from tasks.relocation.rewriting import WHOLE_BYTES, Target, copied, copied_as_it_is, prove_copies, write_elsewhere
 from tasks.stores import Locations, OpenLocation
 
 PARTS_IN_MEMORY = 10
@@ -47,6 +47,9 @@ class Why:
     run: str
 
 
+COPIED_A_SECOND = 8 * MIB
+"""What a server copies inside itself, at least: it is asked for no more at a time than it can do before the client's
+timeout, by which one copy is lost and goes on all the same."""
 CHUNK_BYTES = 8 * GIB
 """A chunk's rows are swapped together: a kill costs at most about this much of copying."""
 
@@ -86,10 +89,11 @@ def relocate(
         CatalogUnavailableError: PostgreSQL did not answer; the next run finishes what is left.
     """
     done: list[Relocated] = []
-    budget = Budget(policy.memory_mib * MIB)
+    memory = Budget(policy.memory_mib * MIB)
+    copying = Budget(int(target.location.store.timeout_seconds) * COPIED_A_SECOND)
     for chunk in _chunks(objects, policy.batch_objects):
         before_chunk()
-        done += _relocate_chunk(catalog, locations, policy, chunk, target, why, movable, budget)
+        done += _relocate_chunk(catalog, locations, policy, chunk, target, why, movable, memory, copying)
     return done
 
 
@@ -115,7 +119,8 @@ def _relocate_chunk(
     target: Target,
     why: Why,
     movable: Movable,
-    budget: Budget,
+    memory: Budget,
+    copying: Budget,
 ) -> list[Relocated]:
     intents = {row.id: _intent(row, target) for row in objects}
     opened = catalog.transaction(
@@ -130,25 +135,33 @@ def _relocate_chunk(
     def write(row: Content) -> Proved | StorageError | None:
         intent, source = intents[row.id], sources[row.location_id]
         try:
-            if local[row.location_id] and copied_as_it_is(source, target.location, row, intent):
-                return None
-            need = _memory_of(row, target.location)
-            with budget.share(need, need):
-                written = write_elsewhere(source, target, row, intent, local[row.location_id])
+            written = None
+            if local[row.location_id]:
+                with copying.share(row.stored_bytes, row.stored_bytes):
+                    if copied_as_it_is(source, target.location, row, intent):
+                        return None
+                    written = copied(source, target.location, row, intent, memory=memory)
+            if written is None:
+                need = _memory_of(row, target.location)
+                with memory.share(need, need):
+                    written = write_elsewhere(source, target, row, intent)
         except StorageError as error:
             return error
         return Proved(intent.id, written.etag, written.size_bytes)
 
     results = in_parallel(write, rows, threads=policy.parallel_transfers)
-    copied = [row for row, one in zip(rows, results, strict=True) if one is None]
+    unproved = [row for row, one in zip(rows, results, strict=True) if one is None]
     written = {row.id: one for row, one in zip(rows, results, strict=True) if one is not None}
-    written |= prove_copies(target.location, copied, intents, threads=policy.parallel_transfers)
+    written |= prove_copies(target.location, unproved, intents, threads=policy.parallel_transfers)
     errors = {object_id: one for object_id, one in written.items() if isinstance(one, StorageError)}
     swapped = _swap(catalog, policy, rows, written, movable, errors)
     left = [intents[row.id] for row in rows if intents[row.id].id not in swapped]
     given_up = catalog.transaction(lambda connection: give_up_intents(connection, [one.id for one in left]))
+    # Where no answer came, the server may still be writing: what it leaves is for the next run, which finds the intent.
+    unknown = {intents[object_id].id for object_id, error in errors.items() if is_transient(error)}
     with suppress(StorageError):  # what cannot be removed now is the next run's
-        remove_given_up(catalog, target.location, [one for one in left if one.id in given_up], run=why.run)
+        gone = [one for one in left if one.id in given_up and one.id not in unknown]
+        remove_given_up(catalog, target.location, gone, run=why.run)
 
     def outcome(row: Content) -> Relocated:
         intent, one = intents[row.id], written.get(row.id)

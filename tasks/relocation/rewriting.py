@@ -12,6 +12,7 @@ from blocks.catalog.content import Content
 from blocks.catalog.relocations import Intent, Proved
 from blocks.errors import ContentMismatchError, NotFoundError, NotSmallerError, RefusedError, StorageError
 from blocks.object_store.block import MIB
+from blocks.object_store.budget import Budget
 from blocks.object_store.copying import copy, copy_as_it_is
 from blocks.object_store.listing import find_etags
 from blocks.object_store.transfer import Written, part_size, put_bytes, put_stream, read_bytes, read_stream
@@ -25,6 +26,9 @@ WHOLE_BYTES = 16 * MIB
 COPY_FROM_BYTES = MIB
 """From here on a server copies by itself. Below, reading and writing takes no more requests than copying and looking,
 and proves the content's SHA-256 on the way."""
+
+READ_BACK_BYTES = 32 * MIB
+"""Of memory, while an object is read back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +93,46 @@ def prove_copies(
     return dict(zip([row.id for row in rows], in_parallel(prove, rows, threads=threads), strict=True))
 
 
-def write_elsewhere(source: OpenLocation, target: Target, row: Content, intent: Intent, local: bool) -> Written:
-    """Write one object under its intent's key and prove it.
+def copied(
+    source: OpenLocation, target: OpenLocation, row: Content, intent: Intent, *, memory: Budget
+) -> Written | None:
+    """Have the server copy an object under its intent's key, and prove it; None where it has to be written from here.
+
+    Raises:
+        ContentMismatchError: the copy is not the row's content.
+        StoreUnavailableError: the server did not answer; it may copy all the same.
+    """
+    if intent.codec != row.codec or row.stored_bytes < COPY_FROM_BYTES or not _can_be_proved(target, row):
+        return None
+    attributes = attributes_of(target, row.name, row.id, row.sha256)
+    try:
+        written = copy(
+            source.store, row.key, target.store, intent.key, size_bytes=row.stored_bytes, attributes=attributes
+        )
+    except RefusedError:
+        return None  # a server that does not copy is read from
+    if not (_is_of_bytes(written.etag) and written.etag == row.etag) or written.size_bytes != row.stored_bytes:
+        if target.place.needs_restore:
+            return None  # nobody can read it back; what is sent from here is proved on its way
+        with memory.share(READ_BACK_BYTES, READ_BACK_BYTES):
+            _read_back(target, row, intent)
+    return written
+
+
+def write_elsewhere(source: OpenLocation, target: Target, row: Content, intent: Intent) -> Written:
+    """Send one object from here under its intent's key, and prove it.
 
     Raises:
         ContentMismatchError: the source's bytes are not its content, or other bytes arrived than were sent.
         NotSmallerError: compressed it is not smaller.
+        RefusedError: nothing could prove it where it goes.
     """
     place = target.location
-    if local and intent.codec == row.codec and row.stored_bytes >= COPY_FROM_BYTES and _can_be_proved(place, row):
-        with suppress(_NotCopiedError):  # a server that does not copy is read from
-            return _copied(source, place, row, intent)
+    if place.place.needs_restore and not place.capabilities.checks_uploads:
+        raise RefusedError(
+            f"location {place.place.name} must restore what is read, and its server checks no upload: nothing could "
+            "prove what is written there"
+        )
     attributes = attributes_of(place, row.name, row.id, row.sha256)
     checksums = place.capabilities.needs_checksum_headers
     if max(row.size_bytes, row.stored_bytes) <= WHOLE_BYTES:
@@ -173,23 +206,6 @@ def _decoded_beside(stored: Iterator[bytes], row: Content) -> Iterator[bytes]:
 def _can_be_proved(target: OpenLocation, row: Content) -> bool:
     # What must be restored before it is read cannot be read back: there a copy's ETag has to tell.
     return not target.place.needs_restore or _is_of_bytes(row.etag)
-
-
-class _NotCopiedError(RefusedError):
-    """The server refuses to copy this; nothing lies under the key."""
-
-
-def _copied(source: OpenLocation, target: OpenLocation, row: Content, intent: Intent) -> Written:
-    attributes = attributes_of(target, row.name, row.id, row.sha256)
-    try:
-        written = copy(
-            source.store, row.key, target.store, intent.key, size_bytes=row.stored_bytes, attributes=attributes
-        )
-    except RefusedError as error:
-        raise _NotCopiedError(str(error)) from error
-    if not (_is_of_bytes(written.etag) and written.etag == row.etag) or written.size_bytes != row.stored_bytes:
-        _read_back(target, row, intent)
-    return written
 
 
 def _read_back(target: OpenLocation, row: Content, intent: Intent) -> None:

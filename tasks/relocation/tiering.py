@@ -168,7 +168,8 @@ def _moves(
             Wanted((place,), tuple(sorted(one.kind for one in own))), target, OPERATION, rule,
             idle_before=mark.idle_before,
         )  # fmt: skip
-        yield Move(job.id, sum(one.objects for one in own), recipe, mark if through else None)
+        objects, stored_bytes = sum(one.objects for one in own), sum(one.stored_bytes for one in own)
+        yield Move(job.id, objects, stored_bytes, recipe, mark if through else None)
 
 
 @dataclass(frozen=True)

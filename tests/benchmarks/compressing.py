@@ -60,7 +60,7 @@ def compress_text(bench: Bench) -> list[Measured]:
         twins = dict(zip(new_jobs(f"texts {number}", TEXT_JOBS), files.values(), strict=True))
         put_texts(catalog, location, twins)
         recipe = Recipe(wanted_in([location.place.id], policy), "main", COMPRESS, "after_days", "zstd", policy.level)
-        moves = [Move(job, len(own), recipe) for job, own in twins.items()]
+        moves = [Move(job, len(own), sum(map(len, own.values())), recipe) for job, own in twins.items()]
         results = []
 
         def work() -> None:

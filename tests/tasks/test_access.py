@@ -11,14 +11,17 @@ import pytest
 
 from blocks.catalog.access import hand_out_hls
 from blocks.catalog.tables import ObjectKind
-from blocks.errors import InvalidInputError, NotFoundError, RefusedError
+from blocks.errors import ContentMismatchError, InvalidInputError, NotFoundError, RefusedError
+from blocks.object_store.transfer import put_bytes, read_bytes
 from blocks.policies import AccessPolicy
 from tasks.access import _accepted, issue_download_url
+from tasks.content import encode_whole
 from tasks.customers import create_key, set_disabled
 from tasks.intake.outputs import register_outputs
 from tasks.intake.uploads import complete_upload, issue_upload_url
 from tasks.stores import Locations
 from tests.helpers import execute, one, rows, sha256, write_outputs
+from tests.tasks.relocation.moves import everything
 
 
 @pytest.fixture
@@ -227,3 +230,15 @@ def test_hostile_names(issue) -> None:  # type: ignore[no-untyped-def]
             issue(name=hostile)
         with pytest.raises(NotFoundError):
             issue(api_key=hostile)
+
+
+@pytest.mark.parametrize("codec", ["identity", "zstd"])
+def test_a_playlist_that_is_cut_is_not_handed_out(catalog, location, locations, job, access, codec: str) -> None:  # type: ignore[no-untyped-def]
+    """A frame that ends too early raises nothing by itself, and a player would show half of the video."""
+    (row,) = [one for one in everything(catalog) if one.name == "720p/segments/playlist.m3u8"]
+    whole = read_bytes(location.store, row.key, at_most=10**6)
+    stored = whole if codec == "identity" else encode_whole(whole, level=3)
+    execute(catalog, "UPDATE stored_objects SET codec = :codec WHERE id = :id", codec=codec, id=row.id)
+    put_bytes(location.store, row.key, stored[: len(stored) - 12], {})
+    with pytest.raises(ContentMismatchError, match=f"the playlist of job {job}: .*run verify-objects"):
+        issue_download_url(catalog, locations, access, api_key="acme", job_id=job, kind="hls_720p")

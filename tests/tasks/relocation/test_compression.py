@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -40,3 +42,21 @@ def test_what_videos_would_gain_is_told_by_a_sample_of_them(
     # A sample that cannot be read is no reason to fail.
     delete_keys(location.store, [one(sweep.catalog, "SELECT key FROM stored_objects")])
     assert left_alone() == "compressed already by its nature"
+
+
+def test_a_sample_is_taken_from_what_can_be_read(
+    sweep: Sweep, location: OpenLocation, declare, new_job: Callable[[bytes], UUID]
+) -> None:  # type: ignore[no-untyped-def]
+    """Those in an archive come first by their ids, and would leave nothing to look at: no gain, as if seen."""
+    archive = declare("archive", tier="cold", needs_restore=True)
+    for number in range(3):
+        new_job(b"%d" % number * MIB)
+    execute(sweep.catalog, "UPDATE jobs SET status = 'completed', completed_at = now() - interval '400 days'")
+    first = "SELECT id FROM jobs ORDER BY id LIMIT :archived"
+    move = f"UPDATE stored_objects SET location_id = :place WHERE job_id IN ({first})"
+    both, policy = replace(sweep, locations=(location, archive)), CompressionPolicy(sample_objects=1)
+    locations = Locations(sweep.catalog, location, [archive])
+    for archived, said in ((2, r" left alone, which would gain \d"), (3, r" left alone$")):
+        execute(sweep.catalog, move, place=archive.place.id, archived=archived)
+        planned = plan_compression(find_compressible(both, locations, policy), policy)
+        assert re.search(said, planned.left_alone), planned.left_alone

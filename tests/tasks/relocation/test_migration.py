@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,7 +14,15 @@ from blocks.object_store.deletion import delete_keys
 from blocks.object_store.transfer import read_bytes
 from blocks.policies import RelocationPolicy
 from tasks.declaring import retire_location
-from tasks.relocation.migration import Migration, check_migration, find_jobs, plan_migration
+from tasks.relocation import relocate
+from tasks.relocation.migration import (
+    Migration,
+    check_migration,
+    find_jobs,
+    fresh_jobs,
+    plan_migration,
+    tried_in_vain,
+)
 from tasks.relocation.moving import collect_records, move_batch, report_moves, split, sum_up
 from tasks.stores import Locations, OpenLocation
 from tests.helpers import execute, one, rows
@@ -76,3 +85,29 @@ def test_what_only_waited_for_its_bytes_to_go_is_over_with_their_bucket(
     assert rows(catalog, "SELECT state FROM stored_objects") == []
     assert one(catalog, "SELECT retired_at IS NOT NULL FROM locations WHERE name = 'cold'")
     assert one(catalog, "SELECT count(*) FROM operation_log WHERE operation = 'purge'") == 1
+
+
+def test_what_was_deleted_while_it_was_copied_is_taken_by_the_next_pass(
+    catalog: CatalogDatabase, location: OpenLocation, cold: OpenLocation, locations: Locations,
+    new_job: Callable[[bytes], UUID], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    new_job(b"x" * 100)
+    migration = Migration(location, cold)
+    _, moves = plan_migration(find_jobs(catalog, migration), migration)
+    real = relocate.copied_as_it_is
+
+    def trashed(*arguments: Any) -> bool:
+        execute(
+            catalog, "UPDATE stored_objects SET state = 'trashed', trashed_state = 'live', "
+            "generation = nextval('generations')",
+        )  # fmt: skip
+        return real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(relocate, "copied_as_it_is", trashed)
+        results = [move_batch(catalog, locations, POLICY, batch) for batch in split(moves, POLICY, run="r")]
+    assert [job.changed for job in sum_up(results).values()] == [1]
+    assert tried_in_vain(results) == []
+    _, more = plan_migration(fresh_jobs(find_jobs(catalog, migration), tried_in_vain(results)), migration)
+    results += [move_batch(catalog, locations, POLICY, batch) for batch in split(more, POLICY, run="r")]
+    assert [row.location_id for row in rows(catalog, "SELECT location_id FROM stored_objects")] == [cold.place.id]

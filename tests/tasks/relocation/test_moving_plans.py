@@ -259,7 +259,7 @@ def test_what_a_migration_is_about() -> None:
 @given(st.lists(st.integers(0, 5000), max_size=400), st.integers(1, 5000))
 def test_batches_hold_every_move_once_and_are_never_too_many(sizes: list[int], batch_objects: int) -> None:
     recipes = [Recipe(Wanted((1,)), "cold", "tier-jobs", f"rule {n}") for n in range(3)]
-    moves = [Move(UUID(int=n), size, recipes[n % 3]) for n, size in enumerate(sizes)]
+    moves = [Move(UUID(int=n), size, size, recipes[n % 3]) for n, size in enumerate(sizes)]
     batches = split(moves, RelocationPolicy(batch_objects=batch_objects), run="run")
     assert sorted(job for batch in batches for job in batch.job_ids) == [move.job_id for move in moves]
     assert [batch.number for batch in batches] == list(range(len(batches)))
@@ -273,7 +273,7 @@ def test_batches_hold_every_move_once_and_are_never_too_many(sizes: list[int], b
 @pytest.mark.parametrize(("jobs", "batches"), [(10, 1), (1000, 40), (5000, ENOUGH_BATCHES), (100_000, MOST_BATCHES)])
 def test_large_plans_have_larger_batches(jobs: int, batches: int) -> None:
     recipe = Recipe(Wanted((1,)), "cold", "tier-jobs", "cold_after_days")
-    moves = [Move(UUID(int=number), 20, recipe) for number in range(jobs)]
+    moves = [Move(UUID(int=number), 20, 20, recipe) for number in range(jobs)]
     assert len(split(moves, RelocationPolicy(), run="run")) == pytest.approx(batches, abs=1)
 
 

@@ -129,7 +129,7 @@ def test_a_job_that_was_asked_for_since_the_plan_is_left_alone(catalog, location
     mark = Mark("cold", idle_before, one(catalog, NOW))
     for asked, moved in (("now()", False), ("NULL", True)):
         execute(catalog, f"UPDATE jobs SET last_accessed_at = {asked}")
-        moves = [Move(job, 1, recipe, mark)]
+        moves = [Move(job, 1, 1, recipe, mark)]
         results = [move_batch(catalog, locations, POLICY, batch) for batch in split(moves, POLICY, run="a run")]
         mark_through(catalog, moves, sum_up(results))
         assert bool(sum_up(results)[job].moved) is moved
@@ -143,8 +143,8 @@ def test_a_job_that_was_in_the_trash_meanwhile_is_not_through(catalog, location,
     idle_before = one(catalog, "SELECT now() - interval '30 days'")
     recipe = Recipe(Wanted((location.place.id,)), "cold", "tier-jobs", "cold_after_days", idle_before=idle_before)
     moves = [
-        Move(job, 1, recipe, Mark("cold", idle_before, one(catalog, NOW))),
-        Move(job, 1, recipe, Mark(COMPRESSED, idle_before, one(catalog, NOW))),
+        Move(job, 1, 1, recipe, Mark("cold", idle_before, one(catalog, NOW))),
+        Move(job, 1, 1, recipe, Mark(COMPRESSED, idle_before, one(catalog, NOW))),
     ]
     execute(catalog, "UPDATE jobs SET deleted_at = now(), purge_after = now() + interval '7 days'")
     results = [move_batch(catalog, locations, POLICY, batch) for batch in split(moves, POLICY, run="a run")]
