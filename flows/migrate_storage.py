@@ -28,7 +28,7 @@ from tasks.relocation.migration import (
     take_over,
     tried_in_vain,
 )
-from tasks.relocation.moving import BatchMoved, Move, collect_records, report_moves, sum_up
+from tasks.relocation.moving import BatchMoved, Move, collect_records, forget_changed, report_moves, sum_up
 from tasks.stores import open_named
 from tasks.sweeping import Sweep
 
@@ -135,6 +135,7 @@ def _passes(
         get_run_logger().info("pass %s: %s", number + 1, plan.summary())
         known = {item.subject for item in items}
         items += [item for item in plan.items if item.subject not in known]
+        forget_changed(results, more)
         results += run_moves(sweep, more, blocks, records=records, first=len(results))
     return results, Plan(planned.operation, tuple(items), planned.skipped)
 

@@ -46,18 +46,10 @@ class Proved:
 
 @dataclass(frozen=True, slots=True)
 class Movable:
-    """Which rows may be swapped: those in these states, and those of jobs on hold only if their bytes are lost.
-
-    With `idle_before`, those of jobs alone that nobody asked for since then.
-    """
+    """Which rows may be swapped: those in these states, and those of jobs on hold only if their bytes are lost."""
 
     states: tuple[str, ...] = ("live",)
     even_on_hold: bool = False
-    idle_before: datetime | None = None
-
-    def parameters(self) -> dict[str, Any]:
-        """For a statement with `_MAY_MOVE`."""
-        return {"states": list(self.states), "even_on_hold": self.even_on_hold, "idle_before": self.idle_before}
 
 
 LIVE = Movable()
@@ -70,7 +62,6 @@ LIVE_OR_LOST = Movable(("live", "missing", "corrupt"), even_on_hold=True)
 _MAY_MOVE = """
    o.state = ANY (:states) AND (o.state <> 'trashed' OR o.trashed_state = 'live')
    AND (:even_on_hold OR j.hold IS NULL)
-   AND (CAST(:idle_before AS timestamptz) IS NULL OR greatest(j.completed_at, j.last_accessed_at) <= :idle_before)
 """
 
 
@@ -97,7 +88,8 @@ def open_intents(
             "operation": operation,
             "rule": rule,
             "run": run,
-            **movable.parameters(),
+            "states": list(movable.states),
+            "even_on_hold": movable.even_on_hold,
             "ids": [str(one.id) for one in intents],
             "objects": [str(one.object_id) for one in intents],
             "generations": [one.generation for one in intents],
@@ -180,7 +172,8 @@ def swap(
             "ids": [str(one.intent_id) for one in proved],
             "etags": [one.etag for one in proved],
             "sizes": [one.stored_bytes for one in proved],
-            **movable.parameters(),
+            "states": list(movable.states),
+            "even_on_hold": movable.even_on_hold,
             "keep": keep,
             "streams": [str(row.job_id) for row in streams],
             "kinds": [row.kind for row in streams],

@@ -240,8 +240,9 @@ def erase_jobs(connection: Connection, customer_id: int, job_ids: Sequence[UUID]
     # Their keys lie below the jobs' own folders, which are empty by now.
     connection.execute(
         text(
-            # What is on its way at this moment arrives after it was looked for: cleanup removes it once more.
-            "UPDATE relocations SET state = CASE state WHEN 'open' THEN 'failed' ELSE 'done' END "
+            # What is on its way at this moment, or was when no answer came, arrives after it was looked for: cleanup
+            # removes it once more.
+            "UPDATE relocations SET state = CASE WHEN state IN ('open', 'failed') THEN 'failed' ELSE 'done' END "
             " WHERE state <> 'done' AND job_id = ANY (CAST(:ids AS uuid[]))"
         ),
         {"ids": [str(one) for one in gone]},

@@ -64,6 +64,8 @@ class Stack:
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._state() as state:
+            # What was killed since is nobody's wish any more.
+            state.kept = state.kept and any(processes.find(one) for one in state.processes.values())
             say("PostgreSQL")
             state.processes["postgres"] = postgres.start(self.data)
             self._save(state)
@@ -122,9 +124,8 @@ class Stack:
 
     @property
     def kept(self) -> bool:
-        """Whether what runs is to go on; what was killed since is nobody's wish any more."""
-        state = self._read()
-        return state.kept and any(processes.find(one) for one in state.processes.values())
+        """Whether what runs is to go on."""
+        return self._read().kept
 
     def status(self) -> dict[str, int | None]:
         """Each part's pid, or None where it is not running."""

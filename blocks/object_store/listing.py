@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 
 import obstore
 from obstore.exceptions import InvalidPathError
@@ -112,19 +113,35 @@ WORTH_LISTING = 4
 
 def _from(store: ObjectStore, prefix: str, after: str) -> Iterator[Listed]:
     try:
-        for page in obstore.list(store.fast, prefix, offset=after or None, chunk_size=1000):
-            for item in page:
-                if not item["size"] or _LOST in item["path"]:
-                    # obstore drops the slash at the end of what a console calls a folder, and what is in no XML.
-                    yield from _by_boto3(store, prefix, after)
-                    return
-                etag, after = item["e_tag"], item["path"]
-                yield Listed(item["path"], item["size"], etag.strip('"') if etag else None, item["last_modified"])
+        while True:
+            for item in _by_obstore(store, prefix, after):
+                if not item.size_bytes or _LOST in item.key:
+                    break
+                after = item.key
+                yield item
+            else:
+                return
+            # obstore drops the slash at the end of what a console calls a folder, and what is in no XML: a page is
+            # asked for as it is.
+            page = list(islice(_by_boto3(store, prefix, after), PAGE))
+            yield from page
+            if len(page) < PAGE:
+                return
+            after = page[-1].key
     except InvalidPathError:
         # S3 takes keys that are no paths (`a//b`, `a/./b`), and obstore gives up at the first of them.
         yield from _by_boto3(store, prefix, after)
 
 
+def _by_obstore(store: ObjectStore, prefix: str, after: str) -> Iterator[Listed]:
+    for page in obstore.list(store.fast, prefix, offset=after or None, chunk_size=PAGE):
+        for item in page:
+            etag = item["e_tag"]
+            yield Listed(item["path"], item["size"], etag.strip('"') if etag else None, item["last_modified"])
+
+
+PAGE = 1000
+"""Keys of one answer of S3."""
 _LOST = "\ufffd"
 """What stands for a character that could not be read."""
 

@@ -2,7 +2,7 @@
 
 A plan is made under the sweep's lock and shown. A dry run ends there. A plan past the safety caps lets go of the lock,
 suspends the run and asks in the UI; when somebody has answered, the run starts again from the top, plans again, and
-asks again if the plan has grown past what was agreed to.
+asks again if the plan has grown past what was agreed to, or, for an erasure, is about other jobs.
 """
 
 from __future__ import annotations
@@ -327,6 +327,7 @@ def _question(work: Work[F], plan: Plan, reasons: tuple[str, ...], lasts: timede
         f"{lead} {'; '.join(reasons)}.\n\n{rules}\n\nCustomers: {customers}.\n\n"
         f"The plan is the artifact `{work.operation}-plan` of this run. To go on, choose approve, with how many "
         f"objects and bytes it may reach ({plan.objects}, {format_bytes(plan.size_bytes)}): it plans again before it "
-        "acts, and a plan larger than that is not carried out in part, it asks again. "
+        f"acts, and a plan {'about anything else' if plan.exact else 'larger than that'} is not carried out in part, "
+        "it asks again. "
         f"Without an answer within {lasts.total_seconds() / 3600:.0f} hours nothing happens."
     )

@@ -183,27 +183,36 @@ def move_batch(
     *,
     before_chunk: Callable[[], None] = lambda: None,
 ) -> BatchMoved:
-    """Relocate what is there of these jobs by now; what an earlier try of this batch has moved counts as moved."""
+    """Relocate what is there of these jobs by now; what an earlier try of this batch has moved counts as moved.
+
+    A job that was asked for before its turn is left alone; one that is begun is finished, since streams move whole.
+    """
     recipe = batch.recipe
+    begun: set[UUID] = set()
+
+    def still_wanted(chunk: Sequence[Content]) -> Sequence[Content]:
+        before_chunk()
+        idle_before = recipe.idle_before
+        if idle_before is None:
+            return chunk
+        new = list({row.job_id for row in chunk} - begun)
+        begun.update(catalog.transaction(lambda connection: still_idle(connection, new, idle_before)))
+        return [row for row in chunk if row.job_id in begun]
 
     def read(connection: Connection) -> tuple[list[MovedBefore], list[Content]]:
         before: list[MovedBefore] = []
         if batch.since is not None:
             before = moved_before(connection, batch.job_ids, recipe.wanted, run=batch.run, since=batch.since)
-        ids: Sequence[UUID] = batch.job_ids
-        if recipe.idle_before is not None:
-            ids = still_idle(connection, ids, recipe.idle_before)
-        return before, objects_of(connection, ids, recipe.wanted)
+        return before, objects_of(connection, batch.job_ids, recipe.wanted)
 
     before, rows = catalog.transaction(read)
     target = Target(locations.named(recipe.target), recipe.codec, recipe.level, recipe.least_gain_percent)
     why = Why(recipe.operation, recipe.rule, batch.run)
     movable = LIVE_OR_TRASHED if "trashed" in recipe.wanted.states else LIVE
-    movable = replace(movable, idle_before=recipe.idle_before)  # also while a large batch is under way
     outcomes = [
         Relocated(one.object_id, one.job_id, one.name, "moved", "", one.before_bytes, one.after_bytes) for one in before
     ]
-    outcomes += relocate(catalog, locations, policy, rows, target, why, movable=movable, before_chunk=before_chunk)
+    outcomes += relocate(catalog, locations, policy, rows, target, why, movable=movable, still_wanted=still_wanted)
     outcomes = [_nameless(one) for one in outcomes]
     jobs: dict[UUID, JobMoved] = {job_id: JobMoved() for job_id in batch.job_ids}
     for one in outcomes:
@@ -234,6 +243,14 @@ def sum_up(results: Sequence[BatchMoved]) -> dict[UUID, JobMoved]:
         for job_id, one in result.jobs.items():
             jobs.setdefault(job_id, JobMoved()).join(one)
     return jobs
+
+
+def forget_changed(results: Sequence[BatchMoved], moves: Sequence[Move]) -> None:
+    """What had changed meanwhile in these jobs is looked at again: what is left of them then, that pass tells."""
+    again = {move.job_id for move in moves}
+    for result in results:
+        for job_id in again & result.jobs.keys():
+            result.jobs[job_id].changed = 0
 
 
 def look_anew(catalog: CatalogDatabase, what: Literal["tier", "compressed_at"]) -> None:

@@ -48,8 +48,9 @@ class Why:
 
 
 COPIED_A_SECOND = 8 * MIB
-"""What a server copies inside itself, at least: it is asked for no more at a time than it can do before the client's
-timeout, by which one copy is lost and goes on all the same."""
+"""What a server copies inside itself, at least. All batches of a run together ask for no more at a time than it can do
+before the client's timeout, behind which it goes on unseen; an object that is larger by itself goes alone.
+"""
 CHUNK_BYTES = 8 * GIB
 """A chunk's rows are swapped together: a kill costs at most about this much of copying."""
 
@@ -81,19 +82,27 @@ def relocate(
     why: Why,
     *,
     movable: Movable = LIVE,
-    before_chunk: Callable[[], None] = lambda: None,
+    still_wanted: Callable[[Sequence[Content]], Sequence[Content]] = lambda chunk: chunk,
 ) -> list[Relocated]:
-    """Move these objects, with an outcome for each; `before_chunk` may raise, and ends it between two chunks.
+    """Move these objects, with an outcome for each; `still_wanted` tells of each chunk what is to be moved by then, and
+    may raise, which ends it there.
 
     Raises:
         CatalogUnavailableError: PostgreSQL did not answer; the next run finishes what is left.
     """
     done: list[Relocated] = []
     memory = Budget(policy.memory_mib * MIB)
-    copying = Budget(int(target.location.store.timeout_seconds) * COPIED_A_SECOND)
+    in_time = int(target.location.store.timeout_seconds) * COPIED_A_SECOND
+    copying = Budget(in_time // policy.parallel_batches)
     for chunk in _chunks(objects, policy.batch_objects):
-        before_chunk()
-        done += _relocate_chunk(catalog, locations, policy, chunk, target, why, movable, memory, copying)
+        wanted = still_wanted(chunk)
+        done += _relocate_chunk(catalog, locations, policy, wanted, target, why, movable, memory, copying)
+        ids = {row.id for row in wanted}
+        done += [
+            Relocated(row.id, row.job_id, row.name, "changed", "asked for, or deleted meanwhile")
+            for row in chunk
+            if row.id not in ids
+        ]
     return done
 
 

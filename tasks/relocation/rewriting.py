@@ -54,6 +54,7 @@ def copied_as_it_is(source: OpenLocation, target: OpenLocation, row: Content, in
         intent.codec == row.codec
         # A plain copy keeps the class on some servers (SeaweedFS).
         and not (target.place.storage_class or source.place.storage_class)
+        and not target.place.needs_restore
         and row.stored_bytes <= target.store.multipart_copy_threshold_bytes
         and _is_of_bytes(row.etag)
     )
@@ -102,7 +103,8 @@ def copied(
         ContentMismatchError: the copy is not the row's content.
         StoreUnavailableError: the server did not answer; it may copy all the same.
     """
-    if intent.codec != row.codec or row.stored_bytes < COPY_FROM_BYTES or not _can_be_proved(target, row):
+    # Into an archive everything is sent from here, and proved on its way: a copy there can be read back by nobody.
+    if intent.codec != row.codec or row.stored_bytes < COPY_FROM_BYTES or target.place.needs_restore:
         return None
     attributes = attributes_of(target, row.name, row.id, row.sha256)
     try:
@@ -112,8 +114,6 @@ def copied(
     except RefusedError:
         return None  # a server that does not copy is read from
     if not (_is_of_bytes(written.etag) and written.etag == row.etag) or written.size_bytes != row.stored_bytes:
-        if target.place.needs_restore:
-            return None  # nobody can read it back; what is sent from here is proved on its way
         with memory.share(READ_BACK_BYTES, READ_BACK_BYTES):
             _read_back(target, row, intent)
     return written
@@ -201,11 +201,6 @@ def _decoded_beside(stored: Iterator[bytes], row: Content) -> Iterator[bytes]:
         while kept:
             yield kept.pop(0)
     yield from kept
-
-
-def _can_be_proved(target: OpenLocation, row: Content) -> bool:
-    # What must be restored before it is read cannot be read back: there a copy's ETag has to tell.
-    return not target.place.needs_restore or _is_of_bytes(row.etag)
 
 
 def _read_back(target: OpenLocation, row: Content, intent: Intent) -> None:

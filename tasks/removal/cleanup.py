@@ -208,7 +208,7 @@ def _remove_released(sweep: Sweep, claims: Sequence[Outcome], leftovers: Sequenc
                 outcomes.append(Outcome(item, result, _first(purged.failed), others.objects, others.stored_bytes))
     kept_of = {job_of(key): why for key, why in failed.items()}
     for claim in claims:
-        # A job can be claimed by two rules at once, such as its abandoned writing and its trash: counted once.
+        # One that two rules claim is counted once.
         extent = freed.pop(UUID(claim.item.subject), Extent())
         kept = kept_of.get(UUID(claim.item.subject), "")
         result = "failed" if kept and claim.result == "done" else claim.result

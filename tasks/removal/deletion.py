@@ -197,6 +197,10 @@ def apply_erasure(sweep: Sweep, plan: Plan) -> Report:
     """
     require_all_places(sweep)
     outcomes: list[Outcome] = []
+    # What was approved, all of it, before anything goes: killed anywhere, the next cleanup finishes it unasked.
+    for items in customers_batches(plan.items):
+        owner, ids = items[0].owner, [UUID(item.subject) for item in items]
+        sweep.catalog.transaction(lambda connection, owner=owner, ids=ids: request_erasure(connection, owner, ids))  # type: ignore[misc]  # bound here
     for items in customers_batches(plan.items):
         try:
             outcomes += _erase(sweep, items)
@@ -212,7 +216,6 @@ def _erase(sweep: Sweep, items: Sequence[Item]) -> list[Outcome]:
     owner, ids = items[0].owner, [UUID(item.subject) for item in items]
 
     def claim(connection: Connection) -> Changed:
-        request_erasure(connection, owner, ids)
         trash_jobs(connection, owner, ids, keep=timedelta(0), run=sweep.run, rule="purge_now")
         return claim_trashed(connection, owner, ids, due_at=None, run=sweep.run, rule="purge_now")
 

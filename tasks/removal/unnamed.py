@@ -30,15 +30,15 @@ def remove_unnamed(
     try:
         failed = delete_keys(store, [one.key for one in objects])
     except StorageError:
-        with suppress(StorageError):  # what is not known may have gone
-            _take_back(catalog, store, lines)
+        _take_back(catalog, store, lines)
         raise
     _take_back(catalog, store, {key: lines[key] for key in failed})
     return failed
 
 
 def _take_back(catalog: CatalogDatabase, store: ObjectStore, lines: Mapping[str, int]) -> None:
-    there = in_parallel(lambda key: fingerprint(store, key), list(lines), threads=PARALLEL_LOOKS)
-    kept = [line for line, seen in zip(lines.values(), there, strict=True) if seen is not None]
-    if kept:
-        catalog.transaction(lambda connection: strike_out(connection, kept))
+    with suppress(StorageError):  # what is not known may have gone
+        there = in_parallel(lambda key: fingerprint(store, key), list(lines), threads=PARALLEL_LOOKS)
+        kept = [line for line, seen in zip(lines.values(), there, strict=True) if seen is not None]
+        if kept:
+            catalog.transaction(lambda connection: strike_out(connection, kept))

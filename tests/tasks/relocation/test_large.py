@@ -94,13 +94,13 @@ def test_a_server_copies_large_objects_side_by_side(catalog, location, cold, vid
 
 def test_a_server_is_asked_for_no_more_than_it_can_copy_in_time(catalog, location, cold, videos, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     """What outlasts the client's timeout is lost to it, and done all the same."""
-    hurried = replace(cold, store=cold.store.model_copy(update={"timeout_seconds": 4}))
+    hurried = replace(cold, store=cold.store.model_copy(update={"timeout_seconds": 8}))
     copies = Counted(rewriting.copy)
     monkeypatch.setattr(rewriting, "copy", copies)
     locations = Locations(catalog, location, [hurried])
     found = relocate.relocate(catalog, locations, RelocationPolicy(), everything(catalog), Target(hurried), WHY)
     assert results(found) == {"moved": 4}
-    assert copies.most == 4 * relocate.COPIED_A_SECOND // (17 * MIB)
+    assert copies.most == 8 * relocate.COPIED_A_SECOND // POLICY.parallel_batches // (17 * MIB)
 
 
 def test_a_copy_whose_answer_is_lost_is_left_to_the_next_run(

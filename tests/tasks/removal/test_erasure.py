@@ -192,3 +192,23 @@ def test_an_approval_is_for_the_jobs_that_were_shown(sweep: Sweep, new_job: Call
     assert not approval.covers(later)
     trashed = plan_deletion(select(sweep.catalog, wanted))
     assert Approval(1, trashed.size_bytes).covers(trashed), "what the trash gives back is no such matter"
+
+
+def test_what_was_approved_and_killed_is_finished_by_the_next_cleanup(
+    sweep: Sweep, location: OpenLocation, new_job: Callable[[bytes], UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the jobs that it had not come to."""
+    jobs = [new_job(b"%d" % number) for number in range(3)]
+
+    class KilledError(BaseException):
+        pass
+
+    def die(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(deletion, "_erase", die)
+        with pytest.raises(KilledError):
+            erase(sweep, *jobs)
+    plan = plan_cleanup(find_due(sweep, RetentionPolicy()))
+    assert {item.subject for item in plan.items if item.action == "erase job"} == {str(job) for job in jobs}
