@@ -85,10 +85,11 @@ def running(
     stdin: int = subprocess.DEVNULL,
     stdout: int | IO[bytes] = subprocess.PIPE,
     settings: str = "",
+    forgiven: str = "",
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A program that runs while the block does; its output is read through the process's `stdout`.
 
-    `settings` are PGOPTIONS. Left early it is stopped.
+    `settings` are PGOPTIONS. Left early it is stopped. Errors that are about what is `forgiven` are none.
 
     Raises:
         ProgramError, CatalogUnavailableError: it ended with an error, or the server went away; the message holds what
@@ -116,18 +117,27 @@ def running(
                         pipe.close()
         if code != 0:
             said.seek(0)
-            raise _failed(program, said.read()[-4000:].decode(errors="replace"), code)
+            lines = said.read().decode(errors="replace").splitlines()
+            told = [line for line in lines if not forgiven or forgiven not in line]
+            # Killed by a signal it has said nothing of it.
+            if code != 1 or len(told) == len(lines) or any("error:" in line for line in told):
+                raise _failed(program, "\n".join(told)[-4000:], code)
 
 
 def run(
-    program: Program, arguments: Sequence[str], catalog: CatalogDatabase | None = None, *, settings: str = ""
+    program: Program,
+    arguments: Sequence[str],
+    catalog: CatalogDatabase | None = None,
+    *,
+    settings: str = "",
+    forgiven: str = "",
 ) -> bytes:
     """What a program prints.
 
     Raises:
         ProgramError, CatalogUnavailableError: as `running`.
     """
-    with running(program, arguments, catalog, settings=settings) as process:
+    with running(program, arguments, catalog, settings=settings, forgiven=forgiven) as process:
         assert process.stdout is not None  # noqa: S101 -- it is a pipe
         return process.stdout.read()
 

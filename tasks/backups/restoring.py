@@ -218,10 +218,16 @@ def verify_rest(work: Restoring) -> tuple[str, ...]:
 
 def _load(work: Restoring, pg_restore: Program, archive: Path, beside: CatalogDatabase, *, acl: bool) -> None:
     jobs = work.policy.restore_jobs or os.cpu_count() or 1
-    options = ["--no-owner", "--exit-on-error", "--no-password", f"--dbname={beside.database}", f"--jobs={jobs}"]
+    options = ["--no-owner", "--no-password", f"--dbname={beside.database}", f"--jobs={jobs}"]
     options += [] if acl else ["--no-acl"]
+    # Since 17 pg_restore sets a limit aside that older servers do not know, and would end at once.
+    too_new = pg_restore.major >= 17 > server_major(beside.transaction(server_version))
+    options += [] if too_new else ["--exit-on-error"]
     work.say(f"restoring {sum(work.manifest.rows.values())} rows into {beside.database}")
-    run(pg_restore, [*options, str(archive)], beside, settings=RESTORE_SETTINGS)
+    run(
+        pg_restore, [*options, str(archive)], beside, settings=RESTORE_SETTINGS,
+        forgiven="transaction_timeout" if too_new else "",
+    )  # fmt: skip
 
 
 def _analyze(beside: CatalogDatabase) -> None:
