@@ -184,12 +184,15 @@ class Held:
 def hold_jobs(connection: Connection, job_ids: Sequence[UUID], *, reason: str | None, run: str) -> dict[UUID, Held]:
     """Put jobs on hold, or release them where `reason` is None; returns each that was found.
 
-    A hold touches no bytes and no counter, so that no customer's row is locked.
+    A hold touches no bytes and no counter, so that no customer's row is locked. It takes back an erasure that had not
+    come to its job: nobody expects one any more when the hold is released.
     """
     rows = connection.execute(
         text(
             "WITH was AS (SELECT id, hold FROM jobs WHERE id = ANY (CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE), "
-            "now_held AS (UPDATE jobs j SET hold = :reason FROM was WHERE j.id = was.id "
+            "now_held AS (UPDATE jobs j SET hold = :reason, erase_requested_at = CASE "
+            "               WHEN CAST(:reason AS text) IS NULL OR status = 'cleaned_up' THEN erase_requested_at END "
+            "              FROM was WHERE j.id = was.id "
             "             RETURNING j.id, j.api_key_id, was.hold AS before, j.status), "
             "logged AS (INSERT INTO operation_log (run, operation, api_key_id, job_id, before, after) "
             "           SELECT :run, CASE WHEN CAST(:reason AS text) IS NULL THEN 'release-hold' ELSE 'hold' END, "
