@@ -38,6 +38,8 @@ class _Readable:
 def decoded(chunks: Iterator[bytes], codec: str, *, at_most: int) -> Iterator[bytes]:
     """The content of what is stored, some MiB at a time; never more than `at_most` bytes, whatever a frame claims.
 
+    A frame that ends too early raises nothing: whoever needs all of it holds it against its hash.
+
     Raises:
         ContentMismatchError: it cannot be decoded, or is larger.
     """
@@ -57,7 +59,6 @@ def decoded(chunks: Iterator[bytes], codec: str, *, at_most: int) -> Iterator[by
                 if seen > at_most:
                     raise ContentMismatchError(f"it decodes to more than {at_most} bytes")
                 yield block
-        # A frame that ends too early raises nothing; who holds it against its hash sees it.
     except ZstdError as error:
         raise ContentMismatchError(f"it is stored as {codec} and cannot be decoded ({error})") from error
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
@@ -180,8 +180,6 @@ def move_batch(
     locations: Locations,
     policy: RelocationPolicy,
     batch: MoveBatch,
-    *,
-    before_chunk: Callable[[], None] = lambda: None,
 ) -> BatchMoved:
     """Relocate what is there of these jobs by now; what an earlier try of this batch has moved counts as moved.
 
@@ -191,7 +189,6 @@ def move_batch(
     begun: set[UUID] = set()
 
     def still_wanted(chunk: Sequence[Content]) -> Sequence[Content]:
-        before_chunk()
         idle_before = recipe.idle_before
         if idle_before is None:
             return chunk

@@ -19,10 +19,8 @@ from blocks.object_store.listing import Listed, list_prefix
 from blocks.object_store.transfer import fingerprint
 from blocks.policies import RetentionPolicy
 from tasks.parallel import in_parallel
-from tasks.removal.unnamed import remove_unnamed
+from tasks.removal.unnamed import PARALLEL_LOOKS, remove_unnamed
 from tasks.stores import OpenLocation, require_own
-
-PARALLEL_LOOKS = 16
 
 AGED_PREFIXES = {"temp_days": "temp", "failed_days": "failed", "exports_days": "exports", "probe_days": "probe",
                  "reports_days": "reports"}  # fmt: skip

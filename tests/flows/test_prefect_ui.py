@@ -23,10 +23,11 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright drive
 CHROMIUM = os.environ.get("CHROMIUM") or next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
+NO_BROWSER = "Prefect's real pages need a browser, which no wheel carries: install chromium, or name one in CHROMIUM"
 pytestmark = [
     pytest.mark.prefect,
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH, and none in the variable CHROMIUM"),
+    pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER),
 ]
 SECONDS = 1000
 

@@ -13,6 +13,7 @@ import pytest
 
 from blocks.catalog.moving import Wanted
 from blocks.errors import StoreUnavailableError
+from blocks.object_store.transfer import put_bytes
 from blocks.policies import GIB, RelocationPolicy
 from tasks.relocation import relocate, rewriting
 from tasks.relocation.intents import recover
@@ -21,6 +22,7 @@ from tasks.relocation.rewriting import Target
 from tasks.stores import Locations
 from tests.helpers import assert_sound, execute, one, rows, stored_keys
 from tests.tasks.relocation.moves import MIB, POLICY, WHY, everything, results, sweep_of
+from tests.tasks.removal.removals import erase
 
 
 def test_a_terabyte_of_few_videos_is_many_batches() -> None:
@@ -39,17 +41,18 @@ def test_asked_for_while_its_batch_is_under_way(catalog, location, cold, locatio
     recipe = Recipe(Wanted((location.place.id,)), "cold", "tier-jobs", "cold_after_days", idle_before=idle_before)
     (batch,) = split([Move(job, 1, 100, recipe) for job in jobs], POLICY, run="a run")
     monkeypatch.setattr(relocate, "CHUNK_BYTES", 100)
-    begun = []
+    real = relocate._relocate_chunk
 
-    def before_chunk() -> None:
-        begun.append(1)
-        if len(begun) == 2:
-            execute(
-                catalog, "UPDATE jobs SET last_accessed_at = now() WHERE id NOT IN "
-                "(SELECT job_id FROM stored_objects WHERE location_id = :cold)", cold=cold.place.id,
-            )  # fmt: skip
+    def others_are_asked_for(*arguments: Any) -> list[Any]:
+        found = real(*arguments)
+        execute(
+            catalog, "UPDATE jobs SET last_accessed_at = now() WHERE id NOT IN "
+            "(SELECT job_id FROM stored_objects WHERE location_id = :cold)", cold=cold.place.id,
+        )  # fmt: skip
+        return found
 
-    done = move_batch(catalog, locations, POLICY, batch, before_chunk=before_chunk)
+    monkeypatch.setattr(relocate, "_relocate_chunk", others_are_asked_for)
+    done = move_batch(catalog, locations, POLICY, batch)
     found = sum_up([done]).values()
     assert (sum(job.moved for job in found), sum(job.changed for job in found)) == (1, 2)
     assert_sound(catalog, location, cold)
@@ -103,11 +106,10 @@ def test_a_server_is_asked_for_no_more_than_it_can_copy_in_time(catalog, locatio
     assert copies.most == 8 * relocate.COPIED_A_SECOND // POLICY.parallel_batches // (17 * MIB)
 
 
-def test_a_copy_whose_answer_is_lost_is_left_to_the_next_run(
-    catalog, location, cold, locations, new_job, monkeypatch
-) -> None:  # type: ignore[no-untyped-def]
-    """Its bytes may come after its key was removed: then nobody would know of them."""
-    new_job(b"content")
+@pytest.fixture
+def lost(catalog, location, cold, locations, new_job, monkeypatch) -> Any:  # type: ignore[no-untyped-def]
+    """A job whose copy was made, and the answer to it was not heard."""
+    job = new_job(b"content")
     real = relocate.copied_as_it_is
 
     def unanswered(*arguments: Any) -> bool:
@@ -118,8 +120,22 @@ def test_a_copy_whose_answer_is_lost_is_left_to_the_next_run(
         patched.setattr(relocate, "copied_as_it_is", unanswered)
         found = relocate.relocate(catalog, locations, POLICY, everything(catalog), Target(cold), WHY)
     assert [(one.result, one.transient) for one in found] == [("failed", True)]
+    return job
+
+
+def test_a_copy_whose_answer_is_lost_is_left_to_the_next_run(catalog, location, cold, lost) -> None:  # type: ignore[no-untyped-def]
+    """Its bytes may come after its key was removed: then nobody would know of them."""
     (intent,) = rows(catalog, "SELECT state, key FROM relocations")
     assert (intent.state, stored_keys(cold)) == ("failed", [intent.key])
     assert recover(sweep_of(catalog, location, cold)).objects == 1
     assert stored_keys(cold) == []
     assert_sound(catalog, location, cold)
+
+
+def test_such_a_copy_is_known_of_though_its_job_is_erased(catalog, location, cold, lost) -> None:  # type: ignore[no-untyped-def]
+    key = one(catalog, "SELECT key FROM relocations")
+    both = sweep_of(catalog, location, cold)
+    assert [outcome.result for outcome in erase(both, lost).outcomes] == ["done"]
+    put_bytes(cold.store, key, b"content", {})  # what the server was still at
+    assert recover(both).objects == 1
+    assert stored_keys(cold) == []

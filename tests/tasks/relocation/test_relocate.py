@@ -361,7 +361,7 @@ def test_the_outputs_of_a_job_that_come_later_start_it_over(  # type: ignore[no-
 
 
 def test_a_batch_that_is_tried_again_counts_what_it_moved_before(  # type: ignore[no-untyped-def]
-    catalog, location, cold, locations, job
+    catalog, location, cold, locations, job, monkeypatch
 ) -> None:
     """As after a killed process: the report tells of all that the run did, and of nothing twice."""
     migration = Migration(location, cold)
@@ -369,15 +369,18 @@ def test_a_batch_that_is_tried_again_counts_what_it_moved_before(  # type: ignor
     since = catalog.transaction(catalog_now)
     (batch,) = split(moves, POLICY, run="a run", records="reports/x", since=since)
     objects = len(everything(catalog))
-    chunks = iter([None])
+    chunks, real = iter([None]), relocate._relocate_chunk
 
-    def breaks_off_at_the_second() -> None:
+    def breaks_off_at_the_second(*arguments: Any) -> list[Any]:
         if next(chunks, "no more") is not None:
             raise StoreUnavailableError("gone")
+        return real(*arguments)
 
     small = POLICY.model_copy(update={"batch_objects": 7})
-    with pytest.raises(StoreUnavailableError):
-        move_batch(catalog, locations, small, batch, before_chunk=breaks_off_at_the_second)
+    with monkeypatch.context() as patched:
+        patched.setattr(relocate, "_relocate_chunk", breaks_off_at_the_second)
+        with pytest.raises(StoreUnavailableError):
+            move_batch(catalog, locations, small, batch)
     assert one(catalog, "SELECT count(*) FROM relocations") == 7
     moved = move_batch(catalog, locations, small, batch)
     assert (moved.jobs[job].moved, moved.jobs[job].changed, moved.jobs[job].skipped) == (objects, 0, 0)

@@ -10,6 +10,7 @@ import pytest
 from blocks.catalog import CatalogDatabase
 from blocks.catalog.clock import catalog_now
 from blocks.embedded import Endpoints
+from blocks.object_store import listing
 from blocks.object_store.deletion import delete_keys
 from blocks.object_store.listing import list_prefix
 from blocks.object_store.multipart import abort_multipart_upload, list_multipart_uploads
@@ -72,3 +73,15 @@ def test_the_mark_of_a_folder_goes_alone(location: OpenLocation) -> None:
     assert delete_keys(store, ["processed/x/"]) == {}
     assert stored_keys(location) == ["processed/x/raw/y"]
     assert read_bytes(store, "processed/x/raw/y", at_most=5) == b"12345"
+
+
+def test_a_listing_is_whole_and_in_order_around_what_is_empty(
+    location: OpenLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page is listed in another way, and the next as before."""
+    monkeypatch.setattr(listing, "PAGE", 3)
+    store, names = location.store, ["a", "b/", "b/c", "c", "d", "e/", "f", "g", "h", "i/", "i/j", "k/"]
+    for name in names:
+        body = b"" if name.endswith("/") or name in "dh" else b"x"
+        store.s3.put_object(Bucket=store.bucket, Key=store.path(f"temp/{name}"), Body=body)
+    assert [one.key for one in list_prefix(store, "temp")] == [f"temp/{name}" for name in names]

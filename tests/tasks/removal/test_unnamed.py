@@ -58,3 +58,23 @@ def test_a_store_that_lets_nobody_remove_leaves_no_line(catalog: CatalogDatabase
     with wired(location.store, NoDeletes()) as refusing, pytest.raises(RefusedError, match="AccessDenied"):
         remove_unnamed(catalog, refusing, [unnamed], operation="expire", run="")
     assert rows(catalog, "SELECT FROM operation_log") == []
+
+
+@dataclass
+class SomeStayUnseen(SomeStay):
+    """And nobody is let look at what is left."""
+
+    async def before(self, call: Call) -> Verdict | Answer:
+        return error(503, "SlowDown") if call.what.startswith("HEAD ") else await super().before(call)
+
+
+def test_what_was_removed_is_told_though_nobody_can_look_at_the_rest(
+    catalog: CatalogDatabase, location: OpenLocation
+) -> None:
+    objects = [Unnamed(f"temp/{name}/blob", "temp_days", 5) for name in "ab"]
+    for unnamed in objects:
+        put_bytes(location.store, unnamed.key, b"12345", {})
+    hurried = location.store.model_copy(update={"retries": 0})
+    with wired(hurried, SomeStayUnseen(0, "after", times=1000, store=location.store)) as refusing:
+        assert list(remove_unnamed(catalog, refusing, objects, operation="expire", run="")) == ["temp/a/blob"]
+    assert len(rows(catalog, "SELECT FROM operation_log")) == 2, "what is not known may have gone"
